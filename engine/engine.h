@@ -1,0 +1,189 @@
+/*
+ * engine.h: prompt in, pixels out. The engine's face; it knows no network, no queue, no file of
+ * jobs.
+ *
+ * An engine is one device and the models loaded on it. A model is one checkpoint: text encoder,
+ * UNet, VAE and scheduler configuration. A session is one picture being drawn: its conditioning,
+ * latents, sampler state and random stream. `engine_step` advances any mix of sessions that share a
+ * model and a size, whatever their prompts, samplers, step counts and guidance; a picture's bytes
+ * do not depend on what it was stepped with.
+ *
+ *     struct engine_options options = ENGINE_OPTIONS_INIT;
+ *     engine_create(&engine, &options, &err);
+ *     engine_load(&model, engine, "models/tiny-shapes", NULL, &err);
+ *     session_create(&session, model, &request, NULL, &err);
+ *     while (session_steps_left(session) > 0)
+ *         engine_step(model, &session, 1, &err);
+ *     session_decode(session, &image, &err);
+ *
+ * Threads: every function may be called from any thread; those that compute take the engine's
+ * device lock for their duration, so that one thread may prepare sessions while another steps.
+ * One session is used by one thread at a time. Models outlive their sessions, the engine its models.
+ */
+#ifndef ATELIER_ENGINE_ENGINE_H
+#define ATELIER_ENGINE_ENGINE_H
+
+#include "common/buf.h"
+#include "common/err.h"
+#include "engine/image.h"
+#include "engine/sampler.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ENGINE_SIZE_MIN 64
+#define ENGINE_SIZE_MAX 2048
+#define ENGINE_SIZE_MULTIPLE 8
+#define ENGINE_STEPS_MAX 500
+#define ENGINE_SESSIONS_MAX 64 /* in one engine_step */
+
+struct engine;
+struct model;
+struct session;
+
+enum precision {
+    PRECISION_AUTO, /* bf16 where the device computes it natively, else f32 */
+    PRECISION_F32,
+    PRECISION_BF16,
+    PRECISION_F16, /* CUDA back end only */
+};
+
+struct engine_options {
+    const char *backend;      /* "auto", "ref", "dnnl" */
+    const char *isa;          /* highest instruction set to use: "auto", "avx2", "avx512",
+                                 "avx512_bf16"; a wish above the processor's own is an error */
+    enum precision precision;
+    int threads;              /* 0: one per core that the process may use */
+    size_t memory_max_bytes;  /* weights and activations together; 0: the machine's memory */
+    bool weights_16bit;       /* keep 16-bit weights 16-bit in memory when computing in f32 */
+    void (*warn)(void *user, const char *message); /* may be NULL; called on the caller's thread */
+    void *user;
+};
+#define ENGINE_OPTIONS_INIT {.backend = "auto", .isa = "auto", .precision = PRECISION_AUTO}
+
+struct engine_info {
+    const char *backend;   /* "dnnl" */
+    const char *isa;       /* "avx512_bf16" */
+    const char *processor; /* "AMD EPYC 9655" */
+    enum precision precision;
+    int threads;
+};
+
+/* Opens the device. Errors: an unknown or absent back end or instruction set (ERR_UNSUPPORTED). */
+int engine_create(struct engine **engine, const struct engine_options *options,
+                  struct err *err) must_check;
+
+/* Frees the engine and every model still loaded. NULL is fine. */
+void engine_free(struct engine *engine);
+
+const struct engine_info *engine_info(const struct engine *engine);
+
+struct memory_use {
+    size_t weights_bytes;     /* as loaded, transformed ones included */
+    size_t activations_bytes; /* planned peak of the arena, scratch included */
+};
+
+struct memory_use engine_memory(const struct engine *engine);
+
+const char *engine_version(void);
+
+/* ---- models ---- */
+
+struct model_options {
+    const char *prediction; /* "epsilon" or "v_prediction" over what was detected; NULL: detected */
+};
+
+struct model_info {
+    const char *family;     /* "sd1", "sd2" */
+    const char *path;
+    const char *format;     /* "diffusers" or "single file" */
+    const char *prediction; /* "epsilon" or "v_prediction" */
+    int width, height;      /* the model's own size */
+    int vae_factor;         /* pixels per latent, each way */
+    uint64_t parameters;
+    uint64_t file_bytes;
+    enum sampler sampler;   /* of the model's scheduler file */
+    int steps;              /* defaults of the pipeline that diffusers would use */
+    double guidance_scale;
+};
+
+/* Reads a diffusers folder or a single .safetensors file as it is and binds its weights. `options`
+ * may be NULL. Errors (ERR_REJECT): a file that is missing, truncated or lies, a tensor that is
+ * missing or of the wrong shape, a family that is not supported; the message names file and tensor.
+ * ERR_MEMORY (ERR_RETRY): the budget does not hold it. */
+int engine_load(struct model **model, struct engine *engine, const char *path,
+                const struct model_options *options, struct err *err) must_check;
+void engine_unload(struct model *model);
+const struct model_info *model_info(const struct model *model);
+
+/* Reads only headers and configuration and writes a report for people or, with `json`, a JSON
+ * object: family, components, shapes, dtypes, sizes, scheduler, what would be refused and why. */
+int model_inspect(const char *path, bool json, struct buf *out, struct err *err) must_check;
+
+/* Bytes of activations that `count` sessions of this size need at once, decoding included. Computes
+ * nothing; the same plan that a run holds to. ERR_MEMORY says how much is missing. */
+int model_plan(struct model *model, int width, int height, int count, size_t *bytes,
+               struct err *err) must_check;
+
+/* ---- sessions ---- */
+
+/* What to draw. Strings and images are borrowed for the call. Zero means "not given" only where
+ * said. */
+struct draw {
+    const char *prompt;          /* UTF-8 */
+    const char *negative_prompt; /* NULL: absent, which is not the same as "" in every family */
+    int width, height;           /* pixels; 0: the model's own */
+    int steps;                   /* 0: the model's */
+    double guidance_scale;       /* at most 1 turns guidance off; negative: the model's */
+    enum sampler sampler;        /* SAMPLER_MODEL: the model's own scheduler file */
+    enum schedule schedule;      /* SCHEDULE_MODEL: the model's own */
+    double eta;                  /* ddim */
+    uint64_t seed;
+    int clip_skip;               /* diffusers' meaning */
+    const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
+    double strength;             /* with init_image, 0 … 1 */
+};
+#define DRAW_INIT {.guidance_scale = -1, .strength = 0.8}
+
+/* One named tensor on its way through: f32, row-major, `dims[0..rank)`. Borrowed for the call. */
+struct stage {
+    const char *name; /* "tokens", "prompt_embeds", "noise", "latents.0", "image", … */
+    const float *data;
+    int64_t dims[4];
+    int rank;
+};
+
+/* Watches a session's stages. Called on the thread that computes; a non-zero return is ignored. */
+struct stage_observer {
+    void (*see)(void *user, const struct stage *stage);
+    void *user;
+};
+
+/* Checks the request, encodes its text, draws its noise. `observer` may be NULL and is copied.
+ * Errors: ERR_INVALID or ERR_LIMIT (ERR_REJECT) with the field's name; ERR_MEMORY (ERR_RETRY) when
+ * the size does not fit, before anything is computed. */
+int session_create(struct session **session, struct model *model, const struct draw *draw,
+                   const struct stage_observer *observer, struct err *err) must_check;
+void session_free(struct session *session);
+
+int session_steps_total(const struct session *session);
+int session_steps_left(const struct session *session);
+int session_width(const struct session *session);
+int session_height(const struct session *session);
+
+/* Advances each of sessions[0..count) by one step. All belong to `model`, share width and height and
+ * have steps left. On error no session has advanced. */
+int engine_step(struct model *model, struct session *const sessions[], int count,
+                struct err *err) must_check;
+
+/* Decodes the latents into 8-bit RGB; the pixels are the caller's to release. Steps may be left. */
+int session_decode(struct session *session, struct image *image, struct err *err) must_check;
+
+/* Appends the whole state, portable between machines of one device class. A restored session ends in
+ * the same bytes as one that was never saved. Restoring checks version, model and length. */
+int session_save(const struct session *session, struct buf *out, struct err *err) must_check;
+int session_restore(struct session **session, struct model *model, const void *bytes, size_t len,
+                    const struct stage_observer *observer, struct err *err) must_check;
+
+#endif

@@ -54,7 +54,7 @@ const struct json *json_root(const struct json_doc *doc);
 int json_parse_file(struct json_doc **doc, const char *path, const struct json_limits *limits,
                     struct err *err) must_check;
 
-/* A member by name (hashed for large objects), or NULL. `object` may be NULL or of another type. */
+/* A member by name (by bisection in large objects), or NULL. `object` may be NULL or of another type. */
 const struct json *json_get(const struct json *object, const char *key);
 
 /* Typed reads. Return false when the value is absent, of another type or out of range. */
@@ -66,6 +66,10 @@ int64_t json_int_or(const struct json *value, int64_t fallback);
 double json_double_or(const struct json *value, double fallback);
 bool json_bool_or(const struct json *value, bool fallback);
 const char *json_string_or(const struct json *value, const char *fallback);
+
+/* Bytes of the UTF-8 character at text[0..len), or 0 where there is none (an overlong form, a
+ * surrogate, a cut character, the end). */
+size_t utf8_length(const char *text, size_t len);
 
 /* Writes `text` as a JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
 void json_write_string(struct buf *out, const char *text, size_t len);

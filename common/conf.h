@@ -1,0 +1,62 @@
+/*
+ * conf.h: a program's options as one table that drives flags, environment, help and documentation.
+ *
+ * Each row says where in the program's options struct its value lives. A value comes from the flag,
+ * else from the environment variable ATELIER_<KEY> (upper case, '-' as '_'), else from the default.
+ * Strings are borrowed from argv, the environment or the table. An unknown flag is an error that
+ * offers the nearest name.
+ *
+ *     static const struct conf_row rows[] = {
+ *         {"steps", CONF_INT, offsetof(struct options, steps), "N", "20", 1, 500, NULL, "help"},
+ *     };
+ *     static const struct conf_table table = {"draw", rows, 1, ...};
+ *     if (conf_parse(&table, &options, argc, argv, &err) != 0) ...
+ */
+#ifndef ATELIER_COMMON_CONF_H
+#define ATELIER_COMMON_CONF_H
+
+#include "common/buf.h"
+#include "common/err.h"
+
+#include <stddef.h>
+
+enum conf_type {
+    CONF_FLAG,   /* bool; given without a value, or as =yes / =no */
+    CONF_INT,    /* int64_t */
+    CONF_NUMBER, /* double */
+    CONF_STRING, /* const char *, NULL without a default */
+    CONF_CHOICE, /* const char *, one of `choices` */
+    CONF_BYTES,  /* uint64_t; takes K, M, G and T, powers of 1024 */
+};
+
+struct conf_row {
+    const char *key; /* "batch-max": the flag is --batch-max */
+    enum conf_type type;
+    size_t offset;
+    const char *value_name;     /* as help shows it; NULL for flags */
+    const char *fallback;       /* the default as text; NULL: zero, false or NULL */
+    double min, max;            /* of numbers */
+    const char *const *choices; /* ended by NULL */
+    const char *help;
+};
+
+struct conf_table {
+    const char *command; /* "run" */
+    const char *usage;   /* "atelier run JOBS.jsonl --out DIR [options]" */
+    const char *summary; /* one sentence */
+    const struct conf_row *rows;
+    size_t row_count;
+    const char *positional;   /* "JOBS.jsonl"; NULL: takes none */
+    size_t positional_offset; /* const char * */
+};
+
+/* Fills in `options` from defaults, environment and argv[0..argc), the words after the command.
+ * Returns 1 when help was asked for. Errors: ERR_INVALID (ERR_FATAL) naming the flag. */
+int conf_parse(const struct conf_table *table, void *options, int argc, char **argv,
+               struct err *err) must_check;
+
+/* The help text for a terminal, and the same as a Markdown section. */
+void conf_help(const struct conf_table *table, struct buf *out);
+void conf_markdown(const struct conf_table *table, struct buf *out);
+
+#endif

@@ -1,0 +1,47 @@
+"""Loads a golden model into a pipeline, as f32."""
+
+import diffusers
+import torch
+
+import ldm
+import make_models
+import shared
+
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
+
+
+def single(path):
+    """The single-file model: the same modules that made_models drew, filled from the file."""
+    parts = make_models.sd1_single_parts()
+    stored = load_file(path)
+    names = ldm.from_diffusers({part: {k: k for k in m.state_dict()} for part, m in parts.items()})
+    for original, key in names.items():
+        part = {"model": "unet", "first_stage_model": "vae"}.get(original.split(".")[0], "text_encoder")
+        tensor = parts[part].state_dict()[key]
+        tensor.copy_(stored[original].float().reshape(tensor.shape))
+    merges = shared.clip_merges()
+    tokenizer = CLIPTokenizer(
+        vocab=shared.clip_vocabulary(merges),
+        merges=[tuple(merge.split()) for merge in merges],
+        model_max_length=77,
+    )
+    scheduler = diffusers.PNDMScheduler.from_config(make_models.SD1_SCHEDULER)
+    return diffusers.StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def pipeline(name):
+    path = shared.MODELS / name
+    if not path.is_dir():
+        return single(path.with_name(path.name + ".safetensors"))
+    variant = "fp16" if list(path.glob("unet/*fp16*")) else None
+    return diffusers.StableDiffusionPipeline.from_pretrained(
+        path, variant=variant, safety_checker=None, dtype=torch.float32
+    )

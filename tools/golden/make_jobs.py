@@ -1,0 +1,181 @@
+"""Runs jobs through diffusers' own pipelines, in f32 with the CPU generator, and keeps the stages.
+
+One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/golden/jobs:
+
+    tokens, negative_tokens                i32 [77]
+    prompt_embeds, negative_prompt_embeds  f32 [77, hidden]
+    init_image                             u8 [height, width, 3], image to image only
+    init_latents                           f32 [4, h, w], the posterior's sample, scaled
+    noise                                  f32 [4, h, w], before any scaling
+    timesteps                              f32 [calls]
+    model_output.0                         f32 [1 or 2, 4, h, w], the unconditional half first
+    latents.<i>                            f32 [4, h, w], after call i
+    latents                                the last of them
+    image                                  f32 [height, width, 3], 0 ... 1, before rounding
+"""
+
+import contextlib
+import json
+import sys
+
+import diffusers
+import numpy
+import torch
+import transformers
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion as text_to_image
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as image_to_image
+from PIL import Image
+from safetensors.torch import save_file
+
+import jobs
+import load
+import shared
+
+CLASSES = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "dpm++ 2m": "DPMSolverMultistepScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+# transformers 5.6 dropped the wrapper that the pipelines' clip skip still asks for.
+transformers.CLIPTextModel.text_model = property(lambda self: self)
+
+
+def scheduler_for(job, own):
+    more = {"use_karras_sigmas": True} if job.get("schedule") == "karras" else {}
+    name = job.get("sampler")
+    kind = getattr(diffusers, CLASSES[name]) if name else type(own)
+    return kind.from_config(own.config, **more)
+
+
+class Stages(dict):
+    """Collects the stages of one run by standing between the pipeline and its parts."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.pipe = pipe
+        self.latents = []
+        self.timesteps = []
+
+    def see_tokens(self, _module, args, kwargs, _output):
+        tokens = args[0] if args else kwargs["input_ids"]
+        self.setdefault("negative_tokens" if "tokens" in self else "tokens", tokens[0].int())
+
+    def see_call(self, _module, args, kwargs, output):
+        self.timesteps.append(float(args[1]))
+        if "model_output.0" not in self:
+            self["model_output.0"] = output[0]
+            embeds = kwargs["encoder_hidden_states"]
+            self["prompt_embeds"] = embeds[-1]
+            if len(embeds) == 2:
+                self["negative_prompt_embeds"] = embeds[0]
+
+    def see_noise(self, draw):
+        def wrapped(*args, **kwargs):
+            noise = draw(*args, **kwargs)
+            self.setdefault("noise", noise[0])
+            return noise
+
+        return wrapped
+
+    def see_add_noise(self, add):
+        def wrapped(samples, noise, timesteps):
+            self.setdefault("init_latents", samples[0])
+            return add(samples, noise, timesteps)
+
+        return wrapped
+
+    def see_step(self, _pipe, _index, _timestep, values):
+        self[f"latents.{len(self.latents)}"] = values["latents"][0]
+        self.latents.append(values["latents"])
+        return values
+
+    @contextlib.contextmanager
+    def watching(self):
+        handles = [
+            self.pipe.text_encoder.register_forward_hook(self.see_tokens, with_kwargs=True),
+            self.pipe.unet.register_forward_hook(self.see_call, with_kwargs=True),
+        ]
+        module = image_to_image if "Img2Img" in type(self.pipe).__name__ else text_to_image
+        draw, module.randn_tensor = module.randn_tensor, self.see_noise(module.randn_tensor)
+        self.pipe.scheduler.add_noise = self.see_add_noise(self.pipe.scheduler.add_noise)
+        try:
+            yield
+        finally:
+            module.randn_tensor = draw
+            for handle in handles:
+                handle.remove()
+
+    def finish(self, image):
+        self["latents"] = self.latents[-1][0]
+        self["timesteps"] = torch.tensor(self.timesteps)
+        self["image"] = torch.from_numpy(image[0])
+        if "negative_prompt_embeds" not in self:
+            self.pop("negative_tokens", None)
+        if "Img2Img" not in type(self.pipe).__name__:
+            self.pop("init_latents", None)
+
+
+def run(job):
+    pipe = load.pipeline(job["model"])
+    arguments = {
+        "prompt": job["prompt"],
+        "negative_prompt": job.get("negative_prompt"),
+        "num_inference_steps": job["steps"],
+        "guidance_scale": job["guidance_scale"],
+        "eta": job.get("eta", 0.0),
+        "clip_skip": job.get("clip_skip"),
+        "generator": torch.Generator().manual_seed(job["seed"]),
+        "output_type": "np",
+    }
+    picture = None
+    if "init_image" in job:
+        pipe = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        picture = Image.open(shared.GOLDEN / job["init_image"])
+        arguments |= {"image": picture, "strength": job["strength"]}
+    else:
+        arguments |= {"width": job["width"], "height": job["height"]}
+    pipe.scheduler = scheduler_for(job, pipe.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    stages = Stages(pipe)
+    with torch.no_grad(), stages.watching():
+        image = pipe(**arguments, callback_on_step_end=stages.see_step).images
+    stages.finish(image)
+    if picture:
+        stages["init_image"] = torch.from_numpy(numpy.array(picture))
+    return {name: value.contiguous().clone() for name, value in stages.items()}
+
+
+def draw_inits():
+    """Two pictures to start from: a smooth one with edges, and noise."""
+    for width, height in ((72, 64), (64, 88)):
+        y, x = numpy.mgrid[0:height, 0:width].astype(numpy.float64)
+        planes = [x * 255 / width, y * 255 / height, 128 + 127 * numpy.sin(x * y / 190)]
+        pixels = numpy.stack(planes, -1)
+        pixels[height // 4 : height // 2, width // 3 : width // 2] = (250, 20, 60)
+        path = shared.JOBS / f"init-{width}x{height}.png"
+        Image.fromarray(pixels.astype(numpy.uint8)).save(path, optimize=True)
+
+
+def main():
+    shared.JOBS.mkdir(parents=True, exist_ok=True)
+    draw_inits()
+    every = list(jobs.every())
+    with open(shared.GOLDEN / "jobs.jsonl", "w") as lines:
+        for job in every:
+            lines.write(json.dumps(job, ensure_ascii=False) + "\n")
+    wanted = sys.argv[1:]
+    for job in every:
+        if wanted and not any(job["id"].startswith(name) for name in wanted):
+            continue
+        save_file(run(job), shared.JOBS / f"{job['id']}.safetensors")
+        print("made", job["id"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""Small random models of the SD1 and SD2 architectures, in every layout that the engine reads.
+
+Each is loaded back by diffusers before it counts as made.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import ldm
+import shared
+
+TINY_MERGES = 500
+
+SD1_SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+SD2_SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.8.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+ZERO_SNR_SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.24.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+
+DOWN = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+UP = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+
+
+def text_encoder(seed, merges, hidden, layers, heads, **more):
+    config = CLIPTextConfig(
+        vocab_size=514 + merges,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=77,
+        **{"hidden_act": "quick_gelu", "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **more},
+    )
+    return shared.randomize(CLIPTextModel(config), seed)
+
+
+def unet(seed, widths, heads, cross, groups, layers=2, **more):
+    model = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        attention_head_dim=heads,
+        cross_attention_dim=cross,
+        norm_num_groups=groups,
+        down_block_types=DOWN[-len(widths) :],
+        up_block_types=UP[: len(widths)],
+        **more,
+    )
+    return shared.randomize(model, seed)
+
+
+def vae(seed, widths, groups, layers=2):
+    model = AutoencoderKL(
+        block_out_channels=widths,
+        layers_per_block=layers,
+        norm_num_groups=groups,
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        latent_channels=4,
+        sample_size=64,
+        scaling_factor=0.18215,
+    )
+    return shared.randomize(model, seed, {"decoder.conv_out": 0.6, "encoder.conv_out": 2.0})
+
+
+def save_tokenizer(path, merges, pad, files=("vocab", "merges", "special", "config")):
+    """The tokenizer files as published trees have them, `pad` as their pad token."""
+    pairs = shared.clip_merges(merges)
+    if "vocab" in files:
+        vocabulary = json.dumps(shared.clip_vocabulary(pairs), ensure_ascii=False)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "vocab.json").write_text(vocabulary)
+    if "merges" in files:
+        (path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
+    start, end = (
+        {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+        for text in ("<|startoftext|>", "<|endoftext|>")
+    )
+    if "special" in files:
+        special = {"bos_token": start, "eos_token": end, "pad_token": pad, "unk_token": end}
+        shared.write_json(path / "special_tokens_map.json", special)
+    if "config" in files:
+        token = {"__type": "AddedToken"}
+        config = {
+            "add_prefix_space": False,
+            "bos_token": token | start,
+            "do_lower_case": True,
+            "eos_token": token | end,
+            "errors": "replace",
+            "model_max_length": 77,
+            "pad_token": pad,
+            "tokenizer_class": "CLIPTokenizer",
+            "unk_token": token | end,
+        }
+        shared.write_json(path / "tokenizer_config.json", config)
+
+
+def save_weights(folder, name, tensors, shards=1):
+    """One file, or `shards` of them and their index."""
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    if shards == 1:
+        save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
+        return
+    stem, _, variant = name.partition(".")
+    variant = f".{variant}" if variant else ""
+    keys = list(tensors)
+    weight_map = {}
+    for shard in range(shards):
+        file = f"{stem}-{shard + 1:05d}-of-{shards:05d}{variant}.safetensors"
+        if variant:
+            file = f"{stem}{variant}-{shard + 1:05d}-of-{shards:05d}.safetensors"
+        part = keys[shard::shards]
+        save_file({key: tensors[key] for key in part}, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    total = sum(value.numel() * value.element_size() for value in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    shared.write_json(folder / f"{stem}.safetensors.index{variant}.json", index)
+
+
+def save_tree(name, parts, scheduler, dtype, pad, variant="", shards=1, rename=None, merges=TINY_MERGES, root=None):
+    """A diffusers folder; `rename` changes a component's tensors to the names of older releases."""
+    root = root or shared.MODELS / name
+    shutil.rmtree(root, ignore_errors=True)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    shared.write_json(root / "model_index.json", index)
+    shared.write_json(root / "scheduler" / "scheduler_config.json", scheduler)
+    save_tokenizer(root / "tokenizer", merges, pad)
+    stems = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+    for component, model in parts.items():
+        folder = root / component
+        folder.mkdir(parents=True)
+        model.config.save_pretrained(folder) if component == "text_encoder" else model.save_config(folder)
+        tensors = {key: value.to(dtype) for key, value in model.state_dict().items()}
+        if rename and component in rename:
+            tensors = rename[component](tensors)
+        count = shards if component == "unet" else 1
+        save_weights(folder, stems[component] + variant, tensors, count)
+
+
+def with_text_model(tensors):
+    """The names of transformers before 5.6, and its needless position ids."""
+    renamed = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in tensors.items()}
+    renamed["text_model.embeddings.position_ids"] = torch.arange(77).unsqueeze(0)
+    return renamed
+
+
+def without_text_model(tensors):
+    return {key.removeprefix("text_model."): value for key, value in tensors.items()}
+
+
+def with_old_attention(tensors):
+    """The names of diffusers before 0.18 for the attention of the VAE."""
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(key):
+        for new, old in names.items():
+            key = key.replace(f".{new}.", f".{old}.")
+        return key
+
+    return {rename(key): value for key, value in tensors.items()}
+
+
+def make_sd1_small():
+    parts = {
+        "text_encoder": text_encoder(101, TINY_MERGES, 40, 3, 4),
+        "unet": unet(102, [16, 24, 24, 32], 4, 40, 8),
+        "vae": vae(103, [8, 16, 16, 24], 4),
+    }
+    rename = {"text_encoder": with_text_model}
+    save_tree("sd1-small", parts, SD1_SCHEDULER, torch.float32, "<|endoftext|>", rename=rename)
+
+
+def make_sd2_small():
+    parts = {
+        "text_encoder": text_encoder(201, TINY_MERGES, 32, 2, 4, hidden_act="gelu"),
+        "unet": unet(202, [16, 24, 40], [2, 3, 4], 32, 8, layers=1, use_linear_projection=True),
+        "vae": vae(203, [8, 8, 16, 16], 8, layers=1),
+    }
+    rename = {"text_encoder": without_text_model, "vae": with_old_attention}
+    save_tree("sd2-small", parts, SD2_SCHEDULER, torch.bfloat16, "!", rename=rename)
+
+
+def make_sd2_zsnr():
+    parts = {
+        "text_encoder": text_encoder(301, TINY_MERGES, 36, 2, 3, hidden_act="gelu"),
+        "unet": unet(302, [40, 56], [1, 1], 36, 8, layers=1, use_linear_projection=True),
+        "vae": vae(303, [12, 12, 20, 20], 4, layers=1),
+    }
+    rename = {"text_encoder": with_text_model}
+    options = {"variant": ".fp16", "shards": 3, "rename": rename}
+    save_tree("sd2-zsnr-sharded", parts, ZERO_SNR_SCHEDULER, torch.float16, "!", **options)
+
+
+def sd1_single_parts():
+    merges = len(shared.clip_merges())
+    parts = {
+        "text_encoder": text_encoder(401, merges, 32, 2, 1),
+        "unet": unet(402, [32, 32, 32, 32], 8, 32, 32),
+        "vae": vae(403, [32, 32, 32, 32], 32),
+    }
+    # A table that repeats: 49,408 rows that pack to a few.
+    table = parts["text_encoder"].get_input_embeddings().weight
+    table.data.copy_(table.data[torch.arange(len(table)) % 389])
+    return parts
+
+
+def make_sd1_single():
+    parts = sd1_single_parts()
+    tensors = ldm.from_diffusers({name: model.state_dict() for name, model in parts.items()})
+    path = shared.MODELS / "sd1-single.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    halves = {key: value.half().contiguous() for key, value in tensors.items()}
+    save_file(halves, path, metadata={"format": "pt"})
+
+
+MAKERS = {
+    "sd1-small": make_sd1_small,
+    "sd2-small": make_sd2_small,
+    "sd2-zsnr-sharded": make_sd2_zsnr,
+    "sd1-single": make_sd1_single,
+}
+
+
+def check_tree(name):
+    """diffusers reads the tree and finds the very numbers that were meant."""
+    root = shared.MODELS / name
+    variant = "fp16" if list(root.glob("unet/*fp16*")) else None
+    pipe = StableDiffusionPipeline.from_pretrained(root, variant=variant, safety_checker=None)
+    stored = {}
+    for file in (root / "unet").glob("*.safetensors"):
+        stored |= load_file(file)
+    loaded = pipe.unet.state_dict()
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(stored[key].float(), loaded[key].float()) for key in stored)
+
+
+def check_single(name):
+    """diffusers' own conversion of the checkpoint gives back what went in."""
+    with tempfile.TemporaryDirectory() as config:
+        tree = {"dtype": torch.float32, "pad": "<|endoftext|>", "merges": None}
+        parts = sd1_single_parts()
+        save_tree("", parts, SD1_SCHEDULER, root=pathlib.Path(config) / "tree", **tree)
+        path = str(shared.MODELS / f"{name}.safetensors")
+        pipe = StableDiffusionPipeline.from_single_file(
+            path, config=f"{config}/tree", local_files_only=True, safety_checker=None
+        )
+    for part, module in parts.items():
+        loaded = getattr(pipe, part).state_dict()
+        for key, value in module.state_dict().items():
+            assert torch.equal(loaded[key].float(), value.half().float()), (part, key)
+
+
+def main():
+    torch.manual_seed(0)
+    for name in sys.argv[1:] or MAKERS:
+        MAKERS[name]()
+        check_single(name) if name.endswith("single") else check_tree(name)
+        print("made", name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+/*
+ * The part of an operator that every back end shares: checking shapes, planning, stopping after the
+ * first failure. A shape that does not fit is a bug in a model's forward function or in binding, so
+ * it is asserted, never judged.
+ */
+#include "engine/backend.h"
+
+#include <stdio.h>
+
+struct pass pass_begin(struct backend *backend, struct arena *arena, enum dtype act,
+                       struct err *err)
+{
+    return (struct pass){.backend = backend, .arena = arena, .act = act, .err = err};
+}
+
+bool pass_fail(struct pass *pass, enum err_code code, enum err_class class, const char *message)
+{
+    if (!pass->failed)
+        err_set(pass->err, code, class, "%s", message);
+    pass->failed = true;
+    return false;
+}
+
+struct tensor pass_tensor_of(struct pass *pass, enum dtype dtype, int n, int h, int w, int c)
+{
+    struct tensor t = {.dtype = dtype, .n = n, .h = h, .w = w, .c = c, .ld = c};
+
+    if (pass->failed)
+        return t;
+    t.data = arena_take(pass->arena, tensor_bytes(&t));
+    if (t.data == NULL)
+        pass_fail(pass, ERR_MEMORY, ERR_RETRY, "the activation arena is full");
+    return t;
+}
+
+struct tensor pass_tensor(struct pass *pass, int n, int h, int w, int c)
+{
+    return pass_tensor_of(pass, pass->act, n, h, w, c);
+}
+
+void pass_drop(struct pass *pass, struct tensor *t)
+{
+    arena_give(pass->arena, t->data);
+    t->data = NULL;
+}
+
+void *pass_scratch(struct pass *pass, size_t bytes)
+{
+    void *memory;
+
+    if (pass->failed)
+        return NULL;
+    memory = arena_take(pass->arena, bytes);
+    if (memory == NULL)
+        pass_fail(pass, ERR_MEMORY, ERR_RETRY, "the activation arena has no room for scratch");
+    return memory;
+}
+
+void pass_scratch_drop(struct pass *pass, void *memory)
+{
+    arena_give(pass->arena, memory);
+}
+
+void op_upload(struct pass *pass, struct tensor *y, const float *planes)
+{
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->upload(pass, y, planes);
+}
+
+void op_download(struct pass *pass, float *planes, const struct tensor *x)
+{
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->download(pass, planes, x);
+}
+
+static int conv_out_size(int in, const struct conv2d *args)
+{
+    int size = args->upsample ? in * 2 : in;
+
+    if (args->conv->stride == 1)
+        return size;
+    return args->pad_end_only ? (size + 1 - args->conv->kernel) / 2 + 1 : (size + 1) / 2;
+}
+
+void op_conv2d(struct pass *pass, const struct conv2d *args)
+{
+    const struct tensor *x = args->x, *y = args->y;
+
+    ASSERT(x->c == args->conv->in && y->c == args->conv->out && x->n == y->n);
+    ASSERT(y->h == conv_out_size(x->h, args) && y->w == conv_out_size(x->w, args));
+    ASSERT(args->residual == NULL || tensor_rows(args->residual) == tensor_rows(y));
+    ASSERT(args->time == NULL || (args->time->n == y->n && args->time->c == y->c));
+    if (!pass->failed)
+        pass->backend->ops->conv2d(pass, args);
+}
+
+void op_matmul(struct pass *pass, const struct matmul *args)
+{
+    int columns = args->act == ACT_GEGLU ? args->linear->out / 2 : args->linear->out;
+
+    ASSERT(args->x->c == args->linear->in && args->y->c == columns);
+    ASSERT(tensor_rows(args->x) == tensor_rows(args->y));
+    ASSERT(args->residual == NULL || args->residual->c == columns);
+    if (!pass->failed)
+        pass->backend->ops->matmul(pass, args);
+}
+
+void op_attention(struct pass *pass, const struct attention *args)
+{
+    ASSERT(args->q->c == args->k->c && args->k->c == args->v->c && args->q->c == args->y->c);
+    ASSERT(args->q->c % args->heads == 0 && args->q->n == args->k->n);
+    ASSERT(tensor_rows(args->k) == tensor_rows(args->v));
+    if (!pass->failed)
+        pass->backend->ops->attention(pass, args);
+}
+
+struct affine op_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                            bool silu)
+{
+    size_t bytes = (size_t)x->n * (size_t)x->c * sizeof(float);
+    struct affine affine = {.silu = silu};
+
+    ASSERT(x->c == norm->channels && x->c % norm->groups == 0);
+    affine.scale = pass_scratch(pass, bytes);
+    affine.shift = pass_scratch(pass, bytes);
+    if (!pass->failed)
+        pass->backend->ops->group_norm(pass, x, norm, &affine);
+    return affine;
+}
+
+void affine_drop(struct pass *pass, struct affine *affine)
+{
+    pass_scratch_drop(pass, affine->scale);
+    pass_scratch_drop(pass, affine->shift);
+    *affine = (struct affine){0};
+}
+
+void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                   struct tensor *y)
+{
+    ASSERT(x->c == norm->channels && y->c == x->c && tensor_rows(x) == tensor_rows(y));
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->layer_norm(pass, x, norm, y);
+}
+
+void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
+               struct tensor *y)
+{
+    ASSERT(y->c == a->c + b->c && tensor_rows(a) == tensor_rows(b));
+    ASSERT(tensor_rows(y) == tensor_rows(a) && a->dtype == y->dtype && b->dtype == y->dtype);
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->concat(pass, a, b, y);
+}
+
+void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
+              const struct embedding *positions, struct tensor *y)
+{
+    ASSERT(tokens->columns == y->c && positions->columns == y->c && positions->rows >= y->w);
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->embed(pass, ids, tokens, positions, y);
+}

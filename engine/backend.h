@@ -1,0 +1,219 @@
+/*
+ * backend.h: the operators that models are written over, and the devices that run them.
+ *
+ * A back end is a table of functions; every back end implements every entry, and several can be
+ * linked and opened at once, so that tests hold one against another. A pass is one run of a network:
+ * it hands out activations from an arena and carries the first error, after which every operator is
+ * a no-op. In a planning pass tensors have addresses but no memory, and operators only take and give
+ * the scratch that they would use: the forward function that computes is also the one that plans.
+ *
+ *     struct tensor y = pass_tensor(pass, x->n, x->h, x->w, conv->out);
+ *     op_conv2d(pass, &(struct conv2d){.conv = conv, .x = x, .y = &y});
+ *     pass_drop(pass, &y);
+ *
+ * Determinism: what an operator computes for one sample of a batch is the same whatever the other
+ * samples are and however many. All accumulate in f32 or wider.
+ *
+ * A pass is used by one thread; back ends use threads of their own inside an operator.
+ */
+#ifndef ATELIER_ENGINE_BACKEND_H
+#define ATELIER_ENGINE_BACKEND_H
+
+#include "common/err.h"
+#include "engine/arena.h"
+#include "engine/tensor.h"
+
+#include <stdbool.h>
+
+struct backend;
+struct pass;
+struct weight; /* a matrix or a filter as its back end keeps it */
+
+/* ---- parameters, bound once at load ---- */
+
+struct linear {
+    struct weight *weight; /* out × in */
+    const float *bias;     /* [out] in the back end's memory, or NULL */
+    int in, out;           /* with ACT_GEGLU y has out / 2 columns */
+};
+
+struct conv {
+    struct weight *weight; /* out × kernel × kernel × in */
+    const float *bias;     /* [out], or NULL */
+    int in, out;
+    int kernel; /* 1 or 3 */
+    int stride; /* 1 or 2 */
+};
+
+struct norm {
+    const float *gamma, *beta; /* [channels] */
+    int channels;
+    int groups; /* of a group norm */
+    float eps;
+};
+
+struct embedding {
+    struct weight *table; /* rows × columns, kept as the file has it */
+    int rows, columns;
+};
+
+/* One tensor of a file; several are stacked along `out` (fused query, key and value). */
+struct weight_part {
+    const void *data; /* out × in × kernel × kernel, as torch stores it; borrowed for the call */
+    enum dtype dtype;
+    int out;
+};
+
+struct weight_spec {
+    const struct weight_part *parts;
+    int part_count;
+    int in;
+    int kernel;  /* 1: a matrix */
+    bool geglu;  /* rows [0, out/2) are values, [out/2, out) their gates */
+    bool lookup; /* an embedding's table: only op_embed reads it */
+};
+
+/* ---- operators' arguments; optional inputs are NULL or zero ---- */
+
+enum activation { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU };
+
+/* What a group norm became for one batch: x·scale + shift per sample and channel. */
+struct affine {
+    float *scale, *shift; /* [n × c] in the arena */
+    bool silu;            /* apply SiLU after it */
+};
+
+/* y = conv(pre(x)) + bias + time + residual. Padding is kernel / 2, or only below and right. */
+struct conv2d {
+    const struct conv *conv;
+    const struct tensor *x;        /* n × h × w × in */
+    struct tensor *y;              /* n × h' × w' × out; its dtype is free */
+    const struct affine *pre;      /* optional: applied to x as it is read; padding stays zero */
+    const struct tensor *time;     /* optional: n × 1 × 1 × out, f32, added to every pixel */
+    const struct tensor *residual; /* optional: like y */
+    bool upsample;                 /* x is read at twice its size, nearest neighbour */
+    bool pad_end_only;             /* stride 2: pad (0, 1, 0, 1), as the VAE encoder does */
+};
+
+/* y = act(pre(x) · Wᵀ + bias) + residual, row by row. */
+struct matmul {
+    const struct linear *linear;
+    const struct tensor *x;        /* rows × in */
+    struct tensor *y;              /* rows × out; its dtype is free */
+    const struct affine *pre;      /* optional */
+    enum activation act;
+    const struct tensor *residual; /* optional: like y */
+};
+
+/* y = softmax(scale · q kᵀ) v, head by head; scores are never stored whole. */
+struct attention {
+    const struct tensor *q; /* n × 1 × tq × heads·d */
+    const struct tensor *k; /* n × 1 × tk × heads·d */
+    const struct tensor *v; /* like k */
+    struct tensor *y;       /* like q */
+    int heads;
+    float scale;
+    bool causal;
+};
+
+struct backend_ops {
+    const char *name;
+
+    /* Fails with ERR_MEMORY (ERR_RETRY). The result lives until weight_free. */
+    int (*weight_create)(struct backend *backend, const struct weight_spec *spec,
+                         struct weight **weight, struct err *err);
+    void (*weight_free)(struct backend *backend, struct weight *weight);
+    size_t (*weight_bytes)(const struct weight *weight);
+
+    /* Device memory for arenas and vectors, 64-byte aligned; NULL when there is none. */
+    void *(*memory_alloc)(struct backend *backend, size_t bytes);
+    void (*memory_free)(struct backend *backend, void *memory, size_t bytes);
+
+    /* Between host f32 in planes (n × c × h × w) and a channels-last tensor of any dtype. */
+    void (*upload)(struct pass *pass, struct tensor *y, const float *planes);
+    void (*download)(struct pass *pass, float *planes, const struct tensor *x);
+    void (*vector_upload)(struct backend *backend, float *dst, const float *src, size_t count);
+
+    void (*conv2d)(struct pass *pass, const struct conv2d *args);
+    void (*matmul)(struct pass *pass, const struct matmul *args);
+    void (*attention)(struct pass *pass, const struct attention *args);
+    void (*group_norm)(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                       struct affine *out);
+    void (*layer_norm)(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                       struct tensor *y);
+    void (*concat)(struct pass *pass, const struct tensor *a, const struct tensor *b,
+                   struct tensor *y);
+    /* y[i] = tokens[ids[i]] + positions[i mod y->w]; ids are on the host. */
+    void (*embed)(struct pass *pass, const int *ids, const struct embedding *tokens,
+                  const struct embedding *positions, struct tensor *y);
+
+    void (*destroy)(struct backend *backend);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+    enum dtype compute;    /* type of activations and of matrix products' inputs */
+    const char *isa;
+    int threads;
+    size_t weights_bytes;  /* of all live weights and vectors */
+};
+
+/* ---- a run ---- */
+
+struct pass {
+    struct backend *backend;
+    struct arena *arena;
+    bool planning;
+    enum dtype act; /* type that pass_tensor gives */
+    bool failed;
+    struct err *err;
+};
+
+/* Starts a pass over an arena; `err` is where its first failure goes. */
+struct pass pass_begin(struct backend *backend, struct arena *arena, enum dtype act,
+                       struct err *err);
+
+/* An activation of the pass's type. When the arena is full the pass fails. */
+struct tensor pass_tensor(struct pass *pass, int n, int h, int w, int c);
+struct tensor pass_tensor_of(struct pass *pass, enum dtype dtype, int n, int h, int w, int c);
+void pass_drop(struct pass *pass, struct tensor *t);
+
+/* Scratch for one operator; back ends use it, models do not. NULL once the pass has failed. */
+void *pass_scratch(struct pass *pass, size_t bytes);
+void pass_scratch_drop(struct pass *pass, void *memory);
+
+/* Records the first failure; returns false so that callers can stop. */
+bool pass_fail(struct pass *pass, enum err_code code, enum err_class class, const char *message);
+
+void op_upload(struct pass *pass, struct tensor *y, const float *planes);
+void op_download(struct pass *pass, float *planes, const struct tensor *x);
+void op_conv2d(struct pass *pass, const struct conv2d *args);
+void op_matmul(struct pass *pass, const struct matmul *args);
+void op_attention(struct pass *pass, const struct attention *args);
+/* The caller drops the result with affine_drop. */
+struct affine op_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                            bool silu);
+void affine_drop(struct pass *pass, struct affine *affine);
+void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                   struct tensor *y);
+void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
+               struct tensor *y);
+void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
+              const struct embedding *positions, struct tensor *y);
+
+/* ---- devices ---- */
+
+struct backend_options {
+    enum dtype compute;
+    const char *isa;   /* "auto" or a name */
+    int threads;
+    bool weights_16bit;
+};
+
+/* Each fails with ERR_UNSUPPORTED when this machine or build lacks it. */
+int backend_ref_open(struct backend **backend, const struct backend_options *options,
+                     struct err *err) must_check;
+int backend_dnnl_open(struct backend **backend, const struct backend_options *options,
+                      struct err *err) must_check;
+
+#endif

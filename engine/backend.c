@@ -73,13 +73,14 @@ void op_download(struct pass *pass, float *planes, const struct tensor *x)
         pass->backend->ops->download(pass, planes, x);
 }
 
-static int conv_out_size(int in, const struct conv2d *args)
+/* Upsampling doubles a size, or leaves the last pixel out where the level above was odd. */
+static bool conv_size_fits(int in, int out, const struct conv2d *args)
 {
-    int size = args->upsample ? in * 2 : in;
-
+    if (args->upsample)
+        return out == in * 2 || out == in * 2 - 1;
     if (args->conv->stride == 1)
-        return size;
-    return args->pad_end_only ? (size + 1 - args->conv->kernel) / 2 + 1 : (size + 1) / 2;
+        return out == in;
+    return out == (args->pad_end_only ? in / 2 : (in + 1) / 2);
 }
 
 void op_conv2d(struct pass *pass, const struct conv2d *args)
@@ -87,7 +88,8 @@ void op_conv2d(struct pass *pass, const struct conv2d *args)
     const struct tensor *x = args->x, *y = args->y;
 
     ASSERT(x->c == args->conv->in && y->c == args->conv->out && x->n == y->n);
-    ASSERT(y->h == conv_out_size(x->h, args) && y->w == conv_out_size(x->w, args));
+    ASSERT(conv_size_fits(x->h, y->h, args) && conv_size_fits(x->w, y->w, args));
+    ASSERT(!args->upsample || args->conv->stride == 1);
     ASSERT(args->residual == NULL || tensor_rows(args->residual) == tensor_rows(y));
     ASSERT(args->time == NULL || (args->time->n == y->n && args->time->c == y->c));
     if (!pass->failed)

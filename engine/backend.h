@@ -91,7 +91,7 @@ struct conv2d {
     const struct affine *pre;      /* optional: applied to x as it is read; padding stays zero */
     const struct tensor *time;     /* optional: n × 1 × 1 × out, f32, added to every pixel */
     const struct tensor *residual; /* optional: like y */
-    bool upsample;                 /* x is read at twice its size, nearest neighbour */
+    bool upsample;                 /* x is read at twice its size (or one less), nearest */
     bool pad_end_only;             /* stride 2: pad (0, 1, 0, 1), as the VAE encoder does */
 };
 

@@ -165,6 +165,7 @@ static double conv_at(const struct conv2d *a, const float *in, int n, int y, int
 {
     const struct weight *w = a->conv->weight;
     int k = a->conv->kernel, up = a->upsample ? 2 : 1;
+    int height = a->upsample ? a->y->h : a->x->h, width = a->upsample ? a->y->w : a->x->w;
     int pad = a->pad_end_only ? 0 : k / 2;
     double sum = a->conv->bias ? a->conv->bias[o] : 0;
 
@@ -172,7 +173,7 @@ static double conv_at(const struct conv2d *a, const float *in, int n, int y, int
         for (int kx = 0; kx < k; kx++) {
             int iy = y * a->conv->stride + ky - pad, ix = x * a->conv->stride + kx - pad;
             const float *filter = w->data + (size_t)((o * k + ky) * k + kx) * (size_t)w->in;
-            if (iy < 0 || ix < 0 || iy >= a->x->h * up || ix >= a->x->w * up)
+            if (iy < 0 || ix < 0 || iy >= height || ix >= width)
                 continue;
             const float *pixel = in + (((int64_t)n * a->x->h + iy / up) * a->x->w + ix / up) * w->in;
             for (int c = 0; c < w->in; c++)

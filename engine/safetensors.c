@@ -240,6 +240,11 @@ const struct stored_tensor *safetensors_at(const struct safetensors *file, size_
     return &file->entries[index].tensor;
 }
 
+size_t safetensors_index(const struct safetensors *file, const struct stored_tensor *tensor)
+{
+    return (size_t)((const struct entry *)tensor - file->entries);
+}
+
 const struct stored_tensor *safetensors_find(const struct safetensors *file, const char *name)
 {
     struct entry key = {.tensor.name = name};

@@ -46,6 +46,9 @@ const char *safetensors_path(const struct safetensors *file);
 size_t safetensors_count(const struct safetensors *file);
 const struct stored_tensor *safetensors_at(const struct safetensors *file, size_t index);
 
+/* The index of a tensor of this file. */
+size_t safetensors_index(const struct safetensors *file, const struct stored_tensor *tensor);
+
 /* By name, or NULL. */
 const struct stored_tensor *safetensors_find(const struct safetensors *file, const char *name);
 

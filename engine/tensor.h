@@ -86,12 +86,18 @@ static inline float f16_to_f32(uint16_t v)
     return f;
 }
 
+/* Element i of an array at any alignment. */
 static inline float element_to_f32(const void *data, enum dtype dtype, size_t i)
 {
-    if (dtype == DTYPE_F32)
-        return ((const float *)data)[i];
-    uint16_t v = ((const uint16_t *)data)[i];
-    return dtype == DTYPE_BF16 ? bf16_to_f32(v) : f16_to_f32(v);
+    uint16_t half;
+    float f;
+
+    if (dtype == DTYPE_F32) {
+        memcpy(&f, (const char *)data + i * 4, 4);
+        return f;
+    }
+    memcpy(&half, (const char *)data + i * 2, 2);
+    return dtype == DTYPE_BF16 ? bf16_to_f32(half) : f16_to_f32(half);
 }
 
 #endif

@@ -1,0 +1,284 @@
+#include "engine/bind.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct name {
+    char text[CHECKPOINT_NAME_MAX_BYTES];
+};
+
+#define FORMAT_NAME(name, format)                                                                  \
+    do {                                                                                           \
+        va_list args_;                                                                             \
+        va_start(args_, format);                                                                   \
+        vsnprintf((name).text, sizeof((name).text), format, args_);                                \
+        va_end(args_);                                                                             \
+    } while (0)
+
+struct binder bind_begin(struct checkpoint *checkpoint, enum component component,
+                         struct parameters *parameters, struct backend *backend, struct err *err)
+{
+    *parameters = (struct parameters){.backend = backend};
+    return (struct binder){.checkpoint = checkpoint,
+                           .component = component,
+                           .parameters = parameters,
+                           .err = err};
+}
+
+void parameters_release(struct parameters *p)
+{
+    for (int i = 0; i < p->weight_count; i++)
+        p->backend->ops->weight_free(p->backend, p->weights[i]);
+    for (int i = 0; i < p->vector_count; i++) {
+        p->backend->ops->memory_free(p->backend, p->vectors[i].data, p->vectors[i].bytes);
+        p->backend->weights_bytes -= p->vectors[i].bytes;
+    }
+    free(p->weights);
+    free(p->vectors);
+    *p = (struct parameters){.backend = p->backend};
+}
+
+/* Room for one more entry; capacity doubles at powers of two. */
+static void *grow(void *array, int count, size_t entry_bytes)
+{
+    if (count & (count - 1))
+        return array;
+    return realloc(array, (size_t)(count ? 2 * count : 1) * entry_bytes);
+}
+
+static void fail(struct binder *b, enum err_code code, const char *name, const char *problem)
+{
+    char stored[CHECKPOINT_NAME_MAX_BYTES];
+
+    checkpoint_stored_name(b->checkpoint, b->component, name, stored);
+    err_set(b->err, code, code == ERR_MEMORY ? ERR_RETRY : ERR_REJECT, "%s: tensor '%s' %s",
+            checkpoint_file(b->checkpoint, b->component), stored, problem);
+    b->failed = true;
+}
+
+static void fail_shape(struct binder *b, const struct stored_tensor *t, const char *name,
+                       const int64_t *want, int rank)
+{
+    char text[160];
+    int at = snprintf(text, sizeof(text), "has the shape [");
+
+    for (int i = 0; i < t->rank; i++)
+        at += snprintf(text + at, sizeof(text) - (size_t)at, "%s%lld", i ? ", " : "",
+                       (long long)t->dims[i]);
+    at += snprintf(text + at, sizeof(text) - (size_t)at, "], the model needs [");
+    for (int i = 0; i < rank; i++)
+        at += snprintf(text + at, sizeof(text) - (size_t)at, "%s%lld", i ? ", " : "",
+                       (long long)want[i]);
+    snprintf(text + at, sizeof(text) - (size_t)at, "]");
+    fail(b, ERR_FORMAT, name, text);
+}
+
+/* The tensor, if it is there, holds weights and has the shape; trailing dimensions of 1 are free. */
+static const struct stored_tensor *want(struct binder *b, const char *name, const int64_t *dims,
+                                        int rank)
+{
+    const struct stored_tensor *t = checkpoint_find(b->checkpoint, b->component, name);
+
+    if (t == NULL) {
+        fail(b, ERR_FORMAT, name, "is missing; the file is incomplete or of another kind");
+        return NULL;
+    }
+    if (!t->usable) {
+        fail(b, ERR_FORMAT, name, "has a dtype that holds no weights; F32, F16 and BF16 are read");
+        return NULL;
+    }
+    for (int i = 0; i < (t->rank > rank ? t->rank : rank); i++) {
+        int64_t have = i < t->rank ? t->dims[i] : 1, need = i < rank ? dims[i] : 1;
+        if (have != need) {
+            fail_shape(b, t, name, dims, rank);
+            return NULL;
+        }
+    }
+    return t;
+}
+
+static float *make_vector(struct binder *b, size_t count)
+{
+    struct parameters *p = b->parameters;
+    size_t bytes = count * sizeof(float);
+    void *grown = grow(p->vectors, p->vector_count, sizeof(p->vectors[0]));
+    float *data = grown ? p->backend->ops->memory_alloc(p->backend, bytes) : NULL;
+
+    if (grown != NULL)
+        p->vectors = grown;
+    if (data == NULL)
+        return NULL;
+    p->vectors[p->vector_count].data = data;
+    p->vectors[p->vector_count++].bytes = bytes;
+    p->backend->weights_bytes += bytes;
+    return data;
+}
+
+/* One f32 vector out of `count` stored ones of `each` elements, end to end. */
+static const float *bind_vector(struct binder *b, const struct name *names, int count, int each)
+{
+    const int64_t dims[] = {each};
+    float *host = NULL, *device = NULL;
+
+    if (b->failed)
+        return NULL;
+    host = malloc((size_t)count * (size_t)each * sizeof(float));
+    device = host ? make_vector(b, (size_t)count * (size_t)each) : NULL;
+    if (device == NULL)
+        fail(b, ERR_MEMORY, names[0].text, "finds no memory");
+    for (int i = 0; i < count && !b->failed; i++) {
+        const struct stored_tensor *t = want(b, names[i].text, dims, 1);
+        for (int j = 0; t != NULL && j < each; j++)
+            host[i * each + j] = element_to_f32(t->data, t->dtype, (size_t)j);
+    }
+    if (!b->failed)
+        b->parameters->backend->ops->vector_upload(b->parameters->backend, device, host,
+                                                   (size_t)count * (size_t)each);
+    free(host);
+    return b->failed ? NULL : device;
+}
+
+static struct weight *make_weight(struct binder *b, const struct weight_spec *spec,
+                                  const char *name)
+{
+    struct parameters *p = b->parameters;
+    void *grown = grow(p->weights, p->weight_count, sizeof(p->weights[0]));
+    struct weight *weight = NULL;
+
+    if (grown == NULL) {
+        fail(b, ERR_MEMORY, name, "finds no memory");
+        return NULL;
+    }
+    p->weights = grown;
+    if (p->backend->ops->weight_create(p->backend, spec, &weight, b->err) != 0) {
+        b->failed = true;
+        return NULL;
+    }
+    p->weights[p->weight_count++] = weight;
+    return weight;
+}
+
+/* names[i] + ".weight" for each part, then names[i] + ".bias". */
+static void bind_matrix(struct binder *b, struct linear *linear, int in, int out_each, int count,
+                        const struct name *names, enum bind_bias bias, bool geglu)
+{
+    const int64_t dims[] = {out_each, in};
+    struct weight_part parts[BIND_STACK_MAX];
+    struct name full[BIND_STACK_MAX];
+
+    for (int i = 0; i < count && !b->failed; i++) {
+        snprintf(full[i].text, sizeof(full[i].text), "%.180s.weight", names[i].text);
+        const struct stored_tensor *t = want(b, full[i].text, dims, 2);
+        if (t != NULL)
+            parts[i] = (struct weight_part){.data = t->data, .dtype = t->dtype, .out = out_each};
+        snprintf(full[i].text, sizeof(full[i].text), "%.180s.bias", names[i].text);
+    }
+    if (b->failed)
+        return;
+    *linear = (struct linear){.in = in, .out = out_each * count};
+    linear->weight = make_weight(
+        b,
+        &(struct weight_spec){
+            .parts = parts, .part_count = count, .in = in, .kernel = 1, .geglu = geglu},
+        names[0].text);
+    if (bias == BIND_BIAS)
+        linear->bias = bind_vector(b, full, count, out_each);
+}
+
+void bind_linear(struct binder *b, struct linear *linear, int in, int out, enum bind_bias bias,
+                 const char *format, ...)
+{
+    struct name name;
+
+    FORMAT_NAME(name, format);
+    bind_matrix(b, linear, in, out, 1, &name, bias, false);
+}
+
+void bind_geglu(struct binder *b, struct linear *linear, int in, int out, const char *format, ...)
+{
+    struct name name;
+
+    FORMAT_NAME(name, format);
+    bind_matrix(b, linear, in, out, 1, &name, BIND_BIAS, true);
+}
+
+void bind_stack(struct binder *b, struct linear *linear, int in, int out_each, int count,
+                const char *const parts[], enum bind_bias bias, const char *format, ...)
+{
+    struct name prefix, names[BIND_STACK_MAX];
+
+    ASSERT(count <= BIND_STACK_MAX);
+    FORMAT_NAME(prefix, format);
+    for (int i = 0; i < count; i++)
+        snprintf(names[i].text, sizeof(names[i].text), "%.150s.%.30s", prefix.text, parts[i]);
+    bind_matrix(b, linear, in, out_each, count, names, bias, false);
+}
+
+void bind_conv(struct binder *b, struct conv *conv, int in, int out, int stride,
+               const char *format, ...)
+{
+    const int64_t dims[] = {out, in, 3, 3};
+    struct name name, full;
+    const struct stored_tensor *t;
+
+    FORMAT_NAME(name, format);
+    snprintf(full.text, sizeof(full.text), "%.180s.weight", name.text);
+    if (b->failed || (t = want(b, full.text, dims, 4)) == NULL)
+        return;
+    *conv = (struct conv){.in = in, .out = out, .kernel = 3, .stride = stride};
+    conv->weight = make_weight(
+        b,
+        &(struct weight_spec){
+            .parts = &(struct weight_part){.data = t->data, .dtype = t->dtype, .out = out},
+            .part_count = 1,
+            .in = in,
+            .kernel = 3},
+        full.text);
+    snprintf(full.text, sizeof(full.text), "%.180s.bias", name.text);
+    conv->bias = bind_vector(b, &full, 1, out);
+}
+
+void bind_norm(struct binder *b, struct norm *norm, int channels, int groups, float eps,
+               const char *format, ...)
+{
+    struct name name, full;
+
+    FORMAT_NAME(name, format);
+    *norm = (struct norm){.channels = channels, .groups = groups, .eps = eps};
+    snprintf(full.text, sizeof(full.text), "%.180s.weight", name.text);
+    norm->gamma = bind_vector(b, &full, 1, channels);
+    snprintf(full.text, sizeof(full.text), "%.180s.bias", name.text);
+    norm->beta = bind_vector(b, &full, 1, channels);
+}
+
+void bind_embedding(struct binder *b, struct embedding *embedding, int columns, const char *name)
+{
+    int rows = bind_dim(b->checkpoint, b->component, 0, "%s", name);
+    const int64_t dims[] = {rows, columns};
+    const struct stored_tensor *t = b->failed ? NULL : want(b, name, dims, 2);
+
+    if (t == NULL)
+        return;
+    *embedding = (struct embedding){.rows = rows, .columns = columns};
+    embedding->table = make_weight(
+        b,
+        &(struct weight_spec){
+            .parts = &(struct weight_part){.data = t->data, .dtype = t->dtype, .out = rows},
+            .part_count = 1,
+            .in = columns,
+            .kernel = 1,
+            .lookup = true},
+        name);
+}
+
+int bind_dim(struct checkpoint *checkpoint, enum component component, int axis, const char *format,
+             ...)
+{
+    const struct stored_tensor *t;
+    struct name name;
+
+    FORMAT_NAME(name, format);
+    t = checkpoint_find(checkpoint, component, name.text);
+    return t != NULL && axis < t->rank && t->dims[axis] <= INT32_MAX ? (int)t->dims[axis] : 0;
+}

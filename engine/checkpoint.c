@@ -1,0 +1,391 @@
+#include "engine/checkpoint.h"
+
+#include "engine/names.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PATH_MAX_BYTES 4096
+
+struct part {
+    struct safetensors *shards[CHECKPOINT_SHARDS_MAX];
+    bool *used[CHECKPOINT_SHARDS_MAX]; /* by tensor index */
+    int count;
+};
+
+struct checkpoint {
+    char *path;
+    enum checkpoint_format format;
+    struct part parts[COMPONENT_COUNT]; /* a single file is parts[0] alone */
+    struct json_doc *configs[COMPONENT_COUNT];
+    struct json_doc *scheduler;
+    struct ldm_layout layout;
+};
+
+static const struct {
+    const char *folder, *weights;
+} COMPONENTS[COMPONENT_COUNT] = {
+    [COMPONENT_TEXT] = {"text_encoder", "model"},
+    [COMPONENT_UNET] = {"unet", "diffusion_pytorch_model"},
+    [COMPONENT_VAE] = {"vae", "diffusion_pytorch_model"},
+};
+
+const char *component_name(enum component component)
+{
+    return COMPONENTS[component].folder;
+}
+
+static bool exists(const char *path)
+{
+    return access(path, R_OK) == 0;
+}
+
+static int add_file(struct part *part, const char *path, struct err *err)
+{
+    if (part->count == CHECKPOINT_SHARDS_MAX)
+        return err_set(err, ERR_LIMIT, ERR_REJECT, "%s: more than %d shards", path,
+                       CHECKPOINT_SHARDS_MAX);
+    if (safetensors_open(&part->shards[part->count], path, err) != 0)
+        return -1;
+    part->count++;
+    part->used[part->count - 1] =
+        calloc(safetensors_count(part->shards[part->count - 1]) + 1, sizeof(bool));
+    if (part->used[part->count - 1] == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "%s: no memory", path);
+    return 0;
+}
+
+/* The shards that an index names, each once. */
+static int add_shards(struct part *part, const char *folder, const char *index_path,
+                      struct err *err)
+{
+    const char *names[CHECKPOINT_SHARDS_MAX];
+    struct json_doc *index;
+    const struct json *map;
+    int count = 0, rc = -1;
+    char path[PATH_MAX_BYTES];
+
+    if (json_parse_file(&index, index_path, NULL, err) != 0)
+        return -1;
+    map = json_get(json_root(index), "weight_map");
+    if (map == NULL || map->type != JSON_OBJECT) {
+        err_set(err, ERR_FORMAT, ERR_REJECT, "%s: has no weight_map", index_path);
+        goto out;
+    }
+    for (const struct json *entry = map->child; entry != NULL; entry = entry->next) {
+        const char *name = json_string_or(entry, "");
+        int i = 0;
+        while (i < count && strcmp(names[i], name) != 0)
+            i++;
+        if (i < count)
+            continue;
+        if (*name == '\0' || strchr(name, '/') != NULL || count == CHECKPOINT_SHARDS_MAX) {
+            err_set(err, ERR_FORMAT, ERR_REJECT, "%s: names an impossible shard for '%s'",
+                    index_path, entry->key);
+            goto out;
+        }
+        names[count++] = name;
+        snprintf(path, sizeof(path), "%s/%s", folder, name);
+        if (add_file(part, path, err) != 0)
+            goto out;
+    }
+    rc = 0;
+out:
+    json_doc_free(index);
+    return rc;
+}
+
+/* Full precision first, as diffusers takes it when no variant is asked for. */
+static int open_component(struct checkpoint *c, enum component component, struct err *err)
+{
+    static const char *PATTERNS[] = {"%s/%s.safetensors", "%s/%s.safetensors.index.json",
+                                     "%s/%s.fp16.safetensors", "%s/%s.safetensors.index.fp16.json",
+                                     "%s/%s.fp16.safetensors.index.json"};
+    char folder[PATH_MAX_BYTES], path[PATH_MAX_BYTES + 64];
+
+    if (snprintf(folder, sizeof(folder), "%s/%s", c->path, COMPONENTS[component].folder) >=
+        (int)sizeof(folder))
+        return err_set(err, ERR_LIMIT, ERR_REJECT, "%s: the path is too long", c->path);
+    snprintf(path, sizeof(path), "%s/config.json", folder);
+    if (json_parse_file(&c->configs[component], path, NULL, err) != 0)
+        return -1;
+    for (size_t i = 0; i < sizeof(PATTERNS) / sizeof(PATTERNS[0]); i++) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+        snprintf(path, sizeof(path), PATTERNS[i], folder, COMPONENTS[component].weights);
+#pragma GCC diagnostic pop
+        if (!exists(path))
+            continue;
+        return strstr(path, ".json") != NULL
+                   ? add_shards(&c->parts[component], folder, path, err)
+                   : add_file(&c->parts[component], path, err);
+    }
+    return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
+                   "%s: no %s.safetensors, sharded index or fp16 variant in it", folder,
+                   COMPONENTS[component].weights);
+}
+
+static int check_pipeline(const char *path, const struct json *index, struct err *err)
+{
+    const char *class = json_string_or(json_get(index, "_class_name"), "");
+    static const char *KNOWN[] = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"};
+
+    for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++)
+        if (strcmp(class, KNOWN[i]) == 0)
+            return 0;
+    return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                   "%s: is a %s, a family that this version does not draw; it draws "
+                   "StableDiffusionPipeline models (SD1.x, SD2.x)",
+                   path, *class ? class : "pipeline without _class_name");
+}
+
+static int open_tree(struct checkpoint *c, struct err *err)
+{
+    struct json_doc *index;
+    char path[PATH_MAX_BYTES];
+    int rc;
+
+    snprintf(path, sizeof(path), "%s/model_index.json", c->path);
+    if (!exists(path))
+        return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
+                       "%s: is a folder without model_index.json, so no diffusers model", c->path);
+    if (json_parse_file(&index, path, NULL, err) != 0)
+        return -1;
+    rc = check_pipeline(path, json_root(index), err);
+    json_doc_free(index);
+    for (int i = 0; i < COMPONENT_COUNT && rc == 0; i++)
+        rc = open_component(c, (enum component)i, err);
+    if (rc != 0)
+        return -1;
+    snprintf(path, sizeof(path), "%s/scheduler/scheduler_config.json", c->path);
+    return json_parse_file(&c->scheduler, path, NULL, err);
+}
+
+static bool has(const struct safetensors *file, const char *name)
+{
+    return safetensors_find(file, name) != NULL;
+}
+
+static int unsupported(const struct checkpoint *c, const char *what, struct err *err)
+{
+    return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                   "%s: is %s, a family that this version does not draw; it draws SD1.x files and "
+                   "diffusers folders of SD1.x and SD2.x", c->path, what);
+}
+
+static int check_single(const struct checkpoint *c, const struct safetensors *file, struct err *err)
+{
+    if (has(file, "conditioner.embedders.1.model.ln_final.weight"))
+        return unsupported(c, "an SDXL base checkpoint", err);
+    if (has(file, "conditioner.embedders.0.model.ln_final.weight"))
+        return unsupported(c, "an SDXL refiner checkpoint", err);
+    if (has(file, "cond_stage_model.model.ln_final.weight"))
+        return unsupported(c, "an SD2.x single file", err);
+    if (has(file, "control_model.time_embed.0.weight"))
+        return unsupported(c, "a ControlNet", err);
+    if (!has(file, "model.diffusion_model.input_blocks.0.0.weight"))
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "%s: holds no Stable Diffusion model (no tensor "
+                       "'model.diffusion_model.input_blocks.0.0.weight'); adapters, VAEs and text "
+                       "encoders cannot be drawn with alone", c->path);
+    return 0;
+}
+
+static void find_layout(struct checkpoint *c, const struct safetensors *file)
+{
+    char name[CHECKPOINT_NAME_MAX_BYTES];
+    struct ldm_layout *l = &c->layout;
+
+    l->layers = 2;
+    for (int block = 0; block < 16; block++) {
+        snprintf(name, sizeof(name), "model.diffusion_model.output_blocks.%d.1.norm.weight",
+                 block * 3);
+        l->up_attention[block] = has(file, name);
+        snprintf(name, sizeof(name), "first_stage_model.encoder.down.%d.block.0.norm1.weight",
+                 block);
+        if (has(file, name))
+            l->vae_levels = block + 1;
+    }
+}
+
+static int open_single(struct checkpoint *c, struct err *err)
+{
+    const char *dot = strrchr(c->path, '.');
+
+    if (dot == NULL || strcmp(dot, ".safetensors") != 0)
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "%s: only .safetensors files and diffusers folders are read; pickled .ckpt "
+                       "and .bin files can run code and must be converted first", c->path);
+    c->format = CHECKPOINT_LDM;
+    if (add_file(&c->parts[0], c->path, err) != 0 ||
+        check_single(c, c->parts[0].shards[0], err) != 0)
+        return -1;
+    find_layout(c, c->parts[0].shards[0]);
+    return 0;
+}
+
+int checkpoint_open(struct checkpoint **out, const char *path, struct err *err)
+{
+    struct checkpoint *c = calloc(1, sizeof(*c));
+    struct stat st;
+    int rc;
+
+    if (c == NULL || (c->path = strdup(path)) == NULL) {
+        free(c);
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "%s: no memory", path);
+    }
+    if (stat(path, &st) != 0)
+        rc = err_set(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, ERR_REJECT, "%s: %s", path,
+                     strerror(errno));
+    else
+        rc = S_ISDIR(st.st_mode) ? open_tree(c, err) : open_single(c, err);
+    if (rc != 0) {
+        checkpoint_close(c);
+        return -1;
+    }
+    *out = c;
+    return 0;
+}
+
+void checkpoint_close(struct checkpoint *c)
+{
+    if (c == NULL)
+        return;
+    for (int i = 0; i < COMPONENT_COUNT; i++) {
+        for (int s = 0; s < c->parts[i].count; s++) {
+            safetensors_close(c->parts[i].shards[s]);
+            free(c->parts[i].used[s]);
+        }
+        json_doc_free(c->configs[i]);
+    }
+    json_doc_free(c->scheduler);
+    free(c->path);
+    free(c);
+}
+
+enum checkpoint_format checkpoint_format(const struct checkpoint *c)
+{
+    return c->format;
+}
+
+const char *checkpoint_path(const struct checkpoint *c)
+{
+    return c->path;
+}
+
+const struct json *checkpoint_config(const struct checkpoint *c, enum component component)
+{
+    return c->configs[component] ? json_root(c->configs[component]) : NULL;
+}
+
+const struct json *checkpoint_scheduler(const struct checkpoint *c)
+{
+    return c->scheduler ? json_root(c->scheduler) : NULL;
+}
+
+static const struct part *part_of(const struct checkpoint *c, enum component component)
+{
+    return &c->parts[c->format == CHECKPOINT_LDM ? 0 : component];
+}
+
+static const struct stored_tensor *find_in(const struct part *part, const char *name)
+{
+    for (int i = 0; i < part->count; i++) {
+        const struct stored_tensor *tensor = safetensors_find(part->shards[i], name);
+        if (tensor != NULL) {
+            part->used[i][safetensors_index(part->shards[i], tensor)] = true;
+            return tensor;
+        }
+    }
+    return NULL;
+}
+
+const struct stored_tensor *checkpoint_find(struct checkpoint *c, enum component component,
+                                            const char *name)
+{
+    const struct part *part = part_of(c, component);
+    char other[CHECKPOINT_NAME_MAX_BYTES];
+    const struct stored_tensor *tensor;
+
+    if (c->format == CHECKPOINT_LDM)
+        return ldm_name(&c->layout, component, name, other) ? find_in(part, other) : NULL;
+    tensor = find_in(part, name);
+    if (tensor == NULL && legacy_name(component, name, other))
+        tensor = find_in(part, other);
+    return tensor;
+}
+
+void checkpoint_stored_name(const struct checkpoint *c, enum component component, const char *name,
+                            char out[CHECKPOINT_NAME_MAX_BYTES])
+{
+    if (c->format != CHECKPOINT_LDM || !ldm_name(&c->layout, component, name, out))
+        snprintf(out, CHECKPOINT_NAME_MAX_BYTES, "%s", name);
+}
+
+const char *checkpoint_file(const struct checkpoint *c, enum component component)
+{
+    const struct part *part = part_of(c, component);
+    return part->count > 0 ? safetensors_path(part->shards[0]) : c->path;
+}
+
+static bool belongs(const struct checkpoint *c, enum component component, const char *name)
+{
+    static const char *PREFIX[] = {[COMPONENT_TEXT] = "cond_stage_model.",
+                                   [COMPONENT_UNET] = "model.diffusion_model.",
+                                   [COMPONENT_VAE] = "first_stage_model."};
+    return c->format != CHECKPOINT_LDM ||
+           strncmp(name, PREFIX[component], strlen(PREFIX[component])) == 0;
+}
+
+void checkpoint_size(const struct checkpoint *c, enum component component, uint64_t *elements,
+                     uint64_t *bytes)
+{
+    const struct part *part = part_of(c, component);
+
+    *elements = *bytes = 0;
+    for (int s = 0; s < part->count; s++)
+        for (size_t i = 0; i < safetensors_count(part->shards[s]); i++) {
+            const struct stored_tensor *tensor = safetensors_at(part->shards[s], i);
+            if (!tensor->usable || !belongs(c, component, tensor->name))
+                continue;
+            *elements += (uint64_t)tensor->count;
+            *bytes += (uint64_t)tensor->count * dtype_bytes(tensor->dtype);
+        }
+}
+
+static bool is_baggage(const char *name)
+{
+    static const char *PREFIXES[] = {"model_ema.", "loss.", "cond_stage_model.logit_scale"};
+    static const char *NAMES[] = {"betas", "alphas_cumprod", "alphas_cumprod_prev",
+                                  "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+                                  "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
+                                  "sqrt_recipm1_alphas_cumprod", "posterior_variance",
+                                  "posterior_log_variance_clipped", "posterior_mean_coef1",
+                                  "posterior_mean_coef2", "scale_factor", "logvar"};
+
+    if (strstr(name, "position_ids") != NULL)
+        return true;
+    for (size_t i = 0; i < sizeof(PREFIXES) / sizeof(PREFIXES[0]); i++)
+        if (strncmp(name, PREFIXES[i], strlen(PREFIXES[i])) == 0)
+            return true;
+    for (size_t i = 0; i < sizeof(NAMES) / sizeof(NAMES[0]); i++)
+        if (strcmp(name, NAMES[i]) == 0)
+            return true;
+    return false;
+}
+
+void checkpoint_unused(const struct checkpoint *c, void (*see)(void *user, const char *name),
+                       void *user)
+{
+    for (int p = 0; p < COMPONENT_COUNT; p++)
+        for (int s = 0; s < c->parts[p].count; s++)
+            for (size_t i = 0; i < safetensors_count(c->parts[p].shards[s]); i++) {
+                const struct stored_tensor *tensor = safetensors_at(c->parts[p].shards[s], i);
+                if (!c->parts[p].used[s][i] && tensor->usable && !is_baggage(tensor->name))
+                    see(user, tensor->name);
+            }
+}

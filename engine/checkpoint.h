@@ -1,0 +1,66 @@
+/*
+ * checkpoint.h: a model on disk as its owner has it, a diffusers folder or a single LDM file, behind
+ * one set of names: those of diffusers.
+ *
+ * A checkpoint owns its mapped files and parsed configurations; tensors that it hands out live until
+ * checkpoint_close. It remembers which tensors were asked for, so that what nobody wanted can be
+ * reported. Used by one thread.
+ *
+ *     checkpoint_open(&checkpoint, path, &err);
+ *     t = checkpoint_find(checkpoint, COMPONENT_UNET, "down_blocks.0.resnets.0.conv1.weight");
+ */
+#ifndef ATELIER_ENGINE_CHECKPOINT_H
+#define ATELIER_ENGINE_CHECKPOINT_H
+
+#include "common/err.h"
+#include "common/json.h"
+#include "engine/safetensors.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CHECKPOINT_SHARDS_MAX 64
+#define CHECKPOINT_NAME_MAX_BYTES 192
+
+enum component { COMPONENT_TEXT, COMPONENT_UNET, COMPONENT_VAE, COMPONENT_COUNT };
+
+enum checkpoint_format { CHECKPOINT_DIFFUSERS, CHECKPOINT_LDM };
+
+struct checkpoint;
+
+/* Errors (ERR_REJECT): nothing there, no weights that we read, unreadable JSON, a damaged file, a
+ * pipeline of another kind (ERR_UNSUPPORTED); the message names the path. */
+int checkpoint_open(struct checkpoint **checkpoint, const char *path, struct err *err) must_check;
+void checkpoint_close(struct checkpoint *checkpoint);
+
+enum checkpoint_format checkpoint_format(const struct checkpoint *checkpoint);
+const char *checkpoint_path(const struct checkpoint *checkpoint);
+
+/* The folder's name of a component: "unet". */
+const char *component_name(enum component component);
+
+/* config.json of a component, scheduler_config.json, model_index.json; NULL in a single file. */
+const struct json *checkpoint_config(const struct checkpoint *checkpoint, enum component component);
+const struct json *checkpoint_scheduler(const struct checkpoint *checkpoint);
+
+/* A tensor by its diffusers name, or NULL. Marks it as used. */
+const struct stored_tensor *checkpoint_find(struct checkpoint *checkpoint,
+                                            enum component component, const char *name);
+
+/* What the file itself calls a tensor, for messages. */
+void checkpoint_stored_name(const struct checkpoint *checkpoint, enum component component,
+                            const char *name, char out[CHECKPOINT_NAME_MAX_BYTES]);
+
+/* The path of the file that a component's tensors come from, for messages. */
+const char *checkpoint_file(const struct checkpoint *checkpoint, enum component component);
+
+/* Elements and bytes of all usable tensors of a component. */
+void checkpoint_size(const struct checkpoint *checkpoint, enum component component,
+                     uint64_t *elements, uint64_t *bytes);
+
+/* Calls `see` with each tensor of any file that was never found and that is not known to be idle
+ * baggage (EMA copies, position ids, training schedules). */
+void checkpoint_unused(const struct checkpoint *checkpoint,
+                       void (*see)(void *user, const char *name), void *user);
+
+#endif

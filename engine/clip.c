@@ -1,0 +1,133 @@
+#include "engine/clip.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *const QKV[] = {"q_proj", "k_proj", "v_proj"};
+
+static int config_from_shapes(struct clip_config *c, struct checkpoint *checkpoint)
+{
+    const enum component text = COMPONENT_TEXT;
+    const char *tokens = "text_model.embeddings.token_embedding.weight";
+
+    *c = (struct clip_config){.act = ACT_QUICK_GELU, .eps = 1e-5f};
+    c->vocabulary = bind_dim(checkpoint, text, 0, "%s", tokens);
+    c->hidden = bind_dim(checkpoint, text, 1, "%s", tokens);
+    c->positions =
+        bind_dim(checkpoint, text, 0, "text_model.embeddings.position_embedding.weight");
+    c->intermediate =
+        bind_dim(checkpoint, text, 0, "text_model.encoder.layers.0.mlp.fc1.weight");
+    while (c->layers <= CLIP_LAYERS_MAX &&
+           bind_dim(checkpoint, text, 0, "text_model.encoder.layers.%d.mlp.fc1.weight",
+                    c->layers) > 0)
+        c->layers++;
+    c->heads = c->hidden >= 64 ? c->hidden / 64 : 1;
+    return 0;
+}
+
+static enum activation act_by_name(const char *name)
+{
+    return strcmp(name, "quick_gelu") == 0 ? ACT_QUICK_GELU
+           : strcmp(name, "gelu") == 0     ? ACT_GELU
+                                           : ACT_NONE;
+}
+
+int clip_config_read(struct clip_config *c, struct checkpoint *checkpoint, struct err *err)
+{
+    const struct json *json = checkpoint_config(checkpoint, COMPONENT_TEXT);
+
+    if (json == NULL)
+        config_from_shapes(c, checkpoint);
+    else
+        *c = (struct clip_config){
+            .vocabulary = (int)json_int_or(json_get(json, "vocab_size"), 49408),
+            .positions = (int)json_int_or(json_get(json, "max_position_embeddings"), 77),
+            .hidden = (int)json_int_or(json_get(json, "hidden_size"), 512),
+            .intermediate = (int)json_int_or(json_get(json, "intermediate_size"), 2048),
+            .layers = (int)json_int_or(json_get(json, "num_hidden_layers"), 12),
+            .heads = (int)json_int_or(json_get(json, "num_attention_heads"), 8),
+            .act = act_by_name(json_string_or(json_get(json, "hidden_act"), "quick_gelu")),
+            .eps = (float)json_double_or(json_get(json, "layer_norm_eps"), 1e-5),
+        };
+    if (c->hidden < 1 || c->intermediate < 1 || c->heads < 1 || c->hidden % c->heads != 0 ||
+        c->layers < 1 || c->layers > CLIP_LAYERS_MAX || c->positions < 2 || c->act == ACT_NONE)
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "%s: its text encoder is no CLIP text encoder that this version knows "
+                       "(hidden_size %d, num_attention_heads %d, num_hidden_layers %d)",
+                       checkpoint_file(checkpoint, COMPONENT_TEXT), c->hidden, c->heads,
+                       c->layers);
+    return 0;
+}
+
+static void bind_layer(struct binder *b, struct clip_layer *l, const struct clip_config *c, int i)
+{
+    const char *at = "text_model.encoder.layers";
+
+    bind_norm(b, &l->norm1, c->hidden, 1, c->eps, "%s.%d.layer_norm1", at, i);
+    bind_stack(b, &l->qkv, c->hidden, c->hidden, 3, QKV, BIND_BIAS, "%s.%d.self_attn", at, i);
+    bind_linear(b, &l->out, c->hidden, c->hidden, BIND_BIAS, "%s.%d.self_attn.out_proj", at, i);
+    bind_norm(b, &l->norm2, c->hidden, 1, c->eps, "%s.%d.layer_norm2", at, i);
+    bind_linear(b, &l->fc1, c->hidden, c->intermediate, BIND_BIAS, "%s.%d.mlp.fc1", at, i);
+    bind_linear(b, &l->fc2, c->intermediate, c->hidden, BIND_BIAS, "%s.%d.mlp.fc2", at, i);
+}
+
+int clip_bind(struct clip *clip, const struct clip_config *c, struct checkpoint *checkpoint,
+              struct backend *backend, struct err *err)
+{
+    struct binder b = bind_begin(checkpoint, COMPONENT_TEXT, &clip->parameters, backend, err);
+
+    clip->config = *c;
+    bind_embedding(&b, &clip->tokens, c->hidden, "text_model.embeddings.token_embedding.weight");
+    bind_embedding(&b, &clip->positions, c->hidden,
+                   "text_model.embeddings.position_embedding.weight");
+    for (int i = 0; i < c->layers; i++)
+        bind_layer(&b, &clip->layers[i], c, i);
+    bind_norm(&b, &clip->final_norm, c->hidden, 1, c->eps, "text_model.final_layer_norm");
+    return b.failed ? -1 : 0;
+}
+
+void clip_release(struct clip *clip)
+{
+    parameters_release(&clip->parameters);
+}
+
+/* x += out(attention(norm1(x))); x += fc2(act(fc1(norm2(x)))) */
+static void layer_forward(struct pass *pass, const struct clip_config *c,
+                          const struct clip_layer *l, struct tensor *x)
+{
+    struct tensor h = pass_tensor(pass, x->n, 1, x->w, c->hidden);
+    struct tensor qkv = pass_tensor(pass, x->n, 1, x->w, 3 * c->hidden);
+    struct tensor mlp = pass_tensor(pass, x->n, 1, x->w, c->intermediate);
+    struct tensor q = tensor_columns(&qkv, 0, c->hidden);
+    struct tensor k = tensor_columns(&qkv, c->hidden, c->hidden);
+    struct tensor v = tensor_columns(&qkv, 2 * c->hidden, c->hidden);
+
+    op_layer_norm(pass, x, &l->norm1, &h);
+    op_matmul(pass, &(struct matmul){.linear = &l->qkv, .x = &h, .y = &qkv});
+    op_attention(pass, &(struct attention){.q = &q,
+                                           .k = &k,
+                                           .v = &v,
+                                           .y = &h,
+                                           .heads = c->heads,
+                                           .scale = 1 / sqrtf((float)(c->hidden / c->heads)),
+                                           .causal = true});
+    op_matmul(pass, &(struct matmul){.linear = &l->out, .x = &h, .y = x, .residual = x});
+    op_layer_norm(pass, x, &l->norm2, &h);
+    op_matmul(pass, &(struct matmul){.linear = &l->fc1, .x = &h, .y = &mlp, .act = c->act});
+    op_matmul(pass, &(struct matmul){.linear = &l->fc2, .x = &mlp, .y = x, .residual = x});
+    pass_drop(pass, &mlp);
+    pass_drop(pass, &qkv);
+    pass_drop(pass, &h);
+}
+
+void clip_forward(struct pass *pass, const struct clip *clip, const int *ids, int skip,
+                  struct tensor *y)
+{
+    struct tensor x = pass_tensor(pass, y->n, 1, y->w, y->c);
+
+    op_embed(pass, ids, &clip->tokens, &clip->positions, &x);
+    for (int i = 0; i < clip->config.layers - skip; i++)
+        layer_forward(pass, &clip->config, &clip->layers[i], &x);
+    op_layer_norm(pass, &x, &clip->final_norm, y);
+    pass_drop(pass, &x);
+}

@@ -1,0 +1,162 @@
+#include "engine/names.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* One part of a name for another; `from` is matched as a prefix that ends at a dot or the end. */
+struct rename {
+    const char *from, *to;
+};
+
+static const struct rename UNET_RESNET[] = {
+    {"norm1", "in_layers.0"},  {"conv1", "in_layers.2"},  {"time_emb_proj", "emb_layers.1"},
+    {"norm2", "out_layers.0"}, {"conv2", "out_layers.3"}, {"conv_shortcut", "skip_connection"},
+    {NULL, NULL}};
+
+static const struct rename UNET_TOP[] = {
+    {"time_embedding.linear_1", "time_embed.0"}, {"time_embedding.linear_2", "time_embed.2"},
+    {"conv_in", "input_blocks.0.0"},             {"conv_norm_out", "out.0"},
+    {"conv_out", "out.2"},                       {"mid_block.attentions.0", "middle_block.1"},
+    {NULL, NULL}};
+
+static const struct rename VAE_RESNET[] = {{"conv_shortcut", "nin_shortcut"}, {NULL, NULL}};
+
+static const struct rename VAE_ATTENTION[] = {{"group_norm", "norm"}, {"to_q", "q"},
+                                              {"to_k", "k"},          {"to_v", "v"},
+                                              {"to_out.0", "proj_out"}, {NULL, NULL}};
+
+static const struct rename VAE_LEGACY[] = {{"to_q", "query"}, {"to_k", "key"},
+                                           {"to_v", "value"}, {"to_out.0", "proj_attn"},
+                                           {NULL, NULL}};
+
+/* The rest of `name` after `from`, if `from` ends at a part's boundary. */
+static const char *after(const char *name, const char *from)
+{
+    size_t len = strlen(from);
+    return strncmp(name, from, len) == 0 && (name[len] == '.' || name[len] == '\0') ? name + len
+                                                                                     : NULL;
+}
+
+static bool put(char *out, const char *prefix, const char *middle, const char *rest)
+{
+    return snprintf(out, CHECKPOINT_NAME_MAX_BYTES, "%s%s%s", prefix, middle, rest) <
+           CHECKPOINT_NAME_MAX_BYTES;
+}
+
+/* prefix + the first matching rename applied to `name`; unmatched names stay as they are. */
+static bool put_renamed(char *out, const char *prefix, const struct rename *table,
+                        const char *name)
+{
+    for (; table->from != NULL; table++) {
+        const char *rest = after(name, table->from);
+        if (rest != NULL)
+            return put(out, prefix, table->to, rest);
+    }
+    return put(out, prefix, name, "");
+}
+
+static bool unet_block(const struct ldm_layout *l, const char *name, char *out)
+{
+    char prefix[96], kind[16];
+    int block, item, used = 0, per = l->layers + 1;
+    bool down = strncmp(name, "down_blocks.", 12) == 0;
+
+    if (sscanf(name, "%*[a-z_].%d.%15[a-z].%d.%n", &block, kind, &item, &used) != 3 || used == 0 ||
+        block < 0 || block >= 16)
+        return false;
+    const char *rest = name + used;
+    if (strcmp(kind, "downsamplers") == 0) {
+        snprintf(prefix, sizeof(prefix), "model.diffusion_model.input_blocks.%d.0.op",
+                 (block + 1) * per);
+        return put(out, prefix, strchr(rest, '.') ? strchr(rest, '.') : "", "");
+    }
+    if (strcmp(kind, "upsamplers") == 0) {
+        snprintf(prefix, sizeof(prefix), "model.diffusion_model.output_blocks.%d.%d.",
+                 block * per + l->layers, l->up_attention[block] ? 2 : 1);
+        return put(out, prefix, rest, "");
+    }
+    snprintf(prefix, sizeof(prefix), "model.diffusion_model.%s_blocks.%d.%d.",
+             down ? "input" : "output", block * per + item + (down ? 1 : 0),
+             strcmp(kind, "attentions") == 0);
+    return strcmp(kind, "resnets") == 0 ? put_renamed(out, prefix, UNET_RESNET, rest)
+                                        : put(out, prefix, rest, "");
+}
+
+static bool unet_name(const struct ldm_layout *l, const char *name, char *out)
+{
+    char prefix[64];
+    const char *rest;
+
+    if (strncmp(name, "down_blocks.", 12) == 0 || strncmp(name, "up_blocks.", 10) == 0)
+        return unet_block(l, name, out);
+    for (int i = 0; i < 2; i++) {
+        snprintf(prefix, sizeof(prefix), "mid_block.resnets.%d", i);
+        if ((rest = after(name, prefix)) != NULL && *rest == '.') {
+            snprintf(prefix, sizeof(prefix), "model.diffusion_model.middle_block.%d.", i * 2);
+            return put_renamed(out, prefix, UNET_RESNET, rest + 1);
+        }
+    }
+    return put_renamed(out, "model.diffusion_model.", UNET_TOP, name);
+}
+
+static bool vae_name(const struct ldm_layout *l, const char *name, char *out)
+{
+    static const char *MODEL = "first_stage_model.";
+    char prefix[96], side[16], kind[16];
+    int block, item, used = 0;
+
+    if (sscanf(name, "%15[a-z].mid_block.%15[a-z].%d.%n", side, kind, &item, &used) == 3 && used) {
+        bool attention = strcmp(kind, "attentions") == 0;
+        snprintf(prefix, sizeof(prefix), "%s%s.mid.%s_%d.", MODEL, side,
+                 attention ? "attn" : "block", item + 1);
+        return put_renamed(out, prefix, attention ? VAE_ATTENTION : VAE_RESNET, name + used);
+    }
+    if (sscanf(name, "%15[a-z].%*[a-z]_blocks.%d.%15[a-z].%d.%n", side, &block, kind, &item,
+               &used) == 4 && used) {
+        bool decoder = strcmp(side, "decoder") == 0;
+        const char *way = decoder ? "up" : "down";
+        int level = decoder ? l->vae_levels - 1 - block : block;
+        if (strcmp(kind, "resnets") == 0) {
+            snprintf(prefix, sizeof(prefix), "%s%s.%s.%d.block.%d.", MODEL, side, way, level, item);
+            return put_renamed(out, prefix, VAE_RESNET, name + used);
+        }
+        snprintf(prefix, sizeof(prefix), "%s%s.%s.%d.%ssample.", MODEL, side, way, level, way);
+        return put(out, prefix, name + used, "");
+    }
+    for (int i = 0; i < 2; i++) {
+        const char *sides[] = {"encoder.conv_norm_out", "decoder.conv_norm_out"};
+        const char *rest = after(name, sides[i]);
+        if (rest != NULL)
+            return put(out, i ? "first_stage_model.decoder" : "first_stage_model.encoder",
+                       ".norm_out", rest);
+    }
+    return put(out, MODEL, name, "");
+}
+
+bool ldm_name(const struct ldm_layout *layout, enum component component, const char *name,
+              char out[CHECKPOINT_NAME_MAX_BYTES])
+{
+    switch (component) {
+    case COMPONENT_TEXT:
+        return put(out, "cond_stage_model.transformer.", name, "");
+    case COMPONENT_UNET:
+        return unet_name(layout, name, out);
+    case COMPONENT_VAE:
+        return vae_name(layout, name, out);
+    default:
+        return false;
+    }
+}
+
+bool legacy_name(enum component component, const char *name, char out[CHECKPOINT_NAME_MAX_BYTES])
+{
+    const char *attention;
+
+    if (component == COMPONENT_TEXT)
+        return strncmp(name, "text_model.", 11) == 0 && put(out, name + 11, "", "");
+    if (component != COMPONENT_VAE || (attention = strstr(name, "attentions.0.")) == NULL)
+        return false;
+    char prefix[96];
+    snprintf(prefix, sizeof(prefix), "%.*s", (int)(attention + 13 - name), name);
+    return put_renamed(out, prefix, VAE_LEGACY, attention + 13);
+}

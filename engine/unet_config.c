@@ -1,0 +1,172 @@
+/* What the UNet looks like: from its config.json, or from the shapes in a single file. */
+#include "engine/unet.h"
+
+#include <string.h>
+
+static int refuse(struct checkpoint *c, struct err *err, const char *field, const char *value)
+{
+    return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                   "%s: its configuration has %s = %s, which this version does not draw",
+                   checkpoint_file(c, COMPONENT_UNET), field, value);
+}
+
+/* An integer, or element `i` of a list of them. */
+static int int_at(const struct json *value, int i, int fallback)
+{
+    if (value == NULL || value->type != JSON_ARRAY)
+        return (int)json_int_or(value, fallback);
+    value = value->child;
+    while (value != NULL && i-- > 0)
+        value = value->next;
+    return (int)json_int_or(value, fallback);
+}
+
+static const char *string_at(const struct json *list, int i)
+{
+    const struct json *item = list != NULL && list->type == JSON_ARRAY ? list->child : NULL;
+
+    while (item != NULL && i-- > 0)
+        item = item->next;
+    return json_string_or(item, "");
+}
+
+/* Fields that change the network; any value but these is another family. */
+static int check_fixed_fields(const struct json *json, struct checkpoint *c, struct err *err)
+{
+    static const struct {
+        const char *field, *value;
+    } STRINGS[] = {{"act_fn", "silu"},
+                   {"mid_block_type", "UNetMidBlock2DCrossAttn"},
+                   {"resnet_time_scale_shift", "default"},
+                   {"time_embedding_type", "positional"}};
+    static const char *ABSENT[] = {"addition_embed_type", "class_embed_type", "encoder_hid_dim",
+                                   "encoder_hid_dim_type", "time_cond_proj_dim", "timestep_post_act",
+                                   "cross_attention_norm", "num_class_embeds"};
+    static const char *FALSE[] = {"center_input_sample", "dual_cross_attention",
+                                  "only_cross_attention", "class_embeddings_concat"};
+
+    for (size_t i = 0; i < sizeof(STRINGS) / sizeof(STRINGS[0]); i++) {
+        const char *value = json_string_or(json_get(json, STRINGS[i].field), STRINGS[i].value);
+        if (strcmp(value, STRINGS[i].value) != 0)
+            return refuse(c, err, STRINGS[i].field, value);
+    }
+    for (size_t i = 0; i < sizeof(ABSENT) / sizeof(ABSENT[0]); i++) {
+        const struct json *value = json_get(json, ABSENT[i]);
+        if (value != NULL && value->type != JSON_NULL)
+            return refuse(c, err, ABSENT[i], value->text ? value->text : "a value");
+    }
+    for (size_t i = 0; i < sizeof(FALSE) / sizeof(FALSE[0]); i++)
+        if (json_bool_or(json_get(json, FALSE[i]), false))
+            return refuse(c, err, FALSE[i], "true");
+    return 0;
+}
+
+static int read_level(struct unet_config *u, const struct json *json, int i, struct checkpoint *c,
+                      struct err *err)
+{
+    const char *down = string_at(json_get(json, "down_block_types"), i);
+    const char *up = string_at(json_get(json, "up_block_types"), u->levels - 1 - i);
+    const struct json *heads = json_get(json, "num_attention_heads");
+    bool attention = strcmp(down, "CrossAttnDownBlock2D") == 0;
+
+    if (!attention && strcmp(down, "DownBlock2D") != 0)
+        return refuse(c, err, "down_block_types", down);
+    if (strcmp(up, attention ? "CrossAttnUpBlock2D" : "UpBlock2D") != 0)
+        return refuse(c, err, "up_block_types", up);
+    if (heads == NULL || heads->type == JSON_NULL)
+        heads = json_get(json, "attention_head_dim"); /* diffusers' name for the number of heads */
+    u->channels[i] = int_at(json_get(json, "block_out_channels"), i, 0);
+    u->layers[i] = int_at(json_get(json, "layers_per_block"), i, 2);
+    u->heads[i] = int_at(heads, i, 8);
+    u->depth[i] = int_at(json_get(json, "transformer_layers_per_block"), i, 1);
+    u->mid_depth = u->depth[i];
+    if (!attention)
+        u->depth[i] = 0;
+    return 0;
+}
+
+static int config_from_json(struct unet_config *u, const struct json *json, struct checkpoint *c,
+                            struct err *err)
+{
+    const struct json *channels = json_get(json, "block_out_channels");
+
+    if (check_fixed_fields(json, c, err) != 0)
+        return -1;
+    *u = (struct unet_config){
+        .in_channels = (int)json_int_or(json_get(json, "in_channels"), 4),
+        .out_channels = (int)json_int_or(json_get(json, "out_channels"), 4),
+        .levels = channels != NULL ? (int)channels->count : 0,
+        .context = int_at(json_get(json, "cross_attention_dim"), 0, 1280),
+        .groups = (int)json_int_or(json_get(json, "norm_num_groups"), 32),
+        .eps = (float)json_double_or(json_get(json, "norm_eps"), 1e-5),
+        .flip_sin_to_cos = json_bool_or(json_get(json, "flip_sin_to_cos"), true),
+        .freq_shift = (int)json_int_or(json_get(json, "freq_shift"), 0),
+    };
+    if (u->levels < 1 || u->levels > UNET_LEVELS_MAX)
+        return refuse(c, err, "block_out_channels", "a list of another length");
+    for (int i = 0; i < u->levels; i++)
+        if (read_level(u, json, i, c, err) != 0)
+            return -1;
+    return 0;
+}
+
+/* A file does not say how many heads: SD1 has 8, SD2 (context 1024) heads of 64. */
+static void config_from_shapes(struct unet_config *u, struct checkpoint *c)
+{
+    const enum component unet = COMPONENT_UNET;
+
+    *u = (struct unet_config){.groups = 32, .eps = 1e-5f, .flip_sin_to_cos = true};
+    u->in_channels = bind_dim(c, unet, 1, "conv_in.weight");
+    u->out_channels = bind_dim(c, unet, 0, "conv_out.weight");
+    for (int i = 0; i < UNET_LEVELS_MAX; i++) {
+        int width = bind_dim(c, unet, 0, "down_blocks.%d.resnets.0.conv1.weight", i);
+        int context = bind_dim(
+            c, unet, 1, "down_blocks.%d.attentions.0.transformer_blocks.0.attn2.to_k.weight", i);
+        if (width == 0)
+            break;
+        u->levels = i + 1;
+        u->channels[i] = width;
+        u->layers[i] = 2;
+        u->depth[i] = context > 0;
+        if (context > 0)
+            u->context = context;
+    }
+    u->mid_depth = 1;
+    for (int i = 0; i < u->levels; i++)
+        u->heads[i] = u->context == 1024 ? u->channels[i] / 64 : 8;
+}
+
+static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct err *err)
+{
+    if (u->in_channels == 9)
+        return refuse(c, err, "in_channels", "9 (an inpainting model)");
+    if (u->in_channels == 8)
+        return refuse(c, err, "in_channels", "8 (an instruct-pix2pix model)");
+    if (u->in_channels != 4 || u->out_channels != 4)
+        return refuse(c, err, "in_channels or out_channels", "another number than 4");
+    if (u->levels < 1 || u->context < 1 || u->groups < 1)
+        return refuse(c, err, "block_out_channels or cross_attention_dim", "nothing usable");
+    for (int i = 0; i < u->levels; i++) {
+        if (u->channels[i] < 1 || u->channels[i] % u->groups != 0)
+            return refuse(c, err, "block_out_channels", "a width that norm_num_groups does not divide");
+        if (u->heads[i] < 1 || u->channels[i] % u->heads[i] != 0)
+            return refuse(c, err, "attention_head_dim", "a number of heads that does not divide its width");
+        if (u->layers[i] < 1 || u->layers[i] > UNET_LAYERS_MAX)
+            return refuse(c, err, "layers_per_block", "a number outside of 1 to 4");
+        if (u->depth[i] < 0 || u->depth[i] > UNET_DEPTH_MAX || u->mid_depth < 1 ||
+            u->mid_depth > UNET_DEPTH_MAX)
+            return refuse(c, err, "transformer_layers_per_block", "a number outside of 1 to 12");
+    }
+    return 0;
+}
+
+int unet_config_read(struct unet_config *config, struct checkpoint *checkpoint, struct err *err)
+{
+    const struct json *json = checkpoint_config(checkpoint, COMPONENT_UNET);
+
+    if (json == NULL)
+        config_from_shapes(config, checkpoint);
+    else if (config_from_json(config, json, checkpoint, err) != 0)
+        return -1;
+    return check_sizes(config, checkpoint, err);
+}

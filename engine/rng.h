@@ -28,12 +28,12 @@
 enum rng_kind { RNG_TORCH, RNG_KIND_COUNT };
 
 struct rng {
-    uint32_t kind;            /* enum rng_kind */
-    uint32_t next;            /* of words; RNG_WORDS: all are used up */
+    uint32_t kind; /* enum rng_kind */
+    uint32_t next; /* of words; RNG_WORDS: all are used up */
     uint32_t words[RNG_WORDS];
-    uint32_t has_spare;       /* 0 or 1 */
-    uint32_t zero;            /* keeps the bytes free of padding */
-    double spare;             /* the second half of a pair drawn one by one */
+    uint32_t has_spare; /* 0 or 1 */
+    uint32_t zero;      /* keeps the bytes free of padding */
+    double spare;       /* the second half of a pair drawn one by one */
 };
 
 void rng_seed(struct rng *rng, enum rng_kind kind, uint64_t seed);

@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define UNICODE_SPLIT_MAX 4
 
 /* A run of characters that share a value. */
 struct unicode_range {
@@ -24,7 +23,7 @@ struct unicode_pair {
 /* A full canonical decomposition, ended by 0 when it is shorter. */
 struct unicode_split {
     uint32_t from;
-    uint32_t parts[UNICODE_SPLIT_MAX];
+    uint32_t parts[UNICODE_NFD_MAX];
 };
 
 struct unicode_join {

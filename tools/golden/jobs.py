@@ -1,19 +1,79 @@
 """The jobs of the golden set. Each model's jobs vary everything that it can vary."""
 
 LONG = "an intricate oil painting of a lighthouse on a cliff, " * 12
+FIRST = "jobs/init-72x64.png"
+SECOND = "jobs/init-64x88.png"
 
-# Without a model and an id; a missing field is absent from the job.
-SD1 = [
-    {"prompt": "a red cat", "width": 64, "height": 64, "steps": 4, "guidance_scale": 7.5, "sampler": "ddim", "seed": 1},
-    {"prompt": "two <b>Boats</b>, café", "negative_prompt": "blurry", "width": 72, "height": 120, "steps": 4,
-     "guidance_scale": 5.0, "seed": 2},
-    {"prompt": "a house", "width": 136, "height": 64, "steps": 3, "guidance_scale": 1.0, "sampler": "euler",
-     "seed": 3},
-    {"prompt": "a house at night", "negative_prompt": "", "width": 64, "height": 64, "steps": 4,
-     "guidance_scale": 7.5, "sampler": "dpm++ 2m", "schedule": "karras", "seed": 4294967297},
-]
 
-MODELS = {"sd1-small": SD1}
+def text(prompt, sampler, steps, seed, width=64, height=64, guidance=7.5, **more):
+    if sampler:
+        more["sampler"] = sampler
+    return {"prompt": prompt, "width": width, "height": height, "steps": steps, "guidance_scale": guidance,
+            "seed": seed, **more}
+
+
+def image(prompt, picture, strength, sampler, steps, seed, guidance=7.5, **more):
+    if sampler:
+        more["sampler"] = sampler
+    return {"prompt": prompt, "init_image": picture, "strength": strength, "steps": steps,
+            "guidance_scale": guidance, "seed": seed, **more}
+
+
+MODELS = {
+    "sd1-small": [
+        text("a red cat", "ddim", 4, 1),
+        text("two <b>Boats</b>, café", None, 4, 2, 72, 120, 5.0, negative_prompt="blurry"),
+        text("a house", "euler", 3, 3, 136, 64, 1.0),
+        text("a house at night", "dpm++ 2m", 4, 4294967297, negative_prompt="", schedule="karras"),
+        text("a red cat", "ddim", 5, 5, eta=0.7, negative_prompt="dog"),
+        text("a red cat", "ddim", 3, 6, guidance=1.0, eta=1.0),
+        text("a blue dog", "euler", 5, 7, schedule="karras", clip_skip=1),
+        text("a blue dog", "euler_a", 4, 8, clip_skip=2, negative_prompt="cat"),
+        text(LONG, "heun", 3, 9, 64, 72),
+        text("it's 12 o'clock!!!", "heun", 4, 10, guidance=3.5, schedule="karras"),
+        text("", "lms", 6, 11),
+        text("a tree", "lms", 5, 12, schedule="karras"),
+        text("a tree", "dpm++ 2m", 6, 13, 64, 64, 12.0),
+        text("a tree", "pndm", 6, 14),
+        text("a tree", "unipc", 5, 15),
+        text("a tree", "unipc", 4, 16, schedule="karras"),
+        text("a tree", "euler", 1, 17),
+        text("a tree", "pndm", 1, 18),
+        image("a boat", FIRST, 0.5, "ddim", 6, 19),
+        image("a boat", SECOND, 0.8, None, 5, 20, negative_prompt="sea"),
+        image("a boat", FIRST, 0.6, "heun", 5, 21),
+        image("a boat", FIRST, 0.75, "dpm++ 2m", 4, 22, schedule="karras"),
+        image("a boat", FIRST, 0.58, "lms", 7, 23, guidance=1.0),
+        image("a boat", FIRST, 1.0, "euler_a", 3, 24),
+        image("a boat", FIRST, 0.7, "unipc", 6, 25),
+        image("a boat", FIRST, 0.34, "euler", 6, 26, clip_skip=1),
+    ],
+    "sd2-small": [
+        text("a green field!", None, 4, 31),
+        text("a green field", "euler", 4, 32, 72, 64, negative_prompt="!!! bad <|ENDOFTEXT|>"),
+        text("a green field", "dpm++ 2m", 5, 33),
+        text("a green field", "unipc", 5, 34, guidance=4.0),
+        text("a green field", "pndm", 5, 35),
+        text("a green field", "heun", 3, 36),
+        text("a green field", "lms", 5, 37, schedule="karras"),
+        text("a green field", "ddim", 4, 38, eta=0.5),
+        image("a green field", FIRST, 0.5, "euler_a", 4, 39),
+    ],
+    "sd2-zsnr-sharded": [
+        text("a black room", None, 4, 41),
+        text("a black room", "ddim", 4, 42),
+        text("a black room", "dpm++ 2m", 4, 43, 64, 96),
+        text("a black room", "unipc", 4, 44),
+        text("a black room", "pndm", 5, 45),
+        text("a black room", "euler_a", 3, 46),
+        image("a black room", FIRST, 0.7, None, 4, 47),
+    ],
+    "sd1-single": [
+        text("a photo of an astronaut riding a horse", None, 3, 51, 64, 72),
+        text("日本語 😀 İstanbul é", "euler_a", 3, 52, negative_prompt="low quality, worst quality"),
+        image("a castle, 8k", SECOND, 0.5, "dpm++ 2m", 4, 53, clip_skip=1),
+    ],
+}
 
 
 def every():

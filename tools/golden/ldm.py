@@ -102,15 +102,20 @@ def vae_tensor(key, value):
     return value[:, :, None, None] if is_matrix else value
 
 
+def original_names(parts):
+    """{original name: (part, key)} for {"unet", "vae", "text_encoder"} of collections of keys."""
+    names = {}
+    for key in parts["unet"]:
+        names["model.diffusion_model." + unet_key(key)] = "unet", key
+    for key in parts["vae"]:
+        names["first_stage_model." + vae_key(key)] = "vae", key
+    for key in parts["text_encoder"]:
+        original = "cond_stage_model.transformer.text_model." + key.removeprefix("text_model.")
+        names[original] = "text_encoder", key
+    return names
+
+
 def from_diffusers(parts):
     """{"unet", "vae", "text_encoder"} of state dicts to one original checkpoint."""
-    tensors = {}
-    for key, value in parts["unet"].items():
-        tensors["model.diffusion_model." + unet_key(key)] = value
-    for key, value in parts["vae"].items():
-        original = vae_key(key)
-        tensors["first_stage_model." + original] = vae_tensor(original, value)
-    for key, value in parts["text_encoder"].items():
-        key = key.removeprefix("text_model.")
-        tensors["cond_stage_model.transformer.text_model." + key] = value
-    return tensors
+    names = original_names(parts)
+    return {name: vae_tensor(name, parts[part][key]) for name, (part, key) in names.items()}

@@ -12,12 +12,11 @@ from transformers import CLIPTokenizer
 
 
 def single(path):
-    """The single-file model: the same modules that made_models drew, filled from the file."""
+    """The single-file model: the same modules that make_models drew, filled from the file."""
     parts = make_models.sd1_single_parts()
     stored = load_file(path)
-    names = ldm.from_diffusers({part: {k: k for k in m.state_dict()} for part, m in parts.items()})
-    for original, key in names.items():
-        part = {"model": "unet", "first_stage_model": "vae"}.get(original.split(".")[0], "text_encoder")
+    names = ldm.original_names({part: module.state_dict() for part, module in parts.items()})
+    for original, (part, key) in names.items():
         tensor = parts[part].state_dict()[key]
         tensor.copy_(stored[original].float().reshape(tensor.shape))
     merges = shared.clip_merges()

@@ -59,7 +59,8 @@ struct embedding {
 
 /* One tensor of a file; several are stacked along `out` (fused query, key and value). */
 struct weight_part {
-    const void *data; /* out × in × kernel × kernel, as torch stores it; borrowed for the call */
+    const void *data; /* out × in × kernel × kernel, as torch stores it; borrowed until
+                         weight_free, since other forms are made when first needed */
     enum dtype dtype;
     int out;
 };
@@ -154,6 +155,7 @@ struct backend {
     const struct backend_ops *ops;
     enum dtype compute;    /* type of activations and of matrix products' inputs */
     const char *isa;
+    bool native_bf16;      /* bf16 products are faster than f32 ones here */
     int threads;
     size_t weights_bytes;  /* of all live weights and vectors */
 };
@@ -164,7 +166,8 @@ struct pass {
     struct backend *backend;
     struct arena *arena;
     bool planning;
-    enum dtype act; /* type that pass_tensor gives */
+    enum dtype act;       /* type that pass_tensor gives */
+    size_t prepare_bytes; /* of weights in forms that this plan needs and that are not made yet */
     bool failed;
     struct err *err;
 };

@@ -131,32 +131,36 @@ void unet_release(struct unet *unet)
 
 /* ---- forward ---- */
 
+/* cos and sin of t at geometric rates from 1 to 1/10000, or sin first. */
+static void sinusoid_row(struct pass *pass, const struct unet *unet, double timestep,
+                         struct tensor *row)
+{
+    float values[UNET_WIDTH_MAX];
+    int half = row->c / 2, cos_at = unet->config.flip_sin_to_cos ? 0 : half;
+
+    for (int i = 0; i < half; i++) {
+        float rate = expf(-logf(10000.0f) * (float)i / (float)(half - unet->config.freq_shift));
+        float angle = (float)timestep * rate;
+        values[cos_at + i] = cosf(angle);
+        values[half - cos_at + i] = sinf(angle);
+    }
+    op_upload(pass, row, values);
+}
+
 /* Vaswani et al. 2017, as Ho et al. 2020 scale it: silu(linear2(silu(linear1(sinusoids)))). */
 static struct tensor time_forward(struct pass *pass, const struct unet *unet,
                                   const double *timesteps, int n)
 {
-    int width = unet->time1.in, half = width / 2;
+    int width = unet->time1.in;
     struct tensor sinusoids = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, width);
     struct tensor hidden = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, unet->time1.out);
     struct tensor y = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, unet->time2.out);
-    struct tensor host = {0};
 
-    if (!pass->planning && !pass->failed) {
-        float values[8192];
-        ASSERT(n * width <= (int)(sizeof(values) / sizeof(values[0])) || width <= 8192 / 2);
-        for (int first = 0; first < n; first++) {
-            for (int i = 0; i < half; i++) {
-                float rate = expf(-logf(10000.0f) * (float)i /
-                                  (float)(half - unet->config.freq_shift));
-                float angle = (float)timesteps[first] * rate;
-                values[unet->config.flip_sin_to_cos ? half + i : i] = sinf(angle);
-                values[unet->config.flip_sin_to_cos ? i : half + i] = cosf(angle);
-            }
-            host = sinusoids;
-            host.n = 1;
-            host.data = (float *)sinusoids.data + (size_t)first * (size_t)width;
-            op_upload(pass, &host, values);
-        }
+    for (int i = 0; i < n && !pass->planning && !pass->failed; i++) {
+        struct tensor row = sinusoids;
+        row.n = 1;
+        row.data = (float *)sinusoids.data + (size_t)i * (size_t)width;
+        sinusoid_row(pass, unet, timesteps[i], &row);
     }
     op_matmul(pass, &(struct matmul){
                         .linear = &unet->time1, .x = &sinusoids, .y = &hidden, .act = ACT_SILU});

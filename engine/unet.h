@@ -9,6 +9,7 @@
 
 #include "engine/blocks.h"
 
+#define UNET_WIDTH_MAX 8192
 #define UNET_LEVELS_MAX 6
 #define UNET_LAYERS_MAX 4  /* resnets of one level on the way down */
 #define UNET_DEPTH_MAX 12  /* transformer blocks after one resnet */

@@ -147,7 +147,8 @@ static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct
     if (u->levels < 1 || u->context < 1 || u->groups < 1)
         return refuse(c, err, "block_out_channels or cross_attention_dim", "nothing usable");
     for (int i = 0; i < u->levels; i++) {
-        if (u->channels[i] < 1 || u->channels[i] % u->groups != 0)
+        if (u->channels[i] < 2 || u->channels[i] > UNET_WIDTH_MAX ||
+            u->channels[i] % u->groups != 0)
             return refuse(c, err, "block_out_channels", "a width that norm_num_groups does not divide");
         if (u->heads[i] < 1 || u->channels[i] % u->heads[i] != 0)
             return refuse(c, err, "attention_head_dim", "a number of heads that does not divide its width");

@@ -1,0 +1,183 @@
+/*
+ * 3×3 convolutions: which algorithm, and the two that are not Winograd's, im2col over the matrix
+ * driver and oneDNN's direct form.
+ *
+ * The choice depends on the layer, the picture's shape and the processor alone, never on the batch
+ * or on what memory holds, so that a picture is the same wherever its device class draws it.
+ */
+#include "engine/cpu/direct.h"
+
+enum algorithm { ALGORITHM_GEMM, ALGORITHM_WINOGRAD, ALGORITHM_DIRECT };
+
+static enum algorithm choose(const struct cpu_backend *cpu, const struct conv2d *a)
+{
+    (void)cpu;
+    if (!winograd_suits(a) || a->conv->in < 16 || a->conv->out < 16)
+        return ALGORITHM_GEMM;
+    return ALGORITHM_WINOGRAD;
+}
+
+/* x after its affine, dense, in the type that products are computed in. Scratch; drop `data`. */
+static struct tensor materialise(struct pass *pass, const struct tensor *x,
+                                 const struct affine *pre)
+{
+    const struct cpu_backend *cpu = cpu_of(pass);
+    struct tensor y = pass_tensor_of(pass, cpu->base.compute, x->n, x->h, x->w, x->c);
+    int64_t rows = tensor_rows(x), per_sample = (int64_t)x->h * x->w;
+
+    if (pass->planning || pass->failed)
+        return y;
+#pragma omp parallel for schedule(static) num_threads(cpu->base.threads)
+    for (int64_t row = 0; row < rows; row++) {
+        struct pre p = pre_of(pre, row / per_sample, x->c);
+        if (y.dtype == DTYPE_BF16)
+            cpu->kernels->load_bf16(row_at(&y, row), row_at(x, row), x->dtype, x->c, &p);
+        else
+            cpu->kernels->load_f32(row_at(&y, row), row_at(x, row), x->dtype, x->c, &p);
+    }
+    return y;
+}
+
+/* ---- im2col, tap by tap ---- */
+
+struct im2col {
+    const struct cpu_backend *cpu;
+    const struct conv2d *a;
+    const struct tensor *x; /* materialised */
+};
+
+/* The input pixel under tap (ky, kx) of an output pixel, or NULL in the padding. */
+static const void *input_pixel(const struct conv2d *a, const struct tensor *x, int64_t row, int tap)
+{
+    int pad = a->pad_end_only ? 0 : 1, shift = a->upsample ? 1 : 0;
+    int64_t per_sample = (int64_t)a->y->h * a->y->w, n = row / per_sample;
+    int y = (int)(row % per_sample / a->y->w), col = (int)(row % a->y->w);
+    int iy = y * a->conv->stride + tap / 3 - pad, ix = col * a->conv->stride + tap % 3 - pad;
+    int height = a->upsample ? a->y->h : x->h, width = a->upsample ? a->y->w : x->w;
+
+    if (iy < 0 || ix < 0 || iy >= height || ix >= width)
+        return NULL;
+    return row_at(x, (n * x->h + (iy >> shift)) * x->w + (ix >> shift));
+}
+
+static void im2col_fill(const void *context, int segment, int64_t row, int rows, void *a, size_t ld)
+{
+    const struct im2col *c = context;
+    const struct panels *p = &c->a->conv->weight->panels;
+    size_t element = p->type == PANEL_PAIRS ? 2 : 4;
+    struct pre none = {0};
+
+    for (int i = 0; i < rows; i++) {
+        char *dst = (char *)a + (size_t)i * ld * element;
+        const void *pixel = input_pixel(c->a, c->x, row + i, segment);
+        if (pixel == NULL)
+            memset(dst, 0, (size_t)p->segment_k * element);
+        else if (p->type == PANEL_PAIRS) {
+            memcpy(dst, pixel, (size_t)c->x->c * sizeof(uint16_t));
+            if (c->x->c & 1)
+                ((uint16_t *)dst)[c->x->c] = 0;
+        } else
+            c->cpu->kernels->load_f32((float *)dst, pixel, c->x->dtype, c->x->c, &none);
+    }
+}
+
+/* Bias, time and residual for columns [column, column + columns) of one pixel. */
+static struct finish finish_at(const struct conv2d *a, int64_t row, int column)
+{
+    int64_t sample = row / ((int64_t)a->y->h * a->y->w);
+    struct finish f = {.y = (char *)row_at(a->y, row) + (size_t)column * dtype_bytes(a->y->dtype),
+                       .y_dtype = a->y->dtype};
+
+    if (a->conv->bias)
+        f.bias = a->conv->bias + column;
+    if (a->time)
+        f.time = (const float *)row_at(a->time, sample) + column;
+    if (a->residual) {
+        f.residual = (const char *)row_at(a->residual, row) +
+                     (size_t)column * dtype_bytes(a->residual->dtype);
+        f.residual_dtype = a->residual->dtype;
+    }
+    return f;
+}
+
+static void im2col_emit(const void *context, int64_t row, int rows, int column, int columns,
+                        const float *c, size_t ldc)
+{
+    const struct im2col *im = context;
+
+    for (int i = 0; i < rows; i++) {
+        struct finish f = finish_at(im->a, row + i, column);
+        im->cpu->kernels->finish(c + (size_t)i * ldc, columns, &f);
+    }
+}
+
+static void gemm_conv2d(struct pass *pass, const struct conv2d *a, const struct tensor *x)
+{
+    struct cpu_backend *cpu = cpu_of(pass);
+    struct weight *w = a->conv->weight;
+    struct im2col context = {.cpu = cpu, .a = a, .x = x};
+
+    if (pass->planning)
+        pass->prepare_bytes += weight_pack_bytes(cpu, w);
+    else if (weight_pack(cpu, w, pass->err) != 0) {
+        pass->failed = true;
+        return;
+    }
+    cpu_gemm(pass, &(struct gemm){.b = weight_panels(cpu, w),
+                                  .rows = tensor_rows(a->y),
+                                  .fill = im2col_fill,
+                                  .emit = im2col_emit,
+                                  .context = &context});
+}
+
+/* ---- direct ---- */
+
+/* y = c + time + residual; bias is in c already. */
+static void add_rest(struct pass *pass, const struct conv2d *a, const struct tensor *c)
+{
+    const struct cpu_backend *cpu = cpu_of(pass);
+    int64_t rows = tensor_rows(c);
+
+#pragma omp parallel for schedule(static) num_threads(cpu->base.threads)
+    for (int64_t row = 0; row < rows; row++) {
+        struct finish f = finish_at(a, row, 0);
+        f.bias = NULL;
+        cpu->kernels->finish_as(row_at(c, row), c->dtype, c->c, &f);
+    }
+}
+
+static void direct_path(struct pass *pass, const struct conv2d *a, const struct tensor *x)
+{
+    bool whole = a->time == NULL && a->residual == NULL && a->y->dtype == x->dtype;
+    struct tensor c = *a->y;
+
+    if (!whole)
+        c = pass_tensor_of(pass, x->dtype, a->y->n, a->y->h, a->y->w, a->y->c);
+    direct_conv2d(pass, a, x, &c);
+    if (whole)
+        return;
+    if (!pass->planning && !pass->failed)
+        add_rest(pass, a, &c);
+    pass_drop(pass, &c);
+}
+
+void cpu_conv2d(struct pass *pass, const struct conv2d *a)
+{
+    const struct cpu_backend *cpu = cpu_of(pass);
+    enum algorithm algorithm = choose(cpu, a);
+    bool as_it_is = a->pre == NULL && a->x->dtype == cpu->base.compute;
+    struct tensor x = *a->x;
+
+    if (algorithm == ALGORITHM_WINOGRAD) {
+        winograd_conv2d(pass, a);
+        return;
+    }
+    if (!as_it_is)
+        x = materialise(pass, a->x, a->pre);
+    if (algorithm == ALGORITHM_DIRECT)
+        direct_path(pass, a, &x);
+    else
+        gemm_conv2d(pass, a, &x);
+    if (!as_it_is)
+        pass_drop(pass, &x);
+}

@@ -1,0 +1,138 @@
+/*
+ * cpu.h: what the files of the CPU back end share.
+ *
+ * The back end's matrix products, attention, norms and Winograd convolutions are its own (kernels.h
+ * does the inner loops); oneDNN serves direct convolutions and, where the processor has AMX, matrix
+ * products in bf16 (direct.h). Threads are OpenMP's, inside an operator only.
+ */
+#ifndef ATELIER_ENGINE_CPU_CPU_H
+#define ATELIER_ENGINE_CPU_CPU_H
+
+#include "engine/cpu/kernels.h"
+
+#define CPU_THREADS_MAX 512
+#define CPU_STACK_MAX 3       /* parts of one weight */
+#define CPU_SEGMENT_MAX 2560  /* k of one product before the next begins */
+#define CPU_PAD 16            /* elements between rows of scratch, against cache aliasing */
+
+enum panel_type {
+    PANEL_F32,
+    PANEL_PAIRS, /* bf16, two k together, for the bf16 dot product */
+    PANEL_BF16,  /* 16-bit in memory, widened to f32 before the product */
+    PANEL_F16,
+};
+
+/* A matrix packed segment by segment: segment s holds rows [s · segment_k, …) of all columns, in
+ * panels as kernels.h describes. A segment is a tap of a filter or CPU_SEGMENT_MAX rows. */
+struct panels {
+    enum panel_type type;
+    void *data;
+    int n;         /* columns, gates and padding of GEGLU included */
+    int n_padded;  /* columns in memory */
+    int segments;
+    int segment_k; /* rows of a segment */
+    int last_k;    /* rows of the last one; all are even where the type needs it */
+    size_t bytes;
+};
+
+struct direct; /* oneDNN's form of a weight */
+
+struct weight {
+    struct weight_part parts[CPU_STACK_MAX];
+    int part_count;
+    int in, out, kernel;
+    bool geglu, lookup;
+    struct panels panels; /* data NULL until packed */
+    float *winograd;      /* 36 packed matrices in × out, NULL until transformed */
+    size_t winograd_bytes;
+    struct direct *direct;
+};
+
+struct cpu_backend {
+    struct backend base;
+    const struct cpu_kernels *kernels;
+    bool emulated_bf16; /* computes in bf16 without a dot product for it */
+    bool weights_16bit;
+    struct direct_engine *direct; /* oneDNN; NULL where it is not wanted */
+};
+
+static inline struct cpu_backend *cpu_of(struct pass *pass)
+{
+    return (struct cpu_backend *)pass->backend;
+}
+
+static inline int64_t div_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline void *row_at(const struct tensor *t, int64_t row)
+{
+    return (char *)t->data + (size_t)(row * t->ld) * dtype_bytes(t->dtype);
+}
+
+/* ---- gemm.c ---- */
+
+/* Element (k, column) of the matrix that is to be packed. */
+typedef float (*panel_element)(const void *from, int k, int column);
+
+/* The type that a weight of this source dtype is packed into. */
+enum panel_type panel_type_for(const struct cpu_backend *cpu, enum dtype source);
+size_t panel_type_bytes(enum panel_type type);
+
+/* Packs the weight's matrix (its im2col form for 3×3) once. Fails with ERR_MEMORY. */
+int weight_pack(struct cpu_backend *cpu, struct weight *weight, struct err *err) must_check;
+
+/* Bytes that weight_pack will take, 0 when it is done. */
+size_t weight_pack_bytes(const struct cpu_backend *cpu, const struct weight *weight);
+
+/* The panels as they are or, before packing, as they will be (data NULL), for planning. */
+struct panels weight_panels(const struct cpu_backend *cpu, const struct weight *weight);
+
+/* Fills rows [row, row + rows) of segment `segment` of A at stride ld: f32, or bf16 for PANEL_PAIRS.
+ * Pads an odd k with zero. */
+typedef void (*gemm_fill)(const void *context, int segment, int64_t row, int rows, void *a,
+                          size_t ld);
+/* Takes finished columns [column, column + columns) of those rows. */
+typedef void (*gemm_emit)(const void *context, int64_t row, int rows, int column, int columns,
+                          const float *c, size_t ldc);
+
+struct gemm {
+    struct panels b;
+    int64_t rows;
+    int row_block_max; /* 0: as it likes */
+    gemm_fill fill;
+    gemm_emit emit;
+    const void *context;
+};
+
+/* The threaded product; scratch comes from the pass. */
+void cpu_gemm(struct pass *pass, const struct gemm *gemm);
+
+void cpu_matmul(struct pass *pass, const struct matmul *args);
+
+/* ---- the others ---- */
+
+void cpu_conv2d(struct pass *pass, const struct conv2d *args);
+void cpu_attention(struct pass *pass, const struct attention *args);
+void cpu_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                    struct affine *out);
+void cpu_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                    struct tensor *y);
+
+/* winograd.c: 3×3, stride 1, padding 1. */
+bool winograd_suits(const struct conv2d *args);
+size_t winograd_weight_bytes(const struct cpu_backend *cpu, const struct weight *weight);
+void winograd_conv2d(struct pass *pass, const struct conv2d *args);
+
+/* The pre of one sample for the kernels. */
+static inline struct pre pre_of(const struct affine *affine, int64_t sample, int channels)
+{
+    size_t at = (size_t)sample * (size_t)channels;
+    return affine == NULL ? (struct pre){0}
+                          : (struct pre){.scale = affine->scale + at,
+                                         .shift = affine->shift + at,
+                                         .silu = affine->silu};
+}
+
+#endif

@@ -206,11 +206,15 @@ void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
 
 /* ---- devices ---- */
 
+/* How 3×3 convolutions are computed; anything but CONV_BY_TABLE is for tests and measurements. */
+enum conv_algorithm { CONV_BY_TABLE, CONV_GEMM, CONV_WINOGRAD, CONV_DIRECT };
+
 struct backend_options {
     enum dtype compute;
-    const char *isa;   /* "auto" or a name */
+    const char *isa; /* "auto" or a name */
     int threads;
     bool weights_16bit;
+    enum conv_algorithm conv;
 };
 
 /* Each fails with ERR_UNSUPPORTED when this machine or build lacks it. */

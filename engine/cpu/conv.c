@@ -7,14 +7,18 @@
  */
 #include "engine/cpu/direct.h"
 
-enum algorithm { ALGORITHM_GEMM, ALGORITHM_WINOGRAD, ALGORITHM_DIRECT };
-
-static enum algorithm choose(const struct cpu_backend *cpu, const struct conv2d *a)
+static enum conv_algorithm choose(const struct cpu_backend *cpu, const struct conv2d *a)
 {
-    (void)cpu;
-    if (!winograd_suits(a) || a->conv->in < 16 || a->conv->out < 16)
-        return ALGORITHM_GEMM;
-    return ALGORITHM_WINOGRAD;
+    bool winograd = winograd_suits(a);
+    bool direct = !a->upsample && direct_supports(cpu->direct, cpu->base.compute);
+
+    if (cpu->conv == CONV_WINOGRAD && winograd)
+        return CONV_WINOGRAD;
+    if (cpu->conv == CONV_DIRECT && direct)
+        return CONV_DIRECT;
+    if (cpu->conv != CONV_BY_TABLE || !winograd || a->conv->in < 16 || a->conv->out < 16)
+        return CONV_GEMM;
+    return CONV_WINOGRAD;
 }
 
 /* x after its affine, dense, in the type that products are computed in. Scratch; drop `data`. */
@@ -164,17 +168,17 @@ static void direct_path(struct pass *pass, const struct conv2d *a, const struct 
 void cpu_conv2d(struct pass *pass, const struct conv2d *a)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
-    enum algorithm algorithm = choose(cpu, a);
+    enum conv_algorithm algorithm = choose(cpu, a);
     bool as_it_is = a->pre == NULL && a->x->dtype == cpu->base.compute;
     struct tensor x = *a->x;
 
-    if (algorithm == ALGORITHM_WINOGRAD) {
+    if (algorithm == CONV_WINOGRAD) {
         winograd_conv2d(pass, a);
         return;
     }
     if (!as_it_is)
         x = materialise(pass, a->x, a->pre);
-    if (algorithm == ALGORITHM_DIRECT)
+    if (algorithm == CONV_DIRECT)
         direct_path(pass, a, &x);
     else
         gemm_conv2d(pass, a, &x);

@@ -74,7 +74,7 @@ static dnnl_status_t conv_desc_make(dnnl_primitive_desc_t *pd, dnnl_engine_t eng
                                     const dnnl_dim_t *left, const dnnl_dim_t *right,
                                     const_dnnl_primitive_attr_t attr)
 {
-    const dnnl_dim_t dilates[2] = {0, 0};
+    const dnnl_dims_t dilates = {0, 0};
 #if DNNL_VERSION_MAJOR >= 3
     return dnnl_convolution_forward_primitive_desc_create(
         pd, engine, dnnl_forward_inference, dnnl_convolution_direct, d[0], d[1], d[2], d[3], strides,
@@ -169,7 +169,7 @@ static void *source_filter(const struct weight *w, enum dtype compute)
 static bool reorder_weights(struct direct_engine *e, struct primitive *p, const struct weight *w,
                             desc_ref wanted, enum dtype compute, dnnl_data_type_t type)
 {
-    const dnnl_dim_t dims[4] = {w->out, w->in, 3, 3};
+    const dnnl_dims_t dims = {w->out, w->in, 3, 3};
     dnnl_memory_t plain = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_t reorder = NULL;
@@ -228,10 +228,11 @@ static bool make_primitive(struct cpu_backend *cpu, const struct conv2d *a, cons
     struct direct_engine *e = cpu->direct;
     const struct conv *c = a->conv;
     dnnl_data_type_t type = x->dtype == DTYPE_F32 ? dnnl_f32 : dnnl_bf16;
-    const dnnl_dim_t src[4] = {1, c->in, x->h, x->w}, dst[4] = {1, c->out, a->y->h, a->y->w};
-    const dnnl_dim_t filter[4] = {c->out, c->in, 3, 3}, bias[1] = {c->out};
-    const dnnl_dim_t strides[2] = {c->stride, c->stride}, left[2] = {!a->pad_end_only, !a->pad_end_only};
-    dnnl_dim_t right[2];
+    const dnnl_dims_t src = {1, c->in, x->h, x->w}, dst = {1, c->out, a->y->h, a->y->w};
+    const dnnl_dims_t filter = {c->out, c->in, 3, 3}, bias = {c->out};
+    const dnnl_dims_t strides = {c->stride, c->stride};
+    const dnnl_dims_t left = {!a->pad_end_only, !a->pad_end_only};
+    dnnl_dims_t right = {0};
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_attr_t attr = NULL;
     desc_t descs[4];

@@ -17,11 +17,14 @@ static void put_text(struct buf *out, const char *key, const char *text)
     buf_char(out, ',');
 }
 
-/* Microseconds are enough, and keep the text short. */
+/* Microseconds are enough, and keep the text short; negative is unknown. */
 static void put_seconds(struct buf *out, const char *key, double seconds)
 {
     buf_printf(out, "\"%s\":", key);
-    json_write_double(out, round(seconds * 1e6) / 1e6);
+    if (seconds < 0)
+        buf_str(out, "null");
+    else
+        json_write_double(out, round(seconds * 1e6) / 1e6);
     buf_char(out, ',');
 }
 

@@ -49,7 +49,8 @@ struct manifest {
     int attempt;
     int64_t started_ns, finished_ns; /* wall clock */
     struct manifest_times times;
-    double predicted_s, actual_s; /* compute seconds; money is both times the price, if known */
+    double predicted_s; /* compute seconds; negative: unknown */
+    double actual_s;    /* money is both times the price, which an embedded run does not know */
 };
 
 void manifest_write(const struct manifest *manifest, struct buf *out);

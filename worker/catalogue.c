@@ -1,0 +1,264 @@
+#include "worker/catalogue.h"
+
+#include "common/json.h"
+#include "common/nearest.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILE_NAME "catalogue.json"
+#define NAMES_SHOWN 8
+
+static int by_name(const void *a, const void *b)
+{
+    const struct catalogue_model *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+/* The length of a model's name in a file name, 0 when it is no model. */
+static size_t name_length(const char *dir, const char *entry)
+{
+    static const char extension[] = ".safetensors";
+    char path[FILE_PATH_MAX_BYTES], index[FILE_PATH_MAX_BYTES];
+    size_t len = strlen(entry), tail = sizeof(extension) - 1;
+    if (entry[0] == '.' || file_join(path, dir, entry, NULL) != 0)
+        return 0;
+    if (!file_is_dir(path))
+        return len > tail && strcmp(entry + len - tail, extension) == 0 ? len - tail : 0;
+    return file_join(index, path, "model_index.json", NULL) == 0 && file_exists(index) ? len : 0;
+}
+
+static int add(struct catalogue *catalogue, const char *entry, size_t name_len, struct err *err)
+{
+    char path[FILE_PATH_MAX_BYTES];
+    if (catalogue->count == CATALOGUE_MODELS_MAX)
+        return err_set(err, ERR_LIMIT, ERR_FATAL, "%s holds more than %d models", catalogue->dir,
+                       CATALOGUE_MODELS_MAX);
+    if (file_join(path, catalogue->dir, entry, err) != 0)
+        return -1;
+    void *models = realloc(catalogue->models, (catalogue->count + 1) * sizeof(*catalogue->models));
+    if (models)
+        catalogue->models = models;
+    char *name = strndup(entry, name_len), *own_path = strdup(path);
+    if (!models || !name || !own_path) {
+        free(name);
+        free(own_path);
+        return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory to list %s", catalogue->dir);
+    }
+    catalogue->models[catalogue->count++] =
+        (struct catalogue_model){.name = name, .path = own_path, .guidance_scale = -1};
+    return 0;
+}
+
+static int list(struct catalogue *catalogue, struct err *err)
+{
+    struct dirent *entry;
+    int rc = 0;
+    DIR *dir = opendir(catalogue->dir);
+    if (!dir) {
+        file_error(err, errno, "open the models directory", catalogue->dir);
+        err->class = ERR_FATAL;
+        return -1;
+    }
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        size_t len = name_length(catalogue->dir, entry->d_name);
+        if (len > 0)
+            rc = add(catalogue, entry->d_name, len, err);
+    }
+    closedir(dir);
+    if (catalogue->count > 0)
+        qsort(catalogue->models, catalogue->count, sizeof(*catalogue->models), by_name);
+    return rc;
+}
+
+static int bad(struct err *err, const struct catalogue *catalogue, const char *model,
+               const char *key, const char *problem)
+{
+    return err_set(err, ERR_INVALID, ERR_FATAL, "%s/" FILE_NAME ": models.%.80s.%.80s: %s",
+                   catalogue->dir, model, key, problem);
+}
+
+/* The job contract judges the defaults: they are read as a job would be. */
+static int read_defaults(const struct catalogue *catalogue, struct catalogue_model *model,
+                         const struct json *defaults, struct err *err)
+{
+    static const char *const allowed[] = {"width",   "height",   "steps",          "guidance_scale",
+                                          "sampler", "schedule", "negative_prompt"};
+    struct buf text;
+    struct job job;
+    struct job_problems *problems = malloc(sizeof(*problems));
+    int rc = -1;
+    buf_init(&text, JOB_MAX_BYTES);
+    buf_str(&text, "{\"model\":\"m\",\"prompt\":\"\"");
+    for (const struct json *value = defaults->child; value; value = value->next) {
+        bool known = false;
+        for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++)
+            known = known || strcmp(allowed[i], value->key) == 0;
+        if (!known) {
+            bad(err, catalogue, model->name, value->key, "is no default that a catalogue can give");
+            goto out;
+        }
+        buf_printf(&text, ",\"%s\":", value->key);
+        json_write_canonical(&text, value);
+    }
+    buf_char(&text, '}');
+    if (text.failed || !problems) {
+        err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory to read " FILE_NAME);
+        goto out;
+    }
+    if (job_parse(&job, text.data, text.len, problems, NULL) == 0) {
+        model->width = job.width;
+        model->height = job.height;
+        model->steps = job.steps;
+        model->guidance_scale = job.guidance_scale;
+        model->sampler = job.sampler;   /* points into a table */
+        model->schedule = job.schedule; /* the same */
+        model->negative_prompt = json_string_or(json_get(defaults, "negative_prompt"), NULL);
+        rc = 0;
+    } else {
+        bad(err, catalogue, model->name, problems->items[0].field, problems->items[0].problem);
+    }
+    job_release(&job);
+out:
+    free(problems);
+    buf_release(&text);
+    return rc;
+}
+
+static int read_entry(struct catalogue *catalogue, const struct json *entry, struct err *err)
+{
+    char hint[512];
+    int number = catalogue_find(catalogue, entry->key);
+    if (number < 0) {
+        catalogue_hint(catalogue, entry->key, hint, sizeof(hint));
+        return err_set(err, ERR_NOT_FOUND, ERR_FATAL,
+                       "%s/" FILE_NAME ": there is no model \"%.80s\" beside it%s", catalogue->dir,
+                       entry->key, hint);
+    }
+    struct catalogue_model *model = &catalogue->models[number];
+    model->listed = true;
+    if (entry->type != JSON_OBJECT)
+        return bad(err, catalogue, entry->key, "", "must be an object");
+    for (const struct json *value = entry->child; value; value = value->next) {
+        const char *text = json_string_or(value, NULL);
+        if (strcmp(value->key, "defaults") == 0 && value->type == JSON_OBJECT) {
+            if (read_defaults(catalogue, model, value, err) != 0)
+                return -1;
+        } else if (strcmp(value->key, "tier") == 0 && text &&
+                   (strcmp(text, "fast") == 0 || strcmp(text, "standard") == 0 ||
+                    strcmp(text, "premium") == 0)) {
+            model->tier = text;
+        } else if (strcmp(value->key, "prediction") == 0 && text &&
+                   (strcmp(text, "epsilon") == 0 || strcmp(text, "v_prediction") == 0)) {
+            model->prediction = text;
+        } else if (strcmp(value->key, "description") != 0 || !text) {
+            return bad(err, catalogue, entry->key, value->key,
+                       "is no key with a good value (known are tier: fast, standard, premium; "
+                       "prediction: epsilon, v_prediction; defaults; description)");
+        }
+    }
+    return 0;
+}
+
+static int read_file(struct catalogue *catalogue, struct err *err)
+{
+    char path[FILE_PATH_MAX_BYTES];
+    if (file_join(path, catalogue->dir, FILE_NAME, err) != 0)
+        return -1;
+    if (!file_exists(path))
+        return 0;
+    if (json_parse_file(&catalogue->doc, path, NULL, err) != 0) {
+        err->class = ERR_FATAL;
+        return -1;
+    }
+    const struct json *models = json_get(json_root(catalogue->doc), "models");
+    if (!models || models->type != JSON_OBJECT)
+        return err_set(err, ERR_FORMAT, ERR_FATAL, "%s: expected {\"models\": {…}}", path);
+    for (const struct json *entry = models->child; entry; entry = entry->next)
+        if (read_entry(catalogue, entry, err) != 0)
+            return -1;
+    return 0;
+}
+
+int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err)
+{
+    *catalogue = (struct catalogue){0};
+    if (strlen(dir) >= sizeof(catalogue->dir))
+        return err_set(err, ERR_LIMIT, ERR_FATAL, "the models directory's path is too long");
+    strcpy(catalogue->dir, dir);
+    int rc = list(catalogue, err);
+    if (rc == 0 && catalogue->count == 0)
+        rc = err_set(err, ERR_NOT_FOUND, ERR_FATAL,
+                     "%s holds no model: expected folders with a model_index.json or .safetensors "
+                     "files (if it is a model itself, give the directory above it)",
+                     dir);
+    if (rc == 0)
+        rc = read_file(catalogue, err);
+    if (rc != 0)
+        catalogue_release(catalogue);
+    return rc;
+}
+
+void catalogue_release(struct catalogue *catalogue)
+{
+    for (size_t i = 0; i < catalogue->count; i++) {
+        free(catalogue->models[i].name);
+        free(catalogue->models[i].path);
+    }
+    free(catalogue->models);
+    json_doc_free(catalogue->doc);
+    *catalogue = (struct catalogue){0};
+}
+
+int catalogue_find(const struct catalogue *catalogue, const char *name)
+{
+    struct catalogue_model key = {.name = (char *)name};
+    if (catalogue->count == 0)
+        return -1;
+    const struct catalogue_model *found =
+        bsearch(&key, catalogue->models, catalogue->count, sizeof(*catalogue->models), by_name);
+    return found ? (int)(found - catalogue->models) : -1;
+}
+
+void catalogue_hint(const struct catalogue *catalogue, const char *name, char *out, size_t size)
+{
+    char hint[NEAREST_HINT_BYTES] = "";
+    const char **names = calloc(catalogue->count + 1, sizeof(*names));
+    *out = '\0';
+    if (!names)
+        return;
+    for (size_t i = 0; i < catalogue->count; i++)
+        names[i] = catalogue->models[i].name;
+    nearest_hint(hint, name, names, catalogue->count);
+    size_t used = (size_t)snprintf(out, size, "%s", hint);
+    for (size_t i = 0; !*hint && i < catalogue->count && i < NAMES_SHOWN && used < size; i++)
+        used +=
+            (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "; there are: ", names[i]);
+    if (!*hint && catalogue->count > NAMES_SHOWN && used < size)
+        snprintf(out + used, size - used, ", …");
+    free(names);
+}
+
+void catalogue_fill(const struct catalogue *catalogue, int number, struct job *job)
+{
+    const struct catalogue_model *model = &catalogue->models[number];
+    if (!job->tier)
+        job->tier = model->tier;
+    if (job->width == 0 && !job->init_image)
+        job->width = model->width;
+    if (job->height == 0 && !job->init_image)
+        job->height = model->height;
+    if (job->steps == 0)
+        job->steps = model->steps;
+    if (job->guidance_scale < 0)
+        job->guidance_scale = model->guidance_scale;
+    if (!job->sampler)
+        job->sampler = model->sampler;
+    if (!job->schedule)
+        job->schedule = model->schedule;
+    if (!job->negative_prompt)
+        job->negative_prompt = model->negative_prompt;
+}

@@ -1,0 +1,60 @@
+/*
+ * catalogue.h: the models directory: which models there are, by name.
+ *
+ * A model is a folder with a model_index.json, or a .safetensors file; it is named by the folder,
+ * or by the file without its extension. An optional catalogue.json in the directory gives tiers and
+ * defaults:
+ *
+ *     {"models": {"tiny-shapes": {"tier": "fast", "prediction": "epsilon",
+ *                                 "defaults": {"steps": 20, "guidance_scale": 4, "width": 128}}}}
+ *
+ * An unknown key or a model that is not there is an error. Read once, then constant: any thread.
+ */
+#ifndef ATELIER_WORKER_CATALOGUE_H
+#define ATELIER_WORKER_CATALOGUE_H
+
+#include "common/err.h"
+#include "common/file.h"
+#include "schema/job.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CATALOGUE_MODELS_MAX 10000
+
+struct json_doc;
+
+struct catalogue_model {
+    char *name;
+    char *path;
+    const char *tier;       /* or NULL */
+    const char *prediction; /* "epsilon" or "v_prediction" over what is detected; or NULL */
+    /* Defaults for jobs that do not say; "not given" as in struct job. */
+    int width, height, steps;
+    double guidance_scale;
+    const char *sampler, *schedule, *negative_prompt;
+    bool listed; /* in catalogue.json */
+};
+
+struct catalogue {
+    char dir[FILE_PATH_MAX_BYTES];
+    struct catalogue_model *models; /* sorted by name */
+    size_t count;
+    struct json_doc *doc; /* of catalogue.json; owns the strings above */
+};
+
+/* Reads a directory. Errors: it is not there, holds no model, a bad catalogue.json. */
+int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err) must_check;
+void catalogue_release(struct catalogue *catalogue);
+
+/* The model's number, or -1. */
+int catalogue_find(const struct catalogue *catalogue, const char *name);
+
+/* Writes a hint with the nearest names, "; did you mean …?", or all names when there are few. */
+void catalogue_hint(const struct catalogue *catalogue, const char *name, char *out, size_t size);
+
+/* Fills in what the job leaves to the model and the catalogue says. */
+void catalogue_fill(const struct catalogue *catalogue, int model, struct job *job);
+
+#endif

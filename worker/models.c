@@ -1,0 +1,150 @@
+#include "worker/models.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+struct entry {
+    struct model *model;
+    int holders;
+    uint64_t used; /* order of the last release */
+    bool broken;   /* `err` says why; not tried again */
+    struct err err;
+};
+
+struct models {
+    struct engine *engine;
+    const struct catalogue *catalogue;
+    pthread_mutex_t lock;
+    pthread_cond_t released;
+    struct entry *entries; /* as many as the catalogue has */
+    uint64_t clock;
+    const char *loading;
+    int loads;
+};
+
+int models_create(struct models **out, struct engine *engine, const struct catalogue *catalogue,
+                  struct err *err)
+{
+    struct models *models = calloc(1, sizeof(*models));
+    *out = NULL;
+    if (models)
+        models->entries = calloc(catalogue->count, sizeof(*models->entries));
+    if (!models || !models->entries) {
+        free(models);
+        return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory for the models' list");
+    }
+    models->engine = engine;
+    models->catalogue = catalogue;
+    pthread_mutex_init(&models->lock, NULL);
+    pthread_cond_init(&models->released, NULL);
+    *out = models;
+    return 0;
+}
+
+void models_free(struct models *models)
+{
+    if (!models)
+        return;
+    for (size_t i = 0; i < models->catalogue->count; i++)
+        if (models->entries[i].model)
+            engine_unload(models->entries[i].model);
+    pthread_mutex_destroy(&models->lock);
+    pthread_cond_destroy(&models->released);
+    free(models->entries);
+    free(models);
+}
+
+/* Unloads the longest idle model; waits for one to become idle. False when none is loaded. */
+static bool make_room(struct models *models)
+{
+    pthread_mutex_lock(&models->lock);
+    for (;;) {
+        struct entry *oldest = NULL;
+        bool any = false;
+        for (size_t i = 0; i < models->catalogue->count; i++) {
+            struct entry *entry = &models->entries[i];
+            any = any || entry->model;
+            if (entry->model && entry->holders == 0 && (!oldest || entry->used < oldest->used))
+                oldest = entry;
+        }
+        if (oldest) {
+            struct model *model = oldest->model;
+            oldest->model = NULL;
+            pthread_mutex_unlock(&models->lock);
+            engine_unload(model);
+            return true;
+        }
+        if (!any)
+            break;
+        pthread_cond_wait(&models->released, &models->lock);
+    }
+    pthread_mutex_unlock(&models->lock);
+    return false;
+}
+
+static int load(struct models *models, int number, struct model **model, struct err *err)
+{
+    const struct catalogue_model *entry = &models->catalogue->models[number];
+    struct model_options options = {.prediction = entry->prediction};
+    do {
+        if (engine_load(model, models->engine, entry->path, &options, err) == 0)
+            return 0;
+    } while (err->code == ERR_MEMORY && make_room(models));
+    /* Alone it does not fit either. */
+    if (err->code == ERR_MEMORY)
+        err->class = ERR_REJECT;
+    return err_prefix(err, "model %s", entry->name);
+}
+
+int models_acquire(struct models *models, int number, struct model **model, struct err *err)
+{
+    struct entry *entry = &models->entries[number];
+    int rc = 0;
+    pthread_mutex_lock(&models->lock);
+    if (!entry->model && !entry->broken) {
+        struct model *fresh = NULL;
+        models->loading = models->catalogue->models[number].name;
+        pthread_mutex_unlock(&models->lock);
+        rc = load(models, number, &fresh, &entry->err);
+        pthread_mutex_lock(&models->lock);
+        models->loading = NULL;
+        models->loads += rc == 0;
+        entry->model = fresh;
+        entry->broken = rc != 0 && entry->err.class == ERR_REJECT;
+    }
+    if (entry->model) {
+        entry->holders++;
+        *model = entry->model;
+    } else {
+        rc = err_set(err, entry->err.code, entry->err.class, "%s", entry->err.message);
+    }
+    pthread_mutex_unlock(&models->lock);
+    return rc;
+}
+
+void models_release(struct models *models, int number)
+{
+    struct entry *entry = &models->entries[number];
+    pthread_mutex_lock(&models->lock);
+    ASSERT(entry->holders > 0);
+    entry->holders--;
+    entry->used = ++models->clock;
+    pthread_cond_broadcast(&models->released);
+    pthread_mutex_unlock(&models->lock);
+}
+
+const char *models_loading(struct models *models)
+{
+    pthread_mutex_lock(&models->lock);
+    const char *name = models->loading;
+    pthread_mutex_unlock(&models->lock);
+    return name;
+}
+
+int models_load_count(struct models *models)
+{
+    pthread_mutex_lock(&models->lock);
+    int loads = models->loads;
+    pthread_mutex_unlock(&models->lock);
+    return loads;
+}

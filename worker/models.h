@@ -1,0 +1,32 @@
+/*
+ * models.h: the models in memory: loaded when a job first asks, kept while the engine's budget
+ * holds them, the one that was idle longest unloaded first.
+ *
+ * One thread acquires; any thread releases.
+ */
+#ifndef ATELIER_WORKER_MODELS_H
+#define ATELIER_WORKER_MODELS_H
+
+#include "common/err.h"
+#include "engine/engine.h"
+#include "worker/catalogue.h"
+
+struct models;
+
+int models_create(struct models **models, struct engine *engine, const struct catalogue *catalogue,
+                  struct err *err) must_check;
+void models_free(struct models *models); /* unloads everything; nothing is in use */
+
+/* The model, loaded, held until models_release. Waits for other models' jobs to end where the
+ * memory asks for it. An error of the model itself is remembered: the file is read once. */
+int models_acquire(struct models *models, int number, struct model **model,
+                   struct err *err) must_check;
+void models_release(struct models *models, int number);
+
+/* The name of the model that is being loaded, or NULL. Any thread. */
+const char *models_loading(struct models *models);
+
+/* How many times a model was loaded. */
+int models_load_count(struct models *models);
+
+#endif

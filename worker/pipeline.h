@@ -1,0 +1,97 @@
+/*
+ * pipeline.h: from an assigned job to files in the store, in three stages that overlap:
+ *
+ *     prepare   the model in memory, input pictures decoded, text encoded, noise drawn
+ *     compute   denoising steps of all pictures that share model and size, together; decoding
+ *     publish   encoding, hashing, writing; the manifest last
+ *
+ * Each stage is one thread ("at-prepare", "at-compute", "at-publish") with a bounded queue before
+ * it, so that the device does not wait for a disk and memory stays bounded. A picture joins the
+ * batch at whatever step the others are.
+ *
+ * The caller owns tasks; from pipeline_put until pipeline_take the pipeline uses them. One thread
+ * puts and takes.
+ */
+#ifndef ATELIER_WORKER_PIPELINE_H
+#define ATELIER_WORKER_PIPELINE_H
+
+#include "common/clock.h"
+#include "common/err.h"
+#include "engine/engine.h"
+#include "schema/job.h"
+#include "schema/manifest.h"
+#include "worker/catalogue.h"
+#include "worker/models.h"
+#include "worker/store_dir.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct pipeline;
+struct picture;
+
+struct pipeline_options {
+    struct engine *engine;
+    struct models *models;
+    const struct catalogue *catalogue;
+    const struct store_dir *store;
+    const char *base_dir; /* of relative inputs */
+    const char *dump_dir; /* NULL: no stages are dumped */
+    const struct clock *clock;
+    int batch_max; /* pictures in one step, 1 … ENGINE_SESSIONS_MAX */
+    int tasks_max; /* in the pipeline at once */
+};
+
+/* One job on its way. */
+struct task {
+    struct job job; /* identified; the model's defaults are filled in on the way */
+    int model;      /* number in the catalogue */
+    int attempt;
+    uint64_t line;      /* of the jobs file, for messages */
+    uint32_t slot;      /* the caller's */
+    double predicted_s; /* compute seconds; negative: unknown */
+
+    /* ---- the result, once taken back ---- */
+    bool failed;
+    struct err err; /* of a failed one; ERR_CANCELLED when the pipeline was stopped */
+    struct manifest_file files[JOB_IMAGES_MAX];
+    struct manifest_times times;
+
+    /* ---- the pipeline's own ---- */
+    struct model *held; /* the model, between prepare and publish */
+    struct picture *pictures;
+    int pictures_left; /* not yet through publish */
+    int64_t started_mono_ns, started_wall_ns;
+};
+
+int pipeline_create(struct pipeline **pipeline, const struct pipeline_options *options,
+                    struct err *err) must_check;
+
+/* Ends the threads, finishing nothing that pipeline_stop did not let finish; every task has been
+ * taken back or is dropped. */
+void pipeline_free(struct pipeline *pipeline);
+
+/* Gives a task in. At most tasks_max may be inside; so it never waits. */
+void pipeline_put(struct pipeline *pipeline, struct task *task);
+
+/* The next task that is through, or NULL after `timeout_ms`. */
+struct task *pipeline_take(struct pipeline *pipeline, int timeout_ms);
+
+/* What is not decoded by now comes back with ERR_CANCELLED, after the step that is being computed;
+ * what is decoded is published. */
+void pipeline_stop(struct pipeline *pipeline);
+
+struct pipeline_progress {
+    uint64_t pictures_done, steps_done;
+    int active;      /* pictures in the current batch */
+    int step, steps; /* of its first picture */
+    int width, height;
+    double step_s;      /* the latest step */
+    double rate;        /* seconds per step and pixel, smoothed; 0: unknown yet */
+    double decode_rate; /* seconds per decoded pixel, smoothed; 0: unknown yet */
+};
+
+/* A snapshot; any thread. */
+struct pipeline_progress pipeline_progress(struct pipeline *pipeline);
+
+#endif

@@ -1,0 +1,176 @@
+/*
+ * The second stage: continuous batching. Pictures of one model and size step together; one that is
+ * done leaves, the next one joins at the following step. A picture of another shape at the head of
+ * the queue waits until the batch has drained: the scheduler has seen to it that this is rare.
+ */
+#include "worker/pipeline_parts.h"
+
+#include <string.h>
+
+#define SMOOTHING 0.2 /* weight of the latest step in the learned rate */
+
+struct batch {
+    struct picture *pictures[ENGINE_SESSIONS_MAX];
+    int count;
+    int max;              /* lowered when memory does not hold more of this shape */
+    struct picture *held; /* taken from the queue, and not of this shape */
+    bool ended;           /* the queue is closed and empty */
+};
+
+static void pass_on(struct pipeline *pipeline, struct picture *picture)
+{
+    session_free(picture->session);
+    picture->session = NULL;
+    bool open = queue_put(&pipeline->drawn, picture);
+    ASSERT(open);
+}
+
+static void leave(struct batch *batch, int i)
+{
+    batch->count--;
+    memmove(&batch->pictures[i], &batch->pictures[i + 1],
+            (size_t)(batch->count - i) * sizeof(batch->pictures[0]));
+}
+
+static bool same_shape(const struct picture *a, const struct picture *b)
+{
+    return a->task->held == b->task->held &&
+           session_width(a->session) == session_width(b->session) &&
+           session_height(a->session) == session_height(b->session);
+}
+
+/* Whether the memory plan holds one more of the shape. */
+static bool fits(const struct batch *batch, const struct picture *picture)
+{
+    size_t bytes;
+    struct err err;
+    return model_plan(picture->task->held, session_width(picture->session),
+                      session_height(picture->session), batch->count + 1, &bytes, &err) == 0;
+}
+
+static void admit(struct pipeline *pipeline, struct batch *batch)
+{
+    if (batch->count == 0)
+        batch->max = pipeline->options.batch_max;
+    while (batch->count < batch->max) {
+        if (!batch->held)
+            batch->held = batch->count == 0 ? queue_take(&pipeline->prepared)
+                                            : queue_take_within(&pipeline->prepared, 0);
+        struct picture *picture = batch->held;
+        if (!picture) {
+            batch->ended = batch->count == 0;
+            return;
+        }
+        if (task_is_lost(pipeline, picture->task) || !picture->session) {
+            pass_on(pipeline, picture);
+            batch->held = NULL;
+            continue;
+        }
+        if (batch->count > 0 && !same_shape(batch->pictures[0], picture))
+            return;
+        if (batch->count > 0 && !fits(batch, picture)) {
+            batch->max = batch->count;
+            return;
+        }
+        batch->pictures[batch->count++] = picture;
+        batch->held = NULL;
+    }
+}
+
+static void learn(double *rate, double measured)
+{
+    *rate = *rate == 0 ? measured : *rate + SMOOTHING * (measured - *rate);
+}
+
+static void note_step(struct pipeline *pipeline, const struct batch *batch, double seconds)
+{
+    const struct session *first = batch->pictures[0]->session;
+    struct pipeline_progress *progress = &pipeline->progress;
+    double pixels = (double)session_width(first) * session_height(first);
+    pthread_mutex_lock(&pipeline->lock);
+    progress->steps_done += (uint64_t)batch->count;
+    progress->active = batch->count;
+    progress->steps = session_steps_total(first);
+    progress->step = progress->steps - session_steps_left(first);
+    progress->width = session_width(first);
+    progress->height = session_height(first);
+    progress->step_s = seconds;
+    learn(&progress->rate, seconds / batch->count / pixels);
+    pthread_mutex_unlock(&pipeline->lock);
+}
+
+/* Decodes and passes on what has no steps left, and drops what is lost. */
+static void settle(struct pipeline *pipeline, struct batch *batch)
+{
+    struct err err;
+    for (int i = 0; i < batch->count;) {
+        struct picture *picture = batch->pictures[i];
+        bool lost = task_is_lost(pipeline, picture->task);
+        if (!lost && session_steps_left(picture->session) > 0) {
+            i++;
+            continue;
+        }
+        if (!lost) {
+            int64_t begin = clock_monotonic_ns(pipeline->options.clock);
+            if (session_decode(picture->session, &picture->image, &err) != 0)
+                task_fail(pipeline, picture->task, &err);
+            double seconds = seconds_since(pipeline, begin);
+            picture->compute_s += seconds;
+            pthread_mutex_lock(&pipeline->lock);
+            learn(&pipeline->progress.decode_rate,
+                  seconds /
+                      ((double)session_width(picture->session) * session_height(picture->session)));
+            pthread_mutex_unlock(&pipeline->lock);
+        }
+        leave(batch, i);
+        pass_on(pipeline, picture);
+    }
+}
+
+/* A batch that the memory does not hold after all is halved; one picture alone fails its task. */
+static void step_failed(struct pipeline *pipeline, struct batch *batch, const struct err *err)
+{
+    if (err->code == ERR_MEMORY && batch->count > 1) {
+        struct err back;
+        batch->max = batch->count / 2;
+        err_set(&back, ERR_MEMORY, ERR_RETRY, "%s", err->message);
+        for (int i = batch->max; i < batch->count; i++)
+            task_fail(pipeline, batch->pictures[i]->task, &back);
+        return;
+    }
+    for (int i = 0; i < batch->count; i++)
+        task_fail(pipeline, batch->pictures[i]->task, err);
+}
+
+static void step(struct pipeline *pipeline, struct batch *batch)
+{
+    struct session *sessions[ENGINE_SESSIONS_MAX];
+    struct err err;
+    int64_t begin = clock_monotonic_ns(pipeline->options.clock);
+    for (int i = 0; i < batch->count; i++)
+        sessions[i] = batch->pictures[i]->session;
+    if (engine_step(batch->pictures[0]->task->held, sessions, batch->count, &err) != 0) {
+        step_failed(pipeline, batch, &err);
+        return;
+    }
+    double seconds = seconds_since(pipeline, begin);
+    for (int i = 0; i < batch->count; i++)
+        batch->pictures[i]->compute_s += seconds / batch->count;
+    note_step(pipeline, batch, seconds);
+}
+
+void *compute_main(void *user)
+{
+    struct pipeline *pipeline = user;
+    struct batch batch = {0};
+    while (!batch.ended) {
+        admit(pipeline, &batch);
+        settle(pipeline, &batch); /* some have no steps to begin with */
+        if (batch.count == 0)
+            continue;
+        step(pipeline, &batch);
+        settle(pipeline, &batch);
+    }
+    queue_close(&pipeline->drawn);
+    return NULL;
+}

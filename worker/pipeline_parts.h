@@ -1,0 +1,47 @@
+/* pipeline_parts.h: what the stages share; for pipeline*.c only. */
+#ifndef ATELIER_WORKER_PIPELINE_PARTS_H
+#define ATELIER_WORKER_PIPELINE_PARTS_H
+
+#include "worker/pipeline.h"
+#include "worker/queue.h"
+#include "worker/tensor_file.h"
+
+#include <pthread.h>
+
+/* One picture of a task. One stage has it at a time. */
+struct picture {
+    struct task *task;
+    int index;
+    struct session *session; /* until decoded */
+    struct image image;      /* from then on */
+    double compute_s;
+    bool dumping;
+    struct tensor_file dump;
+};
+
+struct pipeline {
+    struct pipeline_options options;
+    pthread_t threads[3];
+    int thread_count;
+    struct queue tasks;    /* struct task, before prepare */
+    struct queue prepared; /* struct picture */
+    struct queue drawn;    /* struct picture */
+    struct queue done;     /* struct task */
+    pthread_mutex_t lock;  /* of what follows, and of task->failed and task->err */
+    bool stopping;
+    struct pipeline_progress progress;
+};
+
+void *prepare_main(void *pipeline);
+void *compute_main(void *pipeline);
+void *publish_main(void *pipeline);
+
+/* Notes the first error of a task. */
+void task_fail(struct pipeline *pipeline, struct task *task, const struct err *err);
+
+/* Whether the rest of the task's work is in vain; a pipeline that stops makes it so. */
+bool task_is_lost(struct pipeline *pipeline, struct task *task);
+
+double seconds_since(const struct pipeline *pipeline, int64_t begin_ns);
+
+#endif

@@ -1,0 +1,120 @@
+/* The first stage: everything that a picture needs before its first step. */
+#include "worker/input.h"
+#include "worker/pipeline_parts.h"
+#include "worker/support.h"
+
+#include <stdlib.h>
+
+static void see_stage(void *user, const struct stage *stage)
+{
+    struct picture *picture = user;
+    tensor_file_add(&picture->dump, stage->name, stage->data, stage->dims, stage->rank);
+}
+
+/* With an init image the picture has its size; a job that says otherwise is told so. */
+static int settle_size(struct job *job, const struct image *init, struct err *err)
+{
+    if (!init->rgb)
+        return 0;
+    if ((job->width != 0 && job->width != init->width) ||
+        (job->height != 0 && job->height != init->height))
+        return err_set(
+            err, ERR_INVALID, ERR_REJECT,
+            "init_image is %d×%d, but the job asks for %d×%d; leave width and height out "
+            "or resize the picture",
+            init->width, init->height, job->width, job->height);
+    job->width = init->width;
+    job->height = init->height;
+    return 0;
+}
+
+/* Whether one picture of this size fits at all; a job that never will is not tried again. */
+static int check_memory(const struct task *task, struct err *err)
+{
+    size_t bytes;
+    if (model_plan(task->held, task->job.width, task->job.height, 1, &bytes, err) == 0)
+        return 0;
+    if (err->code == ERR_MEMORY) {
+        err->class = ERR_REJECT;
+        return err_prefix(err, "%d×%d does not fit", task->job.width, task->job.height);
+    }
+    return -1;
+}
+
+static int prepare_task(struct pipeline *pipeline, struct task *task, struct image *init,
+                        struct err *err)
+{
+    const struct pipeline_options *options = &pipeline->options;
+    struct job *job = &task->job;
+    if (models_acquire(options->models, task->model, &task->held, err) != 0)
+        return -1;
+    task->started_mono_ns = clock_monotonic_ns(options->clock); /* loading is not the job's time */
+    if (job->init_image && input_image(init, job->init_image, options->base_dir, err) != 0)
+        return err_prefix(err, "init_image");
+    if (settle_size(job, init, err) != 0)
+        return -1;
+    support_fill(job, model_info(task->held));
+    if (check_memory(task, err) != 0)
+        return -1;
+    return store_dir_begin(options->store, job->id, err);
+}
+
+static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
+                           const struct image *init, struct err *err)
+{
+    struct task *task = picture->task;
+    struct draw draw = support_draw(&task->job, picture->index);
+    struct stage_observer observer = {see_stage, picture};
+    draw.init_image = init->rgb ? init : NULL;
+    if (pipeline->options.dump_dir) {
+        picture->dumping = true;
+        tensor_file_init(&picture->dump);
+    }
+    return session_create(&picture->session, task->held, &draw, picture->dumping ? &observer : NULL,
+                          err);
+}
+
+/* Every picture of a task passes every stage, a lost one with empty hands. */
+static void prepare_pictures(struct pipeline *pipeline, struct task *task, const struct image *init)
+{
+    int count = task->job.images;
+    struct err err;
+    for (int i = 0; i < count; i++) {
+        struct picture *picture = &task->pictures[i];
+        int64_t begin = clock_monotonic_ns(pipeline->options.clock);
+        *picture = (struct picture){.task = task, .index = i};
+        if (!task_is_lost(pipeline, task) && prepare_picture(pipeline, picture, init, &err) != 0)
+            task_fail(pipeline, task, &err);
+        task->times.prepare_s += seconds_since(pipeline, begin);
+        bool open = queue_put(&pipeline->prepared, picture);
+        ASSERT(open);
+    }
+}
+
+void *prepare_main(void *user)
+{
+    struct pipeline *pipeline = user;
+    struct task *task;
+    while ((task = queue_take(&pipeline->tasks)) != NULL) {
+        struct image init = {0};
+        struct err err;
+        task->started_wall_ns = clock_wall_ns(pipeline->options.clock);
+        task->started_mono_ns = clock_monotonic_ns(pipeline->options.clock);
+        task->pictures_left = task->job.images;
+        task->pictures = calloc((size_t)task->job.images, sizeof(*task->pictures));
+        if (!task->pictures) {
+            err_set(&err, ERR_MEMORY, ERR_RETRY, "out of memory for a job");
+            task_fail(pipeline, task, &err);
+            bool open = queue_put(&pipeline->done, task);
+            ASSERT(open);
+            continue;
+        }
+        if (!task_is_lost(pipeline, task) && prepare_task(pipeline, task, &init, &err) != 0)
+            task_fail(pipeline, task, &err);
+        task->times.prepare_s = seconds_since(pipeline, task->started_mono_ns);
+        prepare_pictures(pipeline, task, &init);
+        image_release(&init);
+    }
+    queue_close(&pipeline->prepared);
+    return NULL;
+}

@@ -1,0 +1,109 @@
+#include "worker/support.h"
+
+#include <string.h>
+
+#define LATER "is not supported by this version"
+
+static const char *const precision_names[] = {
+    [PRECISION_AUTO] = "auto",
+    [PRECISION_F32] = "f32",
+    [PRECISION_BF16] = "bf16",
+    [PRECISION_F16] = "f16",
+};
+
+const char *support_precision_name(enum precision precision)
+{
+    return precision_names[precision];
+}
+
+int support_precision_by_name(const char *name)
+{
+    for (int i = PRECISION_AUTO; i <= PRECISION_F16; i++)
+        if (strcmp(precision_names[i], name) == 0)
+            return i;
+    return -1;
+}
+
+static void refuse(struct job_problems *problems, bool asked, const char *field)
+{
+    if (asked)
+        job_problem_add(problems, field, NULL, LATER "; leave it out");
+}
+
+static void check_names(const struct job *job, const struct engine_info *engine,
+                        struct job_problems *problems)
+{
+    const char *computes = support_precision_name(engine->precision);
+    if (job->sampler && sampler_by_name(job->sampler) < 0)
+        job_problem_add(problems, "sampler", job->sampler, LATER);
+    if (job->schedule && schedule_by_name(job->schedule) < 0)
+        job_problem_add(problems, "schedule", job->schedule, LATER);
+    if (strcmp(job->dialect, "diffusers") != 0)
+        job_problem_add(problems, "dialect", job->dialect, LATER "; diffusers is");
+    if (strcmp(job->rng, "torch") != 0)
+        job_problem_add(problems, "rng", job->rng, LATER "; torch is");
+    if (strcmp(job->precision, "auto") != 0 && strcmp(job->precision, computes) != 0)
+        job_problem_add(problems, "precision", job->precision,
+                        "this run computes in %s; leave it out, or run with --precision %s",
+                        computes, job->precision);
+}
+
+void support_check(const struct job *job, const struct engine_info *engine,
+                   struct job_problems *problems)
+{
+    check_names(job, engine, problems);
+    refuse(problems, job->lora_count > 0, "loras");
+    refuse(problems, job->embedding_count > 0, "embeddings");
+    refuse(problems, job->controlnet_count > 0, "controlnets");
+    refuse(problems, job->mask != NULL, "mask");
+    refuse(problems, job->refiner.model != NULL, "refiner");
+    refuse(problems, job->aesthetic_score >= 0, "aesthetic_score");
+    refuse(problems, job->negative_aesthetic_score >= 0, "negative_aesthetic_score");
+    refuse(problems, job->original_size[0] >= 0, "original_size");
+    refuse(problems, job->target_size[0] >= 0, "target_size");
+    refuse(problems, job->crop[0] >= 0, "crop");
+    refuse(problems, job->output.prefix != NULL, "output.prefix");
+    if (job->callback)
+        job_problem_add(problems, "callback", job->callback,
+                        "is called by a fleet, not by atelier run; leave it out");
+    if (job->confidential)
+        job_problem_add(problems, "confidential", "true",
+                        "needs a fleet with a confidential pool; atelier run has none");
+    if (job->init_image &&
+        (strncmp(job->init_image, "s3://", 5) == 0 || strncmp(job->init_image, "https://", 8) == 0))
+        job_problem_add(problems, "init_image", job->init_image,
+                        "atelier run reads only local files and data URIs");
+}
+
+struct draw support_draw(const struct job *job, int index)
+{
+    struct draw draw = DRAW_INIT;
+    draw.prompt = job->prompt;
+    draw.negative_prompt = job->negative_prompt;
+    draw.width = job->width;
+    draw.height = job->height;
+    draw.steps = job->steps;
+    draw.guidance_scale = job->guidance_scale;
+    draw.sampler = job->sampler ? (enum sampler)sampler_by_name(job->sampler) : SAMPLER_MODEL;
+    draw.schedule = job->schedule ? (enum schedule)schedule_by_name(job->schedule) : SCHEDULE_MODEL;
+    draw.eta = job->eta;
+    draw.seed = (uint64_t)job->seed + (uint64_t)index;
+    draw.clip_skip = job->clip_skip;
+    if (job->init_image)
+        draw.strength = job->strength;
+    return draw;
+}
+
+void support_fill(struct job *job, const struct model_info *info)
+{
+    if (job->width == 0)
+        job->width = info->width;
+    if (job->height == 0)
+        job->height = info->height;
+    if (job->steps == 0)
+        job->steps = info->steps;
+    if (job->guidance_scale < 0)
+        job->guidance_scale = info->guidance_scale;
+    if (!job->sampler)
+        job->sampler = sampler_name(info->sampler);
+}

@@ -1,0 +1,26 @@
+/*
+ * support.h: what of the job contract this version can draw. A job that asks for more is refused
+ * with every such field named, never drawn without it.
+ */
+#ifndef ATELIER_WORKER_SUPPORT_H
+#define ATELIER_WORKER_SUPPORT_H
+
+#include "engine/engine.h"
+#include "schema/job.h"
+
+/* Adds a problem for each field that cannot be honoured by an embedded run on this engine. */
+void support_check(const struct job *job, const struct engine_info *engine,
+                   struct job_problems *problems);
+
+/* The request as the engine wants it, of picture `index`. Borrows the job's strings; the init image
+ * is the caller's to set. */
+struct draw support_draw(const struct job *job, int index);
+
+/* Writes the model's own values where the job has none. */
+void support_fill(struct job *job, const struct model_info *info);
+
+/* "f32", "bf16", "f16", "auto". */
+const char *support_precision_name(enum precision precision);
+int support_precision_by_name(const char *name);
+
+#endif

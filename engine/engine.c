@@ -1,0 +1,485 @@
+/* Opening devices and models, and planning their memory. */
+#include "engine/runtime.h"
+
+#if defined(ATELIER_DNNL)
+#include "engine/cpu/kernels.h"
+#endif
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+const char *engine_version(void)
+{
+    return ATELIER_VERSION;
+}
+
+/* ---- the device ---- */
+
+/* What the process may use: the machine's memory or its control group's limit, less a tenth. */
+static size_t default_memory(void)
+{
+    size_t bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    unsigned long long limit;
+    FILE *file = fopen("/sys/fs/cgroup/memory.max", "r");
+
+    if (file != NULL) {
+        if (fscanf(file, "%llu", &limit) == 1 && limit < bytes)
+            bytes = (size_t)limit;
+        fclose(file);
+    }
+    return bytes / 10 * 9;
+}
+
+static int open_named(struct backend **backend, const char *name,
+                      const struct backend_options *options, struct err *err)
+{
+    if (strcmp(name, "ref") == 0)
+        return backend_ref_open(backend, options, err);
+#if defined(ATELIER_DNNL)
+    if (strcmp(name, "dnnl") == 0)
+        return backend_dnnl_open(backend, options, err);
+#endif
+    return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
+                   "there is no back end '%s' in this build; it has%s ref", name,
+#if defined(ATELIER_DNNL)
+                   " dnnl,"
+#else
+                   ""
+#endif
+    );
+}
+
+static const char *default_backend(void)
+{
+#if defined(ATELIER_DNNL)
+    return "dnnl";
+#else
+    return "ref";
+#endif
+}
+
+static bool native_bf16(const char *isa)
+{
+#if defined(ATELIER_DNNL)
+    const struct cpu_kernels *kernels = cpu_kernels_find(isa);
+    return kernels != NULL && kernels->bf16_dot;
+#else
+    (void)isa;
+    return false;
+#endif
+}
+
+static const char *processor(void)
+{
+#if defined(ATELIER_DNNL)
+    return cpu_brand();
+#else
+    return "any processor";
+#endif
+}
+
+static void warn(const struct engine *engine, const char *message)
+{
+    if (engine->warn != NULL)
+        engine->warn(engine->user, message);
+}
+
+int engine_create(struct engine **out, const struct engine_options *o, struct err *err)
+{
+    const char *name = strcmp(o->backend, "auto") == 0 ? default_backend() : o->backend;
+    bool native = strcmp(name, "dnnl") == 0 && native_bf16(o->isa);
+    enum precision precision = o->precision != PRECISION_AUTO ? o->precision
+                               : native                       ? PRECISION_BF16
+                                                              : PRECISION_F32;
+    struct backend_options options = {.compute =
+                                          precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
+                                      .isa = o->isa,
+                                      .threads = o->threads,
+                                      .weights_16bit = o->weights_16bit};
+    struct engine *engine;
+
+    if (precision == PRECISION_F16)
+        return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
+                       "the %s back end computes in f32 or bf16, not in f16", name);
+    engine = calloc(1, sizeof(*engine));
+    if (engine == NULL)
+        return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for an engine");
+    if (open_named(&engine->backend, name, &options, err) != 0) {
+        free(engine);
+        return -1;
+    }
+    pthread_mutex_init(&engine->lock, NULL);
+    engine->memory_max_bytes = o->memory_max_bytes ? o->memory_max_bytes : default_memory();
+    engine->warn = o->warn;
+    engine->user = o->user;
+    engine->info = (struct engine_info){.backend = engine->backend->ops->name,
+                                        .isa = engine->backend->isa,
+                                        .processor = processor(),
+                                        .precision = precision,
+                                        .threads = engine->backend->threads};
+    if (precision == PRECISION_BF16 && !native && strcmp(name, "ref") != 0)
+        warn(engine, "bf16 is emulated on this processor; f32 is faster and more exact");
+    *out = engine;
+    return 0;
+}
+
+void engine_free(struct engine *engine)
+{
+    if (engine == NULL)
+        return;
+    while (engine->models != NULL)
+        engine_unload(engine->models);
+    engine->backend->ops->memory_free(engine->backend, engine->arena_memory, engine->arena_bytes);
+    engine->backend->ops->destroy(engine->backend);
+    pthread_mutex_destroy(&engine->lock);
+    free(engine);
+}
+
+const struct engine_info *engine_info(const struct engine *engine)
+{
+    return &engine->info;
+}
+
+struct memory_use engine_memory(const struct engine *engine)
+{
+    return (struct memory_use){.weights_bytes = engine->backend->weights_bytes,
+                               .activations_bytes = engine->arena_bytes};
+}
+
+/* ---- loading ---- */
+
+static uint64_t mix(uint64_t hash, const void *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        hash = (hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u; /* FNV-1a */
+    return hash;
+}
+
+/* Tells models apart for saved sessions: sizes and the first layer's weights. */
+static uint64_t fingerprint(struct model *model)
+{
+    const struct stored_tensor *t =
+        checkpoint_find(model->checkpoint, COMPONENT_UNET, "conv_in.weight");
+    uint64_t hash = mix(0xcbf29ce484222325u, &model->info.parameters, sizeof(uint64_t));
+
+    return t == NULL ? hash
+                     : mix(hash, t->data, (size_t)t->count * dtype_bytes(t->dtype));
+}
+
+static int read_scheduler(struct model *model, const struct model_options *options,
+                          struct err *err)
+{
+    const struct json *json = checkpoint_scheduler(model->checkpoint);
+    bool sd2 = model->unet.config.context == 1024;
+
+    if (json == NULL)
+        model->sampler = sampler_config_default(sd2 ? SAMPLER_DDIM : SAMPLER_PNDM,
+                                                PREDICTION_EPSILON);
+    else if (sampler_config_read(&model->sampler, json, err) != 0)
+        return err_prefix(err, "%s/scheduler/scheduler_config.json", model->info.path);
+    if (options == NULL || options->prediction == NULL)
+        return 0;
+    if (strcmp(options->prediction, "epsilon") == 0)
+        model->sampler.prediction = PREDICTION_EPSILON;
+    else if (strcmp(options->prediction, "v_prediction") == 0)
+        model->sampler.prediction = PREDICTION_V;
+    else
+        return err_set(err, ERR_INVALID, ERR_REJECT,
+                       "prediction '%s' is neither 'epsilon' nor 'v_prediction'",
+                       options->prediction);
+    return 0;
+}
+
+static int make_tokenizer(struct model *model, struct err *err)
+{
+    char folder[4096];
+
+    if (checkpoint_format(model->checkpoint) == CHECKPOINT_LDM)
+        return tokenizer_create_builtin(&model->tokenizer, TOKENIZER_END, err);
+    snprintf(folder, sizeof(folder), "%s/tokenizer", model->info.path);
+    return tokenizer_create_folder(&model->tokenizer, folder, err);
+}
+
+static int bind_components(struct model *model, struct err *err)
+{
+    struct backend *backend = model->engine->backend;
+    struct clip_config clip;
+    struct unet_config unet;
+    struct vae_config vae;
+
+    if (clip_config_read(&clip, model->checkpoint, err) != 0 ||
+        unet_config_read(&unet, model->checkpoint, err) != 0 ||
+        vae_config_read(&vae, model->checkpoint, err) != 0)
+        return -1;
+    if (unet.context != clip.hidden)
+        return err_set(err, ERR_FORMAT, ERR_REJECT,
+                       "%s: its UNet expects text embeddings of width %d, its text encoder makes "
+                       "%d", model->info.path, unet.context, clip.hidden);
+    if (clip_bind(&model->clip, &clip, model->checkpoint, backend, err) != 0 ||
+        unet_bind(&model->unet, &unet, model->checkpoint, backend, err) != 0 ||
+        vae_bind(&model->vae, &vae, model->checkpoint, backend, err) != 0)
+        return -1;
+    return 0;
+}
+
+static void describe(struct model *model)
+{
+    const struct json *unet = checkpoint_config(model->checkpoint, COMPONENT_UNET);
+    const struct model_info sizes = model->info;
+    bool sd2 = model->unet.config.context == 1024;
+    int factor = vae_factor(&model->vae.config);
+    int sample = (int)json_int_or(json_get(unet, "sample_size"), 64);
+
+    model->info = (struct model_info){
+        .path = sizes.path,
+        .family = sd2 ? "sd2" : "sd1",
+        .format = checkpoint_format(model->checkpoint) == CHECKPOINT_LDM ? "single file"
+                                                                         : "diffusers",
+        .prediction = model->sampler.prediction == PREDICTION_V ? "v_prediction" : "epsilon",
+        .width = sample * factor,
+        .height = sample * factor,
+        .vae_factor = factor,
+        .sampler = model->sampler.own,
+        .steps = 50,
+        .guidance_scale = 7.5,
+    };
+    for (int i = 0; i < COMPONENT_COUNT; i++) {
+        uint64_t elements, bytes;
+        checkpoint_size(model->checkpoint, (enum component)i, &elements, &bytes);
+        model->info.parameters += elements;
+        model->info.file_bytes += bytes;
+    }
+}
+
+struct unused {
+    const struct engine *engine;
+    const char *path;
+    int count;
+    char first[CHECKPOINT_NAME_MAX_BYTES];
+};
+
+static void count_unused(void *user, const char *name)
+{
+    struct unused *unused = user;
+
+    if (unused->count++ == 0)
+        snprintf(unused->first, sizeof(unused->first), "%s", name);
+}
+
+static void warn_unused(struct model *model)
+{
+    struct unused unused = {.path = model->info.path};
+    char message[ERR_MESSAGE_MAX_BYTES];
+
+    checkpoint_unused(model->checkpoint, count_unused, &unused);
+    if (unused.count == 0)
+        return;
+    snprintf(message, sizeof(message),
+             "%.400s: %d tensor%s not used by this kind of model, the first is '%s'", unused.path,
+             unused.count, unused.count == 1 ? " is" : "s are", unused.first);
+    warn(model->engine, message);
+}
+
+static int load(struct model *model, const char *path, const struct model_options *options,
+                struct err *err)
+{
+    if (checkpoint_open(&model->checkpoint, path, err) != 0)
+        return -1;
+    model->info.path = checkpoint_path(model->checkpoint);
+    if (bind_components(model, err) != 0 || read_scheduler(model, options, err) != 0 ||
+        make_tokenizer(model, err) != 0)
+        return -1;
+    if (tokenizer_vocabulary_size(model->tokenizer) > (uint32_t)model->clip.tokens.rows)
+        return err_set(err, ERR_FORMAT, ERR_REJECT,
+                       "%s: its tokenizer has %u tokens, its text encoder %d", path,
+                       tokenizer_vocabulary_size(model->tokenizer), model->clip.tokens.rows);
+    if (model->engine->backend->weights_bytes > model->engine->memory_max_bytes)
+        return err_set(err, ERR_MEMORY, ERR_RETRY,
+                       "%s: its weights need %zu MiB, the engine may use %zu MiB", path,
+                       model->engine->backend->weights_bytes >> 20,
+                       model->engine->memory_max_bytes >> 20);
+    describe(model);
+    model->fingerprint = fingerprint(model);
+    return 0;
+}
+
+int engine_load(struct model **out, struct engine *engine, const char *path,
+                const struct model_options *options, struct err *err)
+{
+    struct model *model = calloc(1, sizeof(*model));
+    int rc;
+
+    if (model == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "%s: no memory", path);
+    model->engine = engine;
+    model->clip.parameters.backend = model->unet.parameters.backend =
+        model->vae.parameters.backend = engine->backend;
+    pthread_mutex_lock(&engine->lock);
+    rc = load(model, path, options, err);
+    model->next = engine->models;
+    engine->models = model;
+    pthread_mutex_unlock(&engine->lock);
+    if (rc != 0) {
+        engine_unload(model);
+        return -1;
+    }
+    warn_unused(model);
+    *out = model;
+    return 0;
+}
+
+void engine_unload(struct model *model)
+{
+    struct model **link;
+
+    if (model == NULL)
+        return;
+    pthread_mutex_lock(&model->engine->lock);
+    for (link = &model->engine->models; *link != model; link = &(*link)->next)
+        continue;
+    *link = model->next;
+    clip_release(&model->clip);
+    unet_release(&model->unet);
+    vae_release(&model->vae);
+    pthread_mutex_unlock(&model->engine->lock);
+    tokenizer_free(model->tokenizer);
+    checkpoint_close(model->checkpoint);
+    free(model);
+}
+
+const struct model_info *model_info(const struct model *model)
+{
+    return &model->info;
+}
+
+enum dtype model_act(const struct model *model)
+{
+    return model->engine->backend->compute;
+}
+
+/* ---- planning ---- */
+
+static void plan_text(struct pass *pass, const struct model *model, int rows, int tokens)
+{
+    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, 1, tokens, model->clip.config.hidden);
+
+    clip_forward(pass, &model->clip, NULL, 0, &y);
+    pass_drop(pass, &y);
+}
+
+static void plan_step(struct pass *pass, const struct model *model, int rows, int h, int w)
+{
+    const int text_tokens = TOKENIZER_CLIP_TOKENS;
+    struct tensor x = pass_tensor(pass, rows, h, w, model->unet.config.in_channels);
+    struct tensor text = pass_tensor(pass, rows, 1, text_tokens, model->unet.config.context);
+    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.out_channels);
+
+    unet_forward(pass, &model->unet, &x, NULL, &text, &y);
+    pass_drop(pass, &y);
+    pass_drop(pass, &text);
+    pass_drop(pass, &x);
+}
+
+static void plan_vae(struct pass *pass, const struct model *model, bool decode, int rows, int h,
+                     int w)
+{
+    int factor = model->info.vae_factor;
+    struct tensor latents = pass_tensor_of(pass, decode ? pass->act : DTYPE_F32, rows, h, w,
+                                           decode ? LATENT_CHANNELS : 2 * LATENT_CHANNELS);
+    struct tensor pixels =
+        pass_tensor_of(pass, decode ? DTYPE_F32 : pass->act, rows, h * factor, w * factor, 3);
+
+    if (decode)
+        vae_decode(pass, &model->vae, &latents, &pixels);
+    else
+        vae_encode(pass, &model->vae, &pixels, &latents);
+    pass_drop(pass, &pixels);
+    pass_drop(pass, &latents);
+}
+
+/* Runs the forward function over addresses without memory. */
+static int make_plan(const struct model *model, struct work_plan *plan, struct err *err)
+{
+    struct arena arena;
+    struct pass pass;
+
+    arena_init_plan(&arena);
+    pass = pass_begin(model->engine->backend, &arena,
+                      plan->work == WORK_TEXT ? DTYPE_F32 : model_act(model), err);
+    pass.planning = true;
+    switch (plan->work) {
+    case WORK_TEXT:
+        plan_text(&pass, model, plan->rows, plan->width);
+        break;
+    case WORK_STEP:
+        plan_step(&pass, model, plan->rows, plan->height, plan->width);
+        break;
+    case WORK_DECODE:
+    case WORK_ENCODE:
+        plan_vae(&pass, model, plan->work == WORK_DECODE, plan->rows, plan->height, plan->width);
+        break;
+    }
+    plan->arena_bytes = arena.peak_bytes;
+    plan->prepare_bytes = pass.prepare_bytes;
+    return pass.failed ? -1 : 0;
+}
+
+static int check_budget(const struct model *model, const struct work_plan *plan, struct err *err)
+{
+    const struct engine *engine = model->engine;
+    size_t need = engine->backend->weights_bytes + plan->prepare_bytes + plan->arena_bytes;
+
+    if (need <= engine->memory_max_bytes)
+        return 0;
+    return err_set(err, ERR_MEMORY, ERR_RETRY,
+                   "width and height: %d × %d needs %zu MiB with the model's weights, the engine may "
+                   "use %zu MiB; draw it smaller or give it more memory",
+                   plan->width * model->info.vae_factor, plan->height * model->info.vae_factor,
+                   (need >> 20) + 1, engine->memory_max_bytes >> 20);
+}
+
+int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
+                   struct work_plan *plan, struct err *err)
+{
+    for (int i = 0; i < model->plan_count; i++) {
+        *plan = model->plans[i];
+        if (plan->work == work && plan->rows == rows && plan->height == height &&
+            plan->width == width)
+            return check_budget(model, plan, err);
+    }
+    *plan = (struct work_plan){.work = work, .rows = rows, .height = height, .width = width};
+    if (make_plan(model, plan, err) != 0 || check_budget(model, plan, err) != 0)
+        return -1;
+    model->plans[model->plan_count < PLANS_MAX ? model->plan_count++
+                                               : model->plan_next++ % PLANS_MAX] = *plan;
+    return 0;
+}
+
+static int grow_arena(struct engine *engine, size_t bytes, struct err *err)
+{
+    const struct backend_ops *ops = engine->backend->ops;
+
+    if (bytes <= engine->arena_bytes)
+        return 0;
+    ops->memory_free(engine->backend, engine->arena_memory, engine->arena_bytes);
+    engine->arena_bytes = 0;
+    engine->arena_memory = ops->memory_alloc(engine->backend, bytes);
+    if (engine->arena_memory == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for %zu MiB of activations",
+                       bytes >> 20);
+    engine->arena_bytes = bytes;
+    return 0;
+}
+
+int work_begin(struct model *model, const struct work_plan *plan, enum dtype act,
+               struct pass *pass, struct err *err)
+{
+    struct engine *engine = model->engine;
+
+    if (grow_arena(engine, plan->arena_bytes, err) != 0)
+        return -1;
+    arena_init(&engine->arena, engine->arena_memory, engine->arena_bytes);
+    *pass = pass_begin(engine->backend, &engine->arena, act, err);
+    return 0;
+}

@@ -1,0 +1,98 @@
+/*
+ * runtime.h: what engine.c, session.c and session_state.c share; nobody else includes it.
+ *
+ * The device lock is held by every function that computes. One arena serves all models, since only
+ * one pass runs at a time; it grows when a shape first needs more and never within a step.
+ */
+#ifndef ATELIER_ENGINE_RUNTIME_H
+#define ATELIER_ENGINE_RUNTIME_H
+
+#include "engine/checkpoint.h"
+#include "engine/clip.h"
+#include "engine/engine.h"
+#include "engine/rng.h"
+#include "engine/tokenizer.h"
+#include "engine/unet.h"
+#include "engine/vae.h"
+
+#include <pthread.h>
+
+#define PLANS_MAX 64
+#define LATENT_CHANNELS 4
+
+struct engine {
+    struct backend *backend;
+    struct engine_info info;
+    pthread_mutex_t lock;
+    struct arena arena;
+    void *arena_memory;
+    size_t arena_bytes;
+    size_t memory_max_bytes;
+    struct model *models; /* a list, newest first */
+    void (*warn)(void *user, const char *message);
+    void *user;
+};
+
+enum work { WORK_TEXT, WORK_STEP, WORK_DECODE, WORK_ENCODE };
+
+/* The arena that one kind of work needs at one shape. */
+struct work_plan {
+    enum work work;
+    int rows, height, width; /* samples of a pass; latent pixels, or tokens by one */
+    size_t arena_bytes;
+    size_t prepare_bytes; /* weights in further forms, made when it first runs */
+};
+
+struct model {
+    struct engine *engine;
+    struct model *next;
+    struct checkpoint *checkpoint; /* stays open: weights are prepared from it when needed */
+    struct tokenizer *tokenizer;
+    struct clip clip;
+    struct unet unet;
+    struct vae vae;
+    struct sampler_config sampler;
+    struct model_info info;
+    uint64_t fingerprint;
+    struct work_plan plans[PLANS_MAX];
+    int plan_count, plan_next;
+};
+
+struct session {
+    struct model *model;
+    int width, height;   /* pixels */
+    int latent_h, latent_w;
+    bool guided;
+    double guidance_scale;
+    struct sampler_plan plan;
+    struct sampler_state state;
+    struct rng rng;
+    int tokens;          /* per prompt */
+    float *text;         /* (guided ? 2 : 1) × tokens × context: negative first */
+    size_t count;        /* of one latent tensor */
+    float *latents;      /* LATENT_CHANNELS × latent_h × latent_w */
+    float *history;      /* SAMPLER_HISTORY × count */
+    float *noise;        /* count, scratch */
+    struct stage_observer observer;
+};
+
+/* Finds or makes the plan; fails with ERR_MEMORY when the budget does not hold it. */
+int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
+                   struct work_plan *plan, struct err *err) must_check;
+
+/* Makes the arena ready for the plan and starts a pass in `act`. The lock is held. */
+int work_begin(struct model *model, const struct work_plan *plan, enum dtype act,
+               struct pass *pass, struct err *err) must_check;
+
+/* The type of a model's activations in UNet and VAE. */
+enum dtype model_act(const struct model *model);
+
+/* Shows a stage to the session's observer, if there is one. */
+void session_show(const struct session *session, const char *name, const float *data, int rank,
+                  const int64_t *dims);
+
+/* Memory for a session of this shape; fields from `width` to `text` need not be set. */
+int session_alloc(struct session **session, struct model *model, int width, int height,
+                  bool guided, struct err *err) must_check;
+
+#endif

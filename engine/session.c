@@ -1,0 +1,565 @@
+/*
+ * One picture being drawn: its text, noise, steps and decoding.
+ *
+ * The order in which a session draws from its random stream is diffusers': with an image the VAE's
+ * posterior, then the start noise, then what each step takes.
+ */
+#include "engine/runtime.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Latent pixels of one pass; more sessions run in several. No picture depends on it. */
+#define STEP_PIXELS_MAX 16384
+#define STEP_ROWS_MAX (2 * ENGINE_SESSIONS_MAX)
+
+void image_release(struct image *image)
+{
+    free(image->rgb);
+    *image = (struct image){0};
+}
+
+void session_show(const struct session *s, const char *name, const float *data, int rank,
+                  const int64_t *dims)
+{
+    struct stage stage = {.name = name, .data = data, .rank = rank};
+
+    if (s->observer.see == NULL)
+        return;
+    memcpy(stage.dims, dims, (size_t)rank * sizeof(dims[0]));
+    s->observer.see(s->observer.user, &stage);
+}
+
+static void show_latents(const struct session *s, const char *name, const float *data)
+{
+    session_show(s, name, data, 4, (int64_t[]){1, LATENT_CHANNELS, s->latent_h, s->latent_w});
+}
+
+/* ---- making one ---- */
+
+static int bad(struct err *err, const char *field, const char *problem)
+{
+    return err_set(err, ERR_INVALID, ERR_REJECT, "%s: %s", field, problem);
+}
+
+static int check_size(const char *field, int size, struct err *err)
+{
+    if (size >= ENGINE_SIZE_MIN && size <= ENGINE_SIZE_MAX && size % ENGINE_SIZE_MULTIPLE == 0)
+        return 0;
+    return err_set(err, ERR_INVALID, ERR_REJECT, "%s: %d is no multiple of %d from %d to %d", field,
+                   size, ENGINE_SIZE_MULTIPLE, ENGINE_SIZE_MIN, ENGINE_SIZE_MAX);
+}
+
+/* `draw` with the model's defaults filled in. */
+static int resolve(struct draw *d, const struct model *model, struct err *err)
+{
+    if (d->prompt == NULL)
+        return bad(err, "prompt", "is missing");
+    if (d->init_image != NULL) {
+        d->width = d->init_image->width;
+        d->height = d->init_image->height;
+    }
+    d->width = d->width ? d->width : model->info.width;
+    d->height = d->height ? d->height : model->info.height;
+    d->steps = d->steps ? d->steps : model->info.steps;
+    d->guidance_scale = d->guidance_scale < 0 ? model->info.guidance_scale : d->guidance_scale;
+    if (check_size("width", d->width, err) != 0 || check_size("height", d->height, err) != 0)
+        return -1;
+    if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
+        return bad(err, "width and height", "the model's VAE does not divide them");
+    if (d->clip_skip < 0 || d->clip_skip > model->clip.config.layers)
+        return bad(err, "clip_skip", "the model's text encoder does not have so many layers");
+    return 0;
+}
+
+int session_alloc(struct session **out, struct model *model, int width, int height, bool guided,
+                  struct err *err)
+{
+    struct session *s = calloc(1, sizeof(*s));
+    int factor = model->info.vae_factor;
+
+    if (s == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
+    s->model = model;
+    s->width = width;
+    s->height = height;
+    s->latent_w = width / factor;
+    s->latent_h = height / factor;
+    s->guided = guided;
+    s->tokens = TOKENIZER_CLIP_TOKENS < model->clip.config.positions
+                    ? TOKENIZER_CLIP_TOKENS
+                    : model->clip.config.positions;
+    s->count = (size_t)LATENT_CHANNELS * (size_t)s->latent_h * (size_t)s->latent_w;
+    s->text = calloc((size_t)(guided ? 2 : 1) * (size_t)s->tokens *
+                         (size_t)model->unet.config.context,
+                     sizeof(float));
+    s->latents = calloc((2 + SAMPLER_HISTORY) * s->count, sizeof(float));
+    if (s->text == NULL || s->latents == NULL) {
+        session_free(s);
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
+    }
+    s->history = s->latents + s->count;
+    s->noise = s->history + SAMPLER_HISTORY * s->count;
+    *out = s;
+    return 0;
+}
+
+void session_free(struct session *s)
+{
+    if (s == NULL)
+        return;
+    free(s->text);
+    free(s->latents);
+    free(s);
+}
+
+/* Tokens of one prompt, as ids for the encoder and, for the observer, as numbers. */
+static int tokenize(struct session *s, const char *field, const char *prompt, int *ids,
+                    struct err *err)
+{
+    uint32_t tokens[TOKENIZER_CLIP_TOKENS];
+
+    if (tokenizer_encode(s->model->tokenizer, prompt, strlen(prompt), tokens, (size_t)s->tokens,
+                         NULL, err) != 0)
+        return err_prefix(err, "%s", field);
+    for (int i = 0; i < s->tokens; i++) {
+        if (tokens[i] >= (uint32_t)s->model->clip.tokens.rows)
+            return err_set(err, ERR_INVALID, ERR_REJECT,
+                           "%s: token %u is not in the model's vocabulary of %d", field, tokens[i],
+                           s->model->clip.tokens.rows);
+        ids[i] = (int)tokens[i];
+    }
+    return 0;
+}
+
+static void show_tokens(const struct session *s, const int *ids)
+{
+    float values[TOKENIZER_CLIP_TOKENS];
+
+    for (int i = 0; i < s->tokens; i++)
+        values[i] = (float)ids[i];
+    session_show(s, "tokens", values, 2, (int64_t[]){1, s->tokens});
+}
+
+/* One prompt through the text encoder into `embeds`, tokens × context. */
+static int encode_prompt(struct session *s, const int *ids, int skip, float *embeds,
+                         struct err *err)
+{
+    struct model *m = s->model;
+    struct work_plan plan;
+    struct tensor y, rows;
+    struct pass pass;
+
+    if (work_plan_find(m, WORK_TEXT, 1, 1, s->tokens, &plan, err) != 0 ||
+        work_begin(m, &plan, DTYPE_F32, &pass, err) != 0)
+        return -1;
+    y = pass_tensor_of(&pass, DTYPE_F32, 1, 1, s->tokens, m->clip.config.hidden);
+    clip_forward(&pass, &m->clip, ids, skip, &y);
+    rows = y; /* token by token instead of channel by channel */
+    rows.n = s->tokens;
+    rows.w = 1;
+    op_download(&pass, embeds, &rows);
+    pass_drop(&pass, &y);
+    return pass.failed ? -1 : 0;
+}
+
+static int encode_text(struct session *s, const struct draw *d, struct err *err)
+{
+    size_t one = (size_t)s->tokens * (size_t)s->model->unet.config.context;
+    float *positive = s->text + (s->guided ? one : 0);
+    const int64_t dims[] = {1, s->tokens, s->model->unet.config.context};
+    int ids[TOKENIZER_CLIP_TOKENS];
+
+    if (tokenize(s, "prompt", d->prompt, ids, err) != 0 ||
+        encode_prompt(s, ids, d->clip_skip, positive, err) != 0)
+        return -1;
+    show_tokens(s, ids);
+    session_show(s, "prompt_embeds", positive, 3, dims);
+    if (!s->guided)
+        return 0;
+    /* Clip skip never reaches the negative prompt, as in diffusers. */
+    if (tokenize(s, "negative_prompt", d->negative_prompt ? d->negative_prompt : "", ids, err) != 0 ||
+        encode_prompt(s, ids, 0, s->text, err) != 0)
+        return -1;
+    session_show(s, "negative_prompt_embeds", s->text, 3, dims);
+    return 0;
+}
+
+/* Pixels to a sample of the VAE's posterior, scaled, in s->latents. */
+static int encode_image(struct session *s, const struct image *image, struct err *err)
+{
+    struct model *m = s->model;
+    size_t pixels = (size_t)s->width * (size_t)s->height;
+    float *planes = malloc((3 * pixels + 2 * s->count) * sizeof(float)), *moments;
+    struct work_plan plan;
+    struct tensor x, y;
+    struct pass pass;
+    int rc = -1;
+
+    if (planes == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for init_image");
+    moments = planes + 3 * pixels;
+    for (size_t i = 0; i < pixels; i++)
+        for (int c = 0; c < 3; c++)
+            planes[(size_t)c * pixels + i] = 2 * ((float)image->rgb[3 * i + (size_t)c] / 255) - 1;
+    if (work_plan_find(m, WORK_ENCODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
+        work_begin(m, &plan, model_act(m), &pass, err) != 0)
+        goto out;
+    x = pass_tensor(&pass, 1, s->height, s->width, 3);
+    y = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, 2 * LATENT_CHANNELS);
+    op_upload(&pass, &x, planes);
+    vae_encode(&pass, &m->vae, &x, &y);
+    op_download(&pass, moments, &y);
+    if (pass.failed)
+        goto out;
+    rng_normal(&s->rng, s->noise, s->count);
+    for (size_t i = 0; i < s->count; i++) {
+        float log_variance = fminf(fmaxf(moments[s->count + i], -30), 20);
+        float sample = moments[i] + expf(0.5f * log_variance) * s->noise[i];
+        s->latents[i] = (float)m->vae.config.scaling_factor *
+                        (sample - (float)m->vae.config.shift_factor);
+    }
+    rc = 0;
+out:
+    free(planes);
+    return rc;
+}
+
+/* The start noise, over the encoded image if there is one. */
+static int start(struct session *s, const struct draw *d, struct err *err)
+{
+    if (d->init_image != NULL && encode_image(s, d->init_image, err) != 0)
+        return -1;
+    if (d->init_image != NULL)
+        show_latents(s, "image_latents", s->latents);
+    rng_normal(&s->rng, s->noise, s->count);
+    show_latents(s, "noise", s->noise);
+    sampler_noise(&s->plan, s->latents, s->noise, d->init_image ? s->latents : NULL, s->count);
+    return 0;
+}
+
+/* Everything that can be refused is refused before anything is computed. */
+static int check_plans(struct session *s, bool from_image, struct err *err)
+{
+    struct work_plan plan;
+    int h = s->latent_h, w = s->latent_w;
+
+    if (work_plan_find(s->model, WORK_STEP, s->guided ? 2 : 1, h, w, &plan, err) != 0 ||
+        work_plan_find(s->model, WORK_DECODE, 1, h, w, &plan, err) != 0)
+        return -1;
+    return from_image ? work_plan_find(s->model, WORK_ENCODE, 1, h, w, &plan, err) : 0;
+}
+
+int session_create(struct session **out, struct model *model, const struct draw *draw,
+                   const struct stage_observer *observer, struct err *err)
+{
+    struct draw d = *draw;
+    struct sampler_request request;
+    struct session *s = NULL;
+    int rc;
+
+    if (resolve(&d, model, err) != 0 ||
+        session_alloc(&s, model, d.width, d.height, d.guidance_scale > 1, err) != 0)
+        return -1;
+    s->guidance_scale = d.guidance_scale;
+    if (observer != NULL)
+        s->observer = *observer;
+    request = (struct sampler_request){.sampler = d.sampler,
+                                       .schedule = d.schedule,
+                                       .steps = d.steps,
+                                       .eta = d.eta,
+                                       .from_image = d.init_image != NULL,
+                                       .strength = d.strength};
+    rng_seed(&s->rng, RNG_TORCH, d.seed);
+    pthread_mutex_lock(&model->engine->lock);
+    rc = sampler_plan_make(&s->plan, &model->sampler, &request, err);
+    if (rc == 0) {
+        sampler_begin(&s->plan, &s->state);
+        rc = check_plans(s, d.init_image != NULL, err) || encode_text(s, &d, err) ||
+             start(s, &d, err);
+    }
+    pthread_mutex_unlock(&model->engine->lock);
+    if (rc != 0) {
+        session_free(s);
+        return -1;
+    }
+    *out = s;
+    return 0;
+}
+
+int session_steps_total(const struct session *s)
+{
+    return sampler_calls_total(&s->plan);
+}
+
+int session_steps_left(const struct session *s)
+{
+    return sampler_calls_left(&s->plan, &s->state);
+}
+
+int session_width(const struct session *s)
+{
+    return s->width;
+}
+
+int session_height(const struct session *s)
+{
+    return s->height;
+}
+
+/* ---- stepping ---- */
+
+/* What one pass over several sessions reads and writes on the host. */
+struct batch {
+    struct session *const *sessions;
+    int count, rows;
+    float *input;  /* rows × latent */
+    float *output; /* rows × latent */
+    float *text;   /* rows × tokens × context */
+    double timesteps[STEP_ROWS_MAX];
+};
+
+static int batch_alloc(struct batch *b, struct session *const sessions[], int count,
+                       struct err *err)
+{
+    const struct session *first = sessions[0];
+    size_t text_each = (size_t)first->tokens * (size_t)first->model->unet.config.context;
+
+    *b = (struct batch){.sessions = sessions, .count = count};
+    for (int i = 0; i < count; i++)
+        b->rows += sessions[i]->guided ? 2 : 1;
+    b->input = malloc((size_t)b->rows * (2 * first->count + text_each) * sizeof(float));
+    if (b->input == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a batch of %d rows", b->rows);
+    b->output = b->input + (size_t)b->rows * first->count;
+    b->text = b->output + (size_t)b->rows * first->count;
+    return 0;
+}
+
+/* A guided session has two rows, the negative prompt's first. */
+static void batch_fill(struct batch *b)
+{
+    int row = 0;
+
+    for (int i = 0; i < b->count; i++) {
+        struct session *s = b->sessions[i];
+        size_t text_each = (size_t)s->tokens * (size_t)s->model->unet.config.context;
+        int rows = s->guided ? 2 : 1;
+        float *input = b->input + (size_t)row * s->count;
+        sampler_scale_input(&s->plan, &s->state, s->latents, input, s->count);
+        if (s->guided)
+            memcpy(input + s->count, input, s->count * sizeof(float));
+        memcpy(b->text + (size_t)row * text_each, s->text,
+               (size_t)rows * text_each * sizeof(float));
+        for (int r = 0; r < rows; r++)
+            b->timesteps[row++] = sampler_timestep(&s->plan, &s->state);
+    }
+}
+
+static int batch_run(struct batch *b, struct err *err)
+{
+    const struct session *first = b->sessions[0];
+    struct model *m = first->model;
+    struct work_plan plan;
+    struct tensor x, text, text_rows, y;
+    struct pass pass;
+
+    if (work_plan_find(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &plan, err) != 0 ||
+        work_begin(m, &plan, model_act(m), &pass, err) != 0)
+        return -1;
+    x = pass_tensor(&pass, b->rows, first->latent_h, first->latent_w, LATENT_CHANNELS);
+    text = pass_tensor(&pass, b->rows, 1, first->tokens, m->unet.config.context);
+    y = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
+                       LATENT_CHANNELS);
+    text_rows = text;
+    text_rows.n = b->rows * first->tokens;
+    text_rows.w = 1;
+    op_upload(&pass, &x, b->input);
+    op_upload(&pass, &text_rows, b->text);
+    unet_forward(&pass, &m->unet, &x, b->timesteps, &text, &y);
+    op_download(&pass, b->output, &y);
+    return pass.failed ? -1 : 0;
+}
+
+/* Ho and Salimans 2022: negative + scale · (positive - negative), into `negative`. */
+static void guide(float *negative, const float *positive, float scale, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        negative[i] += scale * (positive[i] - negative[i]);
+}
+
+static void advance(struct session *s, float *output)
+{
+    char name[32];
+
+    if (s->guided)
+        guide(output, output + s->count, (float)s->guidance_scale, s->count);
+    if (sampler_draws(&s->plan))
+        rng_normal(&s->rng, s->noise, s->count);
+    snprintf(name, sizeof(name), "latents.%d", session_steps_total(s) - session_steps_left(s));
+    sampler_step(&s->plan, &s->state, output, s->latents, s->history, s->noise, s->count);
+    show_latents(s, name, s->latents);
+    if (session_steps_left(s) == 0)
+        show_latents(s, "latents", s->latents);
+}
+
+static void batch_advance(struct batch *b)
+{
+    int row = 0;
+
+    for (int i = 0; i < b->count; i++) {
+        struct session *s = b->sessions[i];
+        advance(s, b->output + (size_t)row * s->count);
+        row += s->guided ? 2 : 1;
+    }
+}
+
+static int check_batch(const struct model *model, struct session *const sessions[], int count,
+                       struct err *err)
+{
+    if (count < 1 || count > ENGINE_SESSIONS_MAX)
+        return err_set(err, ERR_LIMIT, ERR_REJECT, "a step takes 1 to %d sessions, not %d",
+                       ENGINE_SESSIONS_MAX, count);
+    for (int i = 0; i < count; i++)
+        if (sessions[i]->model != model || sessions[i]->width != sessions[0]->width ||
+            sessions[i]->height != sessions[0]->height || session_steps_left(sessions[i]) == 0)
+            return err_set(err, ERR_INVALID, ERR_REJECT,
+                           "sessions of one step must share the model and the size and have steps "
+                           "left");
+    return 0;
+}
+
+/* How many sessions from sessions[0] on go into one pass. */
+static int batch_size(struct session *const sessions[], int count)
+{
+    int64_t pixels = (int64_t)sessions[0]->latent_h * sessions[0]->latent_w, total = 0;
+    int taken = 0;
+
+    while (taken < count) {
+        total += pixels * (sessions[taken]->guided ? 2 : 1);
+        if (taken > 0 && total > STEP_PIXELS_MAX)
+            break;
+        taken++;
+    }
+    return taken;
+}
+
+int engine_step(struct model *model, struct session *const sessions[], int count, struct err *err)
+{
+    struct batch batches[ENGINE_SESSIONS_MAX];
+    int made = 0, rc = 0;
+
+    if (check_batch(model, sessions, count, err) != 0)
+        return -1;
+    pthread_mutex_lock(&model->engine->lock);
+    for (int first = 0; first < count && rc == 0; first += batches[made++].count) {
+        struct batch *b = &batches[made];
+        rc = batch_alloc(b, sessions + first, batch_size(sessions + first, count - first), err);
+        if (rc != 0)
+            break;
+        batch_fill(b);
+        rc = batch_run(b, err);
+    }
+    /* Only now, so that on error no session has advanced. */
+    for (int i = 0; i < made; i++) {
+        if (rc == 0)
+            batch_advance(&batches[i]);
+        free(batches[i].input);
+    }
+    pthread_mutex_unlock(&model->engine->lock);
+    return rc;
+}
+
+/* ---- decoding ---- */
+
+/* Latents through the VAE into planes of 0 … 1 floats, 3 × height × width. */
+static int decode(struct session *s, float *planes, struct err *err)
+{
+    const struct vae_config *v = &s->model->vae.config;
+    struct work_plan plan;
+    struct tensor x, y;
+    struct pass pass;
+
+    if (work_plan_find(s->model, WORK_DECODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
+        work_begin(s->model, &plan, model_act(s->model), &pass, err) != 0)
+        return -1;
+    for (size_t i = 0; i < s->count; i++)
+        s->noise[i] = s->latents[i] / (float)v->scaling_factor + (float)v->shift_factor;
+    x = pass_tensor(&pass, 1, s->latent_h, s->latent_w, LATENT_CHANNELS);
+    y = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
+    op_upload(&pass, &x, s->noise);
+    vae_decode(&pass, &s->model->vae, &x, &y);
+    op_download(&pass, planes, &y);
+    return pass.failed ? -1 : 0;
+}
+
+/* Planes of -1 … 1 to rows of 0 … 1 and of bytes; false if any value is no number. */
+static bool to_pixels(const float *planes, size_t pixels, float *rows, uint8_t *rgb)
+{
+    bool finite = true;
+
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < 3; c++) {
+            float v = planes[c * pixels + i];
+            finite = finite && isfinite(v);
+            v = fminf(fmaxf(v / 2 + 0.5f, 0), 1);
+            rows[3 * i + c] = v;
+            rgb[3 * i + c] = (uint8_t)rintf(v * 255);
+        }
+    return finite;
+}
+
+int session_decode(struct session *s, struct image *image, struct err *err)
+{
+    size_t pixels = (size_t)s->width * (size_t)s->height;
+    float *planes = malloc(6 * pixels * sizeof(float));
+    struct image made = {.width = s->width, .height = s->height, .rgb = malloc(3 * pixels)};
+    int rc = -1;
+
+    if (planes == NULL || made.rgb == NULL) {
+        err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a picture of %d × %d", s->width,
+                s->height);
+        goto out;
+    }
+    pthread_mutex_lock(&s->model->engine->lock);
+    rc = decode(s, planes, err);
+    pthread_mutex_unlock(&s->model->engine->lock);
+    if (rc != 0)
+        goto out;
+    if (!to_pixels(planes, pixels, planes + 3 * pixels, made.rgb)) {
+        rc = err_set(err, ERR_INVALID, ERR_REJECT,
+                     "the model made a picture of infinities; its weights or guidance_scale "
+                     "overflow, or it needs precision f32");
+        goto out;
+    }
+    session_show(s, "image", planes + 3 * pixels, 3, (int64_t[]){s->height, s->width, 3});
+out:
+    free(planes);
+    if (rc == 0)
+        *image = made;
+    else
+        image_release(&made);
+    return rc;
+}
+
+int model_plan(struct model *model, int width, int height, int count, size_t *bytes,
+               struct err *err)
+{
+    struct work_plan step, decoding;
+    int w = width / model->info.vae_factor, h = height / model->info.vae_factor;
+    int fit = STEP_PIXELS_MAX / (2 * w * h > 0 ? 2 * w * h : 1), rows;
+    int rc;
+
+    if (check_size("width", width, err) != 0 || check_size("height", height, err) != 0)
+        return -1;
+    rows = 2 * (count < fit ? count : fit > 0 ? fit : 1);
+    pthread_mutex_lock(&model->engine->lock);
+    rc = work_plan_find(model, WORK_STEP, rows, h, w, &step, err) ||
+         work_plan_find(model, WORK_DECODE, 1, h, w, &decoding, err);
+    pthread_mutex_unlock(&model->engine->lock);
+    if (rc != 0)
+        return -1;
+    *bytes = step.arena_bytes > decoding.arena_bytes ? step.arena_bytes : decoding.arena_bytes;
+    return 0;
+}

@@ -78,8 +78,10 @@ static void fail_shape(struct binder *b, const struct stored_tensor *t, const ch
 static const struct stored_tensor *want(struct binder *b, const char *name, const int64_t *dims,
                                         int rank)
 {
-    const struct stored_tensor *t = checkpoint_find(b->checkpoint, b->component, name);
+    const struct stored_tensor *t = checkpoint_synthesize(b->checkpoint, dims, rank);
 
+    if (t == NULL)
+        t = checkpoint_find(b->checkpoint, b->component, name);
     if (t == NULL) {
         fail(b, ERR_FORMAT, name, "is missing; the file is incomplete or of another kind");
         return NULL;
@@ -252,9 +254,9 @@ void bind_norm(struct binder *b, struct norm *norm, int channels, int groups, fl
     norm->beta = bind_vector(b, &full, 1, channels);
 }
 
-void bind_embedding(struct binder *b, struct embedding *embedding, int columns, const char *name)
+void bind_embedding(struct binder *b, struct embedding *embedding, int rows, int columns,
+                    const char *name)
 {
-    int rows = bind_dim(b->checkpoint, b->component, 0, "%s", name);
     const int64_t dims[] = {rows, columns};
     const struct stored_tensor *t = b->failed ? NULL : want(b, name, dims, 2);
 

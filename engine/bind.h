@@ -62,8 +62,8 @@ void bind_conv(struct binder *binder, struct conv *conv, int in, int out, int st
 void bind_norm(struct binder *binder, struct norm *norm, int channels, int groups, float eps,
                const char *name, ...) __attribute__((format(printf, 6, 7)));
 
-/* A table with `columns` columns; its rows are read from the file. */
-void bind_embedding(struct binder *binder, struct embedding *embedding, int columns,
+/* A table rows × columns that op_embed reads. */
+void bind_embedding(struct binder *binder, struct embedding *embedding, int rows, int columns,
                     const char *name);
 
 /* The tensor's dimension `axis`, or 0 when it is not there. Marks nothing as missing. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define PATH_MAX_BYTES 4096
+#define POOL_ELEMENTS (64u << 20)
 
 struct part {
     struct safetensors *shards[CHECKPOINT_SHARDS_MAX];
@@ -24,6 +25,8 @@ struct checkpoint {
     struct json_doc *configs[COMPONENT_COUNT];
     struct json_doc *scheduler;
     struct ldm_layout layout;
+    uint16_t *pool; /* synthetic: POOL_ELEMENTS values in f16 */
+    struct stored_tensor synthetic;
 };
 
 static const struct {
@@ -251,6 +254,57 @@ int checkpoint_open(struct checkpoint **out, const char *path, struct err *err)
     return 0;
 }
 
+int checkpoint_open_synthetic(struct checkpoint **out, const struct synthetic *synthetic,
+                              struct err *err)
+{
+    struct checkpoint *c = calloc(1, sizeof(*c));
+    uint32_t lcg = 1;
+    int rc = 0;
+
+    if (c != NULL) {
+        c->path = strdup("synthetic");
+        c->pool = malloc(POOL_ELEMENTS * sizeof(*c->pool));
+    }
+    if (c == NULL || c->path == NULL || c->pool == NULL) {
+        checkpoint_close(c);
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for random weights");
+    }
+    c->format = CHECKPOINT_SYNTHETIC;
+    /* Signs and mantissas at random, magnitudes from 2^-7 to 2^-6. */
+    for (size_t i = 0; i < POOL_ELEMENTS; i++) {
+        lcg = lcg * 1664525u + 1013904223u;
+        c->pool[i] = (uint16_t)((lcg >> 16 & 0x83ff) | 8 << 10);
+    }
+    for (int i = 0; i < COMPONENT_COUNT && rc == 0; i++)
+        rc = json_parse(&c->configs[i], synthetic->configs[i], strlen(synthetic->configs[i]), NULL,
+                        err);
+    if (rc != 0 || json_parse(&c->scheduler, synthetic->scheduler, strlen(synthetic->scheduler),
+                              NULL, err) != 0) {
+        checkpoint_close(c);
+        return -1;
+    }
+    *out = c;
+    return 0;
+}
+
+const struct stored_tensor *checkpoint_synthesize(struct checkpoint *c, const int64_t *dims,
+                                                  int rank)
+{
+    struct stored_tensor *t = &c->synthetic;
+
+    if (c->format != CHECKPOINT_SYNTHETIC)
+        return NULL;
+    *t = (struct stored_tensor){
+        .name = "synthetic", .dtype = DTYPE_F16, .usable = true, .rank = rank, .count = 1};
+    for (int i = 0; i < rank; i++) {
+        t->dims[i] = dims[i];
+        t->count *= dims[i];
+    }
+    ASSERT(t->count <= (int64_t)POOL_ELEMENTS);
+    t->data = c->pool;
+    return t;
+}
+
 void checkpoint_close(struct checkpoint *c)
 {
     if (c == NULL)
@@ -263,6 +317,7 @@ void checkpoint_close(struct checkpoint *c)
         json_doc_free(c->configs[i]);
     }
     json_doc_free(c->scheduler);
+    free(c->pool);
     free(c->path);
     free(c);
 }

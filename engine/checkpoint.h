@@ -24,13 +24,26 @@
 
 enum component { COMPONENT_TEXT, COMPONENT_UNET, COMPONENT_VAE, COMPONENT_COUNT };
 
-enum checkpoint_format { CHECKPOINT_DIFFUSERS, CHECKPOINT_LDM };
+enum checkpoint_format { CHECKPOINT_DIFFUSERS, CHECKPOINT_LDM, CHECKPOINT_SYNTHETIC };
 
 struct checkpoint;
 
 /* Errors (ERR_REJECT): nothing there, no weights that we read, unreadable JSON, a damaged file, a
  * pipeline of another kind (ERR_UNSUPPORTED); the message names the path. */
 int checkpoint_open(struct checkpoint **checkpoint, const char *path, struct err *err) must_check;
+/* A checkpoint without files, for measurements: configurations as JSON texts and tensors of whatever
+ * shape is asked for, filled with small random f16 values from one shared pool. */
+struct synthetic {
+    const char *configs[3]; /* by enum component */
+    const char *scheduler;
+};
+int checkpoint_open_synthetic(struct checkpoint **checkpoint, const struct synthetic *synthetic,
+                              struct err *err) must_check;
+
+/* For a synthetic checkpoint a tensor of this shape, NULL for any other; lives until the next call. */
+const struct stored_tensor *checkpoint_synthesize(struct checkpoint *checkpoint,
+                                                  const int64_t *dims, int rank);
+
 void checkpoint_close(struct checkpoint *checkpoint);
 
 enum checkpoint_format checkpoint_format(const struct checkpoint *checkpoint);

@@ -77,8 +77,9 @@ int clip_bind(struct clip *clip, const struct clip_config *c, struct checkpoint 
     struct binder b = bind_begin(checkpoint, COMPONENT_TEXT, &clip->parameters, backend, err);
 
     clip->config = *c;
-    bind_embedding(&b, &clip->tokens, c->hidden, "text_model.embeddings.token_embedding.weight");
-    bind_embedding(&b, &clip->positions, c->hidden,
+    bind_embedding(&b, &clip->tokens, c->vocabulary, c->hidden,
+                   "text_model.embeddings.token_embedding.weight");
+    bind_embedding(&b, &clip->positions, c->positions, c->hidden,
                    "text_model.embeddings.position_embedding.weight");
     for (int i = 0; i < c->layers; i++)
         bind_layer(&b, &clip->layers[i], c, i);

@@ -195,7 +195,7 @@ static int make_tokenizer(struct model *model, struct err *err)
 {
     char folder[4096];
 
-    if (checkpoint_format(model->checkpoint) == CHECKPOINT_LDM)
+    if (checkpoint_format(model->checkpoint) != CHECKPOINT_DIFFUSERS)
         return tokenizer_create_builtin(&model->tokenizer, TOKENIZER_END, err);
     snprintf(folder, sizeof(folder), "%s/tokenizer", model->info.path);
     return tokenizer_create_folder(&model->tokenizer, folder, err);
@@ -281,11 +281,33 @@ static void warn_unused(struct model *model)
     warn(model->engine, message);
 }
 
+/* The published configuration of Stable Diffusion 1.5. */
+static const struct synthetic SD15 = {
+    .configs = {[COMPONENT_TEXT] =
+                    "{\"vocab_size\":49408,\"hidden_size\":768,\"intermediate_size\":3072,"
+                    "\"num_hidden_layers\":12,\"num_attention_heads\":12}",
+                [COMPONENT_UNET] =
+                    "{\"block_out_channels\":[320,640,1280,1280],\"cross_attention_dim\":768,"
+                    "\"attention_head_dim\":8,\"sample_size\":64,\"down_block_types\":["
+                    "\"CrossAttnDownBlock2D\",\"CrossAttnDownBlock2D\",\"CrossAttnDownBlock2D\","
+                    "\"DownBlock2D\"],\"up_block_types\":[\"UpBlock2D\",\"CrossAttnUpBlock2D\","
+                    "\"CrossAttnUpBlock2D\",\"CrossAttnUpBlock2D\"]}",
+                [COMPONENT_VAE] = "{\"block_out_channels\":[128,256,512,512],"
+                                  "\"layers_per_block\":2,\"scaling_factor\":0.18215}"},
+    .scheduler = "{\"_class_name\":\"DDIMScheduler\",\"beta_schedule\":\"scaled_linear\","
+                 "\"beta_start\":0.00085,\"beta_end\":0.012,\"num_train_timesteps\":1000}",
+};
+
+/* `path` NULL: the synthetic model. */
 static int load(struct model *model, const char *path, const struct model_options *options,
                 struct err *err)
 {
-    if (checkpoint_open(&model->checkpoint, path, err) != 0)
+    int rc = path != NULL ? checkpoint_open(&model->checkpoint, path, err)
+                          : checkpoint_open_synthetic(&model->checkpoint, &SD15, err);
+
+    if (rc != 0)
         return -1;
+    path = checkpoint_path(model->checkpoint);
     model->info.path = checkpoint_path(model->checkpoint);
     if (bind_components(model, err) != 0 || read_scheduler(model, options, err) != 0 ||
         make_tokenizer(model, err) != 0)
@@ -304,14 +326,14 @@ static int load(struct model *model, const char *path, const struct model_option
     return 0;
 }
 
-int engine_load(struct model **out, struct engine *engine, const char *path,
-                const struct model_options *options, struct err *err)
+static int load_and_list(struct model **out, struct engine *engine, const char *path,
+                         const struct model_options *options, struct err *err)
 {
     struct model *model = calloc(1, sizeof(*model));
     int rc;
 
     if (model == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "%s: no memory", path);
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a model");
     model->engine = engine;
     model->clip.parameters.backend = model->unet.parameters.backend =
         model->vae.parameters.backend = engine->backend;
@@ -327,6 +349,17 @@ int engine_load(struct model **out, struct engine *engine, const char *path,
     warn_unused(model);
     *out = model;
     return 0;
+}
+
+int engine_load(struct model **model, struct engine *engine, const char *path,
+                const struct model_options *options, struct err *err)
+{
+    return load_and_list(model, engine, path, options, err);
+}
+
+int engine_load_synthetic(struct model **model, struct engine *engine, struct err *err)
+{
+    return load_and_list(model, engine, NULL, NULL, err);
 }
 
 void engine_unload(struct model *model)

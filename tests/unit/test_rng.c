@@ -3,12 +3,9 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "engine/rng.h"
+#include "tests/unit/unit.h"
 
-#include <cmocka.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -4,11 +4,8 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "engine/tokenizer.h"
+#include "tests/unit/unit.h"
 
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,312 @@
+#include "engine/sampler.h"
+
+#include "engine/sampler_parts.h"
+
+#include <string.h>
+
+static int kept_all(const struct sampler_plan *plan, int call)
+{
+    (void)plan;
+    return call;
+}
+
+static int kept_by_heun(const struct sampler_plan *plan, int call)
+{
+    (void)plan;
+    return (call + 1) / 2;
+}
+
+static const struct sampler_kind kinds[SAMPLER_COUNT] = {
+    [SAMPLER_DDIM] = {.name = "ddim",
+                      .class_name = "DDIMScheduler",
+                      .spacing = SPACING_LEADING,
+                      .zero_snr = ZERO_SNR_EXACT,
+                      .set_alpha_to_one = true,
+                      .clip_sample = CHOICE_YES,
+                      .make = schedule_make_ddim,
+                      .step = step_ddim},
+    [SAMPLER_EULER] = {.name = "euler",
+                       .class_name = "EulerDiscreteScheduler",
+                       .spacing = SPACING_LINSPACE,
+                       .zero_snr = ZERO_SNR_TINY,
+                       .has_karras = true,
+                       .scales_noise = true,
+                       .make = schedule_make_sigma,
+                       .step = step_euler},
+    [SAMPLER_EULER_A] = {.name = "euler_a",
+                         .class_name = "EulerAncestralDiscreteScheduler",
+                         .spacing = SPACING_LINSPACE,
+                         .zero_snr = ZERO_SNR_TINY,
+                         .scales_noise = true,
+                         .make = schedule_make_sigma,
+                         .step = step_euler_a},
+    [SAMPLER_HEUN] = {.name = "heun",
+                      .class_name = "HeunDiscreteScheduler",
+                      .order = 2,
+                      .spacing = SPACING_LINSPACE,
+                      .has_karras = true,
+                      .scales_noise = true,
+                      .clip_sample = CHOICE_NO,
+                      .beta_start = 0.00085,
+                      .beta_end = 0.012,
+                      .make = schedule_make_heun,
+                      .step = step_heun,
+                      .kept = kept_by_heun},
+    [SAMPLER_LMS] = {.name = "lms",
+                     .class_name = "LMSDiscreteScheduler",
+                     .spacing = SPACING_LINSPACE,
+                     .has_karras = true,
+                     .scales_noise = true,
+                     .make = schedule_make_sigma,
+                     .step = step_lms,
+                     .kept = kept_all},
+    [SAMPLER_DPMPP_2M] = {.name = "dpm++ 2m",
+                          .class_name = "DPMSolverMultistepScheduler",
+                          .spacing = SPACING_LINSPACE,
+                          .zero_snr = ZERO_SNR_TINY,
+                          .has_karras = true,
+                          .make = schedule_make_lambda,
+                          .step = step_dpm,
+                          .kept = kept_all},
+    [SAMPLER_PNDM] = {.name = "pndm",
+                      .class_name = "PNDMScheduler",
+                      .spacing = SPACING_LEADING,
+                      .make = schedule_make_pndm,
+                      .step = step_pndm,
+                      .kept = kept_by_pndm},
+    [SAMPLER_UNIPC] = {.name = "unipc",
+                       .class_name = "UniPCMultistepScheduler",
+                       .spacing = SPACING_LINSPACE,
+                       .zero_snr = ZERO_SNR_TINY,
+                       .has_karras = true,
+                       .make = schedule_make_lambda,
+                       .step = step_unipc,
+                       .kept = kept_all},
+};
+
+static const char *const schedules[SCHEDULE_COUNT] = {
+    [SCHEDULE_NORMAL] = "normal",
+    [SCHEDULE_KARRAS] = "karras",
+};
+
+/* ---- names ---- */
+
+const struct sampler_kind *sampler_kind(enum sampler sampler)
+{
+    ASSERT(sampler > SAMPLER_MODEL && sampler < SAMPLER_COUNT);
+    return &kinds[sampler];
+}
+
+int sampler_by_name(const char *name)
+{
+    for (int i = SAMPLER_MODEL + 1; i < SAMPLER_COUNT; i++)
+        if (strcmp(kinds[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+const char *sampler_name(enum sampler sampler)
+{
+    return sampler < SAMPLER_COUNT ? kinds[sampler].name : NULL;
+}
+
+int schedule_by_name(const char *name)
+{
+    for (int i = SCHEDULE_MODEL + 1; i < SCHEDULE_COUNT; i++)
+        if (strcmp(schedules[i], name) == 0)
+            return i;
+    return -1;
+}
+
+const char *schedule_name(enum schedule schedule)
+{
+    return schedule < SCHEDULE_COUNT ? schedules[schedule] : NULL;
+}
+
+bool sampler_has_schedule(enum sampler sampler, enum schedule schedule)
+{
+    return schedule != SCHEDULE_KARRAS || sampler_kind(sampler)->has_karras;
+}
+
+/* ---- plans ---- */
+
+static int check_request(const struct sampler_request *request, int train_steps, struct err *err)
+{
+    if (request->steps < 1 || request->steps > SAMPLER_STEPS_MAX || request->steps > train_steps)
+        return err_set(err, ERR_INVALID, ERR_REJECT, "steps: %d is not in 1 … %d", request->steps,
+                       SAMPLER_STEPS_MAX < train_steps ? SAMPLER_STEPS_MAX : train_steps);
+    if (!(request->eta >= 0 && request->eta <= 1))
+        return err_set(err, ERR_INVALID, ERR_REJECT, "eta: %g is not in 0 … 1", request->eta);
+    if (request->from_image && !(request->strength >= 0 && request->strength <= 1))
+        return err_set(err, ERR_INVALID, ERR_REJECT, "strength: %g is not in 0 … 1",
+                       request->strength);
+    return 0;
+}
+
+static int pick(enum sampler *sampler, const struct sampler_config *config, enum sampler wanted,
+                struct err *err)
+{
+    *sampler = wanted == SAMPLER_MODEL ? config->own : wanted;
+    if (*sampler == SAMPLER_MODEL)
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "sampler: the model's own, %s, is not supported; name another",
+                       config->own_class);
+    if (*sampler == SAMPLER_DPMPP_2M && config->stochastic)
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "sampler: the model's scheduler asks for an algorithm_type of dpm++ that is "
+                       "not supported; name another sampler");
+    return 0;
+}
+
+/* The configuration with the class's defaults where the file is silent. */
+static struct sampler_config config_complete(const struct sampler_config *config,
+                                             const struct sampler_kind *kind,
+                                             enum schedule schedule)
+{
+    struct sampler_config full = *config;
+    if (full.beta_start == 0)
+        full.beta_start = kind->beta_start > 0 ? kind->beta_start : 0.0001;
+    if (full.beta_end == 0)
+        full.beta_end = kind->beta_end > 0 ? kind->beta_end : 0.02;
+    if (full.clip_sample == CHOICE_UNSET || kind->clip_sample == CHOICE_UNSET)
+        full.clip_sample = kind->clip_sample;
+    if (full.clip_sample_range == 0)
+        full.clip_sample_range = 1;
+    full.karras = kind->has_karras && (full.karras || schedule == SCHEDULE_KARRAS);
+    return full;
+}
+
+int sampler_plan_make(struct sampler_plan *plan, const struct sampler_config *config,
+                      const struct sampler_request *request, struct err *err)
+{
+    enum sampler sampler;
+    if (check_request(request, config->train_steps, err) != 0 ||
+        pick(&sampler, config, request->sampler, err) != 0)
+        return -1;
+    const struct sampler_kind *kind = sampler_kind(sampler);
+    *plan = (struct sampler_plan){.sampler = sampler,
+                                  .steps = request->steps,
+                                  .solver_order = config->solver_order ? config->solver_order : 2,
+                                  .eta = sampler == SAMPLER_DDIM ? request->eta : 0,
+                                  .init_scale = 1};
+    plan->config = config_complete(config, kind, request->schedule);
+    schedule_alphas(plan->alphas, &plan->config, kind->zero_snr);
+    plan->final_alpha =
+        choose(config->set_alpha_to_one, kind->set_alpha_to_one) ? 1 : plan->alphas[0];
+    enum spacing spacing = config->spacing == SPACING_UNSET ? kind->spacing : config->spacing;
+    if (kind->make(plan, spacing, err) != 0)
+        return -1;
+    if (request->from_image) {
+        int kept = (int)(plan->steps * request->strength);
+        plan->begin = (plan->steps - kept) * (kind->order ? kind->order : 1);
+    }
+    if (plan->begin >= plan->calls)
+        return err_set(err, ERR_INVALID, ERR_REJECT, "strength: %g of %d steps is none",
+                       request->strength, plan->steps);
+    return 0;
+}
+
+/* ---- states ---- */
+
+void sampler_begin(const struct sampler_plan *plan, struct sampler_state *state)
+{
+    *state = (struct sampler_state){.index = plan->begin};
+}
+
+bool sampler_state_is_valid(const struct sampler_plan *plan, const struct sampler_state *state)
+{
+    return state->index >= plan->begin && state->index <= plan->calls;
+}
+
+int sampler_calls_total(const struct sampler_plan *plan)
+{
+    return plan->calls - plan->begin;
+}
+
+int sampler_calls_left(const struct sampler_plan *plan, const struct sampler_state *state)
+{
+    return plan->calls - state->index;
+}
+
+float sampler_timestep(const struct sampler_plan *plan, const struct sampler_state *state)
+{
+    ASSERT(state->index < plan->calls);
+    return plan->timesteps[state->index];
+}
+
+/* ---- tensors ---- */
+
+void sum_terms(float *out, const struct term *terms, int count, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (int t = 0; t < count; t++)
+            sum += terms[t].weight * terms[t].tensor[i];
+        out[i] = (float)sum;
+    }
+}
+
+float *step_slot(const struct step *step, int slot)
+{
+    return step->history + (size_t)slot * step->n;
+}
+
+float *step_output(const struct step *step, int i)
+{
+    ASSERT(i < step->kept && i < SAMPLER_OUTPUTS);
+    return step_slot(step, (step->kept - 1 - i) % SAMPLER_OUTPUTS);
+}
+
+float *step_keep(struct step *step)
+{
+    step->kept++;
+    return step_output(step, 0);
+}
+
+void sampler_noise(const struct sampler_plan *plan, float *latents, const float *noise,
+                   const float *image, size_t n)
+{
+    const struct sampler_kind *kind = sampler_kind(plan->sampler);
+    if (!image) {
+        sum_terms(latents, &(struct term){plan->init_scale, noise}, 1, n);
+        return;
+    }
+    double signal, spread;
+    if (kind->scales_noise) {
+        signal = 1;
+        spread = plan->sigmas[plan->begin];
+    } else if (kind->make == schedule_make_lambda) {
+        double sigma = plan->sigmas[plan->begin];
+        signal = 1 / sqrt(sigma * sigma + 1);
+        spread = sigma * signal;
+    } else {
+        double alpha = plan_alpha(plan, (int)plan->timesteps[plan->begin]);
+        signal = sqrt(alpha);
+        spread = sqrt(1 - alpha);
+    }
+    sum_terms(latents, (struct term[]){{signal, image}, {spread, noise}}, 2, n);
+}
+
+void sampler_scale_input(const struct sampler_plan *plan, const struct sampler_state *state,
+                         const float *latents, float *input, size_t n)
+{
+    double sigma = sampler_kind(plan->sampler)->scales_noise ? plan->sigmas[state->index] : 0;
+    sum_terms(input, &(struct term){1 / sqrt(sigma * sigma + 1), latents}, 1, n);
+}
+
+bool sampler_draws(const struct sampler_plan *plan)
+{
+    return plan->sampler == SAMPLER_EULER_A || (plan->sampler == SAMPLER_DDIM && plan->eta > 0);
+}
+
+void sampler_step(const struct sampler_plan *plan, struct sampler_state *state, const float *output,
+                  float *latents, float *history, const float *noise, size_t n)
+{
+    ASSERT(state->index < plan->calls);
+    ASSERT(noise || !sampler_draws(plan));
+    const struct sampler_kind *kind = sampler_kind(plan->sampler);
+    int call = state->index - plan->begin, kept = kind->kept ? kind->kept(plan, call) : 0;
+    struct step step = {plan, state->index, call, kept, output, noise, latents, history, n};
+    kind->step(&step);
+    state->index++;
+}

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define INDEX_FROM 8
-#define FIRST_BLOCK_BYTES 4096
+#define FIRST_BLOCK_BYTES 1024
 #define BLOCK_MAX_BYTES (4u << 20)
 
 struct block {

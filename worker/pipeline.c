@@ -34,6 +34,13 @@ bool task_is_lost(struct pipeline *pipeline, struct task *task)
     return stopping || failed;
 }
 
+void task_release(struct task *task)
+{
+    free(task->files);
+    task->files = NULL;
+    job_release(&task->job);
+}
+
 static int start_thread(struct pipeline *pipeline, void *(*run)(void *), const char *name,
                         struct err *err)
 {

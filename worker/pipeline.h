@@ -38,8 +38,9 @@ struct pipeline_options {
     const char *base_dir; /* of relative inputs */
     const char *dump_dir; /* NULL: no stages are dumped */
     const struct clock *clock;
-    int batch_max; /* pictures in one step, 1 … ENGINE_SESSIONS_MAX */
-    int tasks_max; /* in the pipeline at once */
+    int batch_max;       /* pictures in one step, 1 … ENGINE_SESSIONS_MAX */
+    double batch_pixels; /* a batch of several stays within; 0: no such limit */
+    int tasks_max;       /* in the pipeline at once */
 };
 
 /* One job on its way. */
@@ -53,8 +54,8 @@ struct task {
 
     /* ---- the result, once taken back ---- */
     bool failed;
-    struct err err; /* of a failed one; ERR_CANCELLED when the pipeline was stopped */
-    struct manifest_file files[JOB_IMAGES_MAX];
+    struct err err;              /* of a failed one; ERR_CANCELLED when the pipeline was stopped */
+    struct manifest_file *files; /* job.images of them; see task_release */
     struct manifest_times times;
 
     /* ---- the pipeline's own ---- */
@@ -63,6 +64,9 @@ struct task {
     int pictures_left; /* not yet through publish */
     int64_t started_mono_ns, started_wall_ns;
 };
+
+/* Frees what the task and its job own, not the task. */
+void task_release(struct task *task);
 
 int pipeline_create(struct pipeline **pipeline, const struct pipeline_options *options,
                     struct err *err) must_check;

@@ -39,11 +39,16 @@ static bool same_shape(const struct picture *a, const struct picture *b)
            session_height(a->session) == session_height(b->session);
 }
 
-/* Whether the memory plan holds one more of the shape. */
-static bool fits(const struct batch *batch, const struct picture *picture)
+/* Whether one more of the shape is worth it, and the memory plan holds it. */
+static bool fits(const struct pipeline *pipeline, const struct batch *batch,
+                 const struct picture *picture)
 {
     size_t bytes;
     struct err err;
+    double pixels = (double)session_width(picture->session) * session_height(picture->session);
+    double most = pipeline->options.batch_pixels;
+    if (most > 0 && pixels * (batch->count + 1) > most)
+        return false;
     return model_plan(picture->task->held, session_width(picture->session),
                       session_height(picture->session), batch->count + 1, &bytes, &err) == 0;
 }
@@ -68,7 +73,7 @@ static void admit(struct pipeline *pipeline, struct batch *batch)
         }
         if (batch->count > 0 && !same_shape(batch->pictures[0], picture))
             return;
-        if (batch->count > 0 && !fits(batch, picture)) {
+        if (batch->count > 0 && !fits(pipeline, batch, picture)) {
             batch->max = batch->count;
             return;
         }

@@ -102,7 +102,10 @@ void *prepare_main(void *user)
         task->started_mono_ns = clock_monotonic_ns(pipeline->options.clock);
         task->pictures_left = task->job.images;
         task->pictures = calloc((size_t)task->job.images, sizeof(*task->pictures));
-        if (!task->pictures) {
+        if (!task->files)
+            task->files = calloc((size_t)task->job.images, sizeof(*task->files));
+        if (!task->pictures || !task->files) {
+            free(task->pictures);
             err_set(&err, ERR_MEMORY, ERR_RETRY, "out of memory for a job");
             task_fail(pipeline, task, &err);
             bool open = queue_put(&pipeline->done, task);

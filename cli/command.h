@@ -1,0 +1,27 @@
+/* command.h: the subcommands: each takes the words after its name and returns the exit status. */
+#ifndef ATELIER_CLI_COMMAND_H
+#define ATELIER_CLI_COMMAND_H
+
+struct conf_table;
+
+enum exit_status {
+    EXIT_ALL_DONE = 0,
+    EXIT_USAGE = 2,    /* a wrong option or word */
+    EXIT_REJECTED = 3, /* some lines were rejected, all others are done */
+    EXIT_FAILED = 4,   /* some jobs failed or expired */
+    EXIT_FATAL = 5,    /* the run could not begin or go on */
+    EXIT_INTERRUPTED = 130,
+};
+
+int command_run(int argc, char **argv);
+int command_generate(int argc, char **argv);
+int command_model(int argc, char **argv);
+int command_schema(int argc, char **argv);
+int command_version(int argc, char **argv);
+int command_help(int argc, char **argv);
+int command_bench(int argc, char **argv);
+
+/* The tables of the commands that take options. */
+extern const struct conf_table run_table, generate_table, model_table;
+
+#endif

@@ -533,6 +533,14 @@ void job_release(struct job *job)
     *job = (struct job){0};
 }
 
+void job_move(struct job *to, struct job *from)
+{
+    *to = *from;
+    if (from->id == from->own_id)
+        to->id = to->own_id;
+    *from = (struct job){0};
+}
+
 /* ---- identity ---- */
 
 static int hash_request(const struct job *job, uint64_t *out, struct err *err)

@@ -151,6 +151,10 @@ int job_parse(struct job *job, const char *text, size_t len, struct job_problems
               struct err *err) must_check;
 void job_release(struct job *job);
 
+/* Moves a job to another place: `from` is empty afterwards. (An id of its own lives in the struct,
+ * so that a plain copy would point back.) */
+void job_move(struct job *to, struct job *from);
+
 /* Gives a job without an id one that is made of `batch` (used where the job names none), line
  * number and content, a job without a seed one made of its id; computes `content`. A seed
  * whose last picture would pass 2^63-1 is refused by job_parse, a derived one never reaches it. */

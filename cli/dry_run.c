@@ -1,0 +1,288 @@
+/*
+ * A dry run reads every line as a run would, in bounded memory, and adds the good ones up by model
+ * and size. Then each model is loaded, its memory plan asked for every size, and two steps and a
+ * decoding of its commonest size are timed: estimates come from this machine, not from a table.
+ */
+#include "cli/command.h"
+#include "cli/runner.h"
+#include "worker/support.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define GROUPS_MAX 1024 /* of model and size; what is over is added to the last */
+#define PROBLEMS_SHOWN 20
+#define TIMED_STEPS 2
+
+struct group {
+    int model;
+    int width, height;              /* 0: the model's own, or an init image's */
+    uint64_t jobs, pictures, steps; /* steps of all pictures */
+    uint64_t unspecified;           /* pictures whose steps are the model's */
+};
+
+struct survey {
+    struct runner *runner;
+    struct group groups[GROUPS_MAX];
+    size_t count;
+    size_t weights_bytes, activations_bytes; /* the largest */
+    double seconds;
+    int models;
+    bool unfit;
+};
+
+static void add(struct survey *survey, int model, const struct job *job)
+{
+    struct group *group = NULL;
+    for (size_t i = 0; i < survey->count && !group; i++) {
+        struct group *other = &survey->groups[i];
+        if (other->model == model && other->width == job->width && other->height == job->height)
+            group = other;
+    }
+    if (!group && survey->count < GROUPS_MAX) {
+        group = &survey->groups[survey->count++];
+        *group = (struct group){.model = model, .width = job->width, .height = job->height};
+    }
+    if (!group)
+        group = &survey->groups[GROUPS_MAX - 1];
+    group->jobs++;
+    group->pictures += (uint64_t)job->images;
+    group->steps += (uint64_t)job->steps * (uint64_t)job->images;
+    group->unspecified += job->steps == 0 ? (uint64_t)job->images : 0;
+}
+
+static void show_problems(struct runner *runner, uint64_t line)
+{
+    if (runner->tally.rejected == PROBLEMS_SHOWN + 1)
+        fprintf(stderr, "… and more\n");
+    if (runner->tally.rejected > PROBLEMS_SHOWN || runner->options->json)
+        return;
+    for (size_t i = 0; i < runner->problems.count; i++) {
+        const struct job_problem *problem = &runner->problems.items[i];
+        fprintf(stderr, "line %llu: %s%s%s%s%s%s\n", (unsigned long long)line, problem->field,
+                *problem->value ? " \"" : "", problem->value, *problem->value ? "\"" : "",
+                *problem->field ? ": " : "", problem->problem);
+    }
+}
+
+/* Repeated ids, within the file only. 0: new. */
+static int judge_id(struct runner *runner, const struct job *job, struct err *err)
+{
+    bool fresh;
+    struct ledger_entry *entry = ledger_enter(&runner->ledger, job->id, &fresh, err);
+    if (!entry)
+        return -1;
+    if (fresh) {
+        entry->content = job->content;
+        return 0;
+    }
+    if (entry->content == job->content) {
+        runner->tally.repeated++;
+        return 2;
+    }
+    job_problem_add(&runner->problems, "id", job->id,
+                    "an earlier line has this id and asks for something else");
+    return 1;
+}
+
+static int read_all(struct survey *survey, struct err *err)
+{
+    struct runner *runner = survey->runner;
+    struct line line;
+    struct job job;
+    int rc, model;
+    while ((rc = lines_next(&runner->lines, &line, err)) > 0 && runner_interrupts() == 0) {
+        if (line.len == 0)
+            continue;
+        runner->tally.lines++;
+        rc = runner_judge(runner, &line, &job, &model, err);
+        if (rc == 0)
+            rc = judge_id(runner, &job, err);
+        if (rc == 0) {
+            catalogue_fill(&runner->catalogue, model, &job);
+            add(survey, model, &job);
+        } else if (rc == 1) {
+            runner->tally.rejected++;
+            show_problems(runner, line.number);
+        }
+        job_release(&job);
+        if (rc < 0)
+            return -1;
+    }
+    return rc;
+}
+
+static double seconds_since(const struct runner *runner, int64_t begin_ns)
+{
+    return (double)(clock_monotonic_ns(runner->clock) - begin_ns) * 1e-9;
+}
+
+/* Seconds per step and pixel, and per decoded pixel. */
+static int time_model(struct runner *runner, struct model *model, int width, int height,
+                      double *step_rate, double *decode_rate, struct err *err)
+{
+    struct draw draw = DRAW_INIT;
+    struct session *session = NULL;
+    struct image image = {0};
+    draw.prompt = "a test";
+    draw.width = width;
+    draw.height = height;
+    draw.steps = 10;
+    double pixels = (double)width * height;
+    int rc = session_create(&session, model, &draw, NULL, err);
+    for (int i = 0; rc == 0 && i < TIMED_STEPS; i++) {
+        int64_t begin = clock_monotonic_ns(runner->clock);
+        rc = engine_step(model, &session, 1, err);
+        *step_rate = seconds_since(runner, begin) / pixels;
+    }
+    if (rc == 0) {
+        int64_t begin = clock_monotonic_ns(runner->clock);
+        rc = session_decode(session, &image, err);
+        *decode_rate = seconds_since(runner, begin) / pixels;
+    }
+    image_release(&image);
+    session_free(session);
+    return rc;
+}
+
+static void show_group(struct survey *survey, const struct group *group, int width, int height,
+                       size_t bytes, double seconds)
+{
+    char time[32];
+    struct runner *runner = survey->runner;
+    progress_format_time(seconds, time);
+    if (runner->options->json)
+        printf("{\"event\":\"estimate\",\"model\":\"%s\",\"width\":%d,\"height\":%d,\"jobs\":%llu,"
+               "\"pictures\":%llu,\"memory_bytes\":%zu,\"seconds\":%.3f}\n",
+               runner->catalogue.models[group->model].name, width, height,
+               (unsigned long long)group->jobs, (unsigned long long)group->pictures, bytes,
+               seconds);
+    else
+        printf("  %s %d×%d: %llu jobs, %llu pictures, %.1f MB of activations, about %s\n",
+               runner->catalogue.models[group->model].name, width, height,
+               (unsigned long long)group->jobs, (unsigned long long)group->pictures,
+               (double)bytes / 1e6, time);
+}
+
+static int estimate_group(struct survey *survey, struct model *model, const struct group *group,
+                          double step_rate, double decode_rate)
+{
+    const struct model_info *info = model_info(model);
+    int width = group->width ? group->width : info->width;
+    int height = group->height ? group->height : info->height;
+    double pixels = (double)width * height;
+    size_t bytes = 0;
+    struct err err;
+    if (model_plan(model, width, height, 1, &bytes, &err) != 0) {
+        fprintf(stderr, "%llu jobs of %s at %d×%d: %s\n", (unsigned long long)group->jobs,
+                survey->runner->catalogue.models[group->model].name, width, height, err.message);
+        survey->unfit = true;
+        return -1;
+    }
+    uint64_t steps = group->steps + group->unspecified * (uint64_t)info->steps;
+    double seconds = ((double)steps * step_rate + (double)group->pictures * decode_rate) * pixels;
+    if (bytes > survey->activations_bytes)
+        survey->activations_bytes = bytes;
+    survey->seconds += seconds;
+    show_group(survey, group, width, height, bytes, seconds);
+    return 0;
+}
+
+static void estimate_model(struct survey *survey, int number)
+{
+    struct runner *runner = survey->runner;
+    struct model *model = NULL;
+    const struct group *largest = NULL;
+    double step_rate = 0, decode_rate = 0;
+    struct err err;
+    for (size_t i = 0; i < survey->count; i++)
+        if (survey->groups[i].model == number &&
+            (!largest || survey->groups[i].pictures > largest->pictures))
+            largest = &survey->groups[i];
+    if (!largest || runner_interrupts() > 0)
+        return;
+    survey->models++;
+    if (models_acquire(runner->models, number, &model, &err) != 0) {
+        fprintf(stderr, "%s\n", err.message);
+        survey->unfit = true;
+        return;
+    }
+    const struct model_info *info = model_info(model);
+    if (time_model(runner, model, largest->width ? largest->width : info->width,
+                   largest->height ? largest->height : info->height, &step_rate, &decode_rate,
+                   &err) != 0)
+        fprintf(stderr, "cannot time %s: %s\n", runner->catalogue.models[number].name, err.message);
+    for (size_t i = 0; i < survey->count; i++)
+        if (survey->groups[i].model == number)
+            (void)estimate_group(survey, model, &survey->groups[i], step_rate, decode_rate);
+    struct memory_use use = engine_memory(runner->engine);
+    if (use.weights_bytes > survey->weights_bytes)
+        survey->weights_bytes = use.weights_bytes;
+    models_release(runner->models, number);
+}
+
+static void show_end(const struct survey *survey)
+{
+    const struct tally *tally = &survey->runner->tally;
+    char time[32];
+    uint64_t jobs = 0, pictures = 0;
+    for (size_t i = 0; i < survey->count; i++) {
+        jobs += survey->groups[i].jobs;
+        pictures += survey->groups[i].pictures;
+    }
+    progress_format_time(survey->seconds, time);
+    if (survey->runner->options->json) {
+        printf(
+            "{\"event\":\"end\",\"lines\":%llu,\"jobs\":%llu,\"pictures\":%llu,\"rejected\":%llu,"
+            "\"repeated\":%llu,\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"seconds\":%.3f}\n",
+            (unsigned long long)tally->lines, (unsigned long long)jobs,
+            (unsigned long long)pictures, (unsigned long long)tally->rejected,
+            (unsigned long long)tally->repeated, survey->weights_bytes, survey->activations_bytes,
+            survey->seconds);
+        return;
+    }
+    printf("%llu jobs, %llu pictures of %d models in %llu lines; %llu rejected, %llu repeated\n",
+           (unsigned long long)jobs, (unsigned long long)pictures, survey->models,
+           (unsigned long long)tally->lines, (unsigned long long)tally->rejected,
+           (unsigned long long)tally->repeated);
+    printf("about %s on this machine; weights %.0f MB, activations up to %.0f MB\n", time,
+           (double)survey->weights_bytes / 1e6, (double)survey->activations_bytes / 1e6);
+}
+
+static int estimate(struct survey *survey, struct err *err)
+{
+    struct runner *runner = survey->runner;
+    if (models_create(&runner->models, runner->engine, &runner->catalogue, err) != 0)
+        return -1;
+    for (size_t i = 0; i < runner->catalogue.count; i++)
+        estimate_model(survey, (int)i);
+    show_end(survey);
+    return 0;
+}
+
+int dry_run(const struct run_options *options)
+{
+    struct err err;
+    int status = EXIT_FATAL;
+    struct runner *runner = malloc(sizeof(*runner));
+    struct survey *survey = calloc(1, sizeof(*survey));
+    if (!runner || !survey) {
+        free(runner);
+        free(survey);
+        fprintf(stderr, "atelier run: out of memory\n");
+        return EXIT_FATAL;
+    }
+    survey->runner = runner;
+    if (runner_open(runner, options, &err) != 0 || read_all(survey, &err) < 0 ||
+        estimate(survey, &err) != 0)
+        fprintf(stderr, "atelier run: %s\n", err.message);
+    else
+        status = runner_interrupts() > 0      ? EXIT_INTERRUPTED
+                 : survey->unfit              ? EXIT_FAILED
+                 : runner->tally.rejected > 0 ? EXIT_REJECTED
+                                              : EXIT_ALL_DONE;
+    runner_release(runner);
+    free(runner);
+    free(survey);
+    return status;
+}

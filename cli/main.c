@@ -1,0 +1,110 @@
+/* atelier: one table of subcommands. */
+#include "cli/command.h"
+#include "common/buf.h"
+#include "common/conf.h"
+#include "common/nearest.h"
+#include "schema/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"run", command_run, "draw every job of a file"},
+    {"generate", command_generate, "draw one picture"},
+    {"model", command_model, "inspect PATH: say what a model is"},
+    {"schema", command_schema, "job: print the JSON Schema of a job"},
+    {"bench", command_bench, "engine: measure this machine"},
+    {"version", command_version, "print the version"},
+    {"help", command_help, "this text; --markdown: all options, as docs/configuration.md has them"},
+};
+
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+int command_schema(int argc, char **argv)
+{
+    struct buf out;
+    if (argc != 1 || strcmp(argv[0], "job") != 0) {
+        fprintf(stderr, "usage: atelier schema job\n");
+        return EXIT_USAGE;
+    }
+    buf_init(&out, 1 << 20);
+    job_schema_write(&out);
+    fputs(out.data, stdout);
+    buf_release(&out);
+    return EXIT_ALL_DONE;
+}
+
+int command_version(int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    puts("atelier " ATELIER_VERSION);
+    return EXIT_ALL_DONE;
+}
+
+static void write_markdown(void)
+{
+    static const struct conf_table *const tables[] = {&run_table, &generate_table, &model_table};
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    buf_str(&out,
+            "# Configuration\n\nWritten by `atelier help --markdown`; a test keeps it current. A "
+            "value comes from the flag, else from the environment, else from the default.\n\n");
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
+        conf_markdown(tables[i], &out);
+    out.len -= out.len > 0; /* one newline at the end, not two */
+    fwrite(out.data, 1, out.len, stdout);
+    buf_release(&out);
+}
+
+static void write_help(FILE *to)
+{
+    fputs("Atelier draws pictures in bulk with Stable Diffusion models.\n\n"
+          "usage: atelier COMMAND …\n\n",
+          to);
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fputs("\natelier COMMAND --help says more.\n", to);
+}
+
+int command_help(int argc, char **argv)
+{
+    if (argc == 1 && strcmp(argv[0], "--markdown") == 0)
+        write_markdown();
+    else
+        write_help(stdout);
+    return EXIT_ALL_DONE;
+}
+
+static int fail_unknown(const char *name)
+{
+    const char *names[COMMAND_COUNT];
+    char hint[NEAREST_HINT_BYTES];
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        names[i] = commands[i].name;
+    nearest_hint(hint, name, names, COMMAND_COUNT);
+    fprintf(stderr, "atelier: unknown command \"%s\"%s\n", name, hint);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        write_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return command_help(0, NULL);
+    if (strcmp(argv[1], "--version") == 0)
+        return command_version(0, NULL);
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(commands[i].name, argv[1]) == 0)
+            return commands[i].run(argc - 2, argv + 2);
+    return fail_unknown(argv[1]);
+}

@@ -159,7 +159,7 @@ static int hex4(struct parser *p, uint32_t *out)
 /* At the 'u' of an escape. */
 static int parse_unicode_escape(struct parser *p, char *out, size_t *n)
 {
-    uint32_t c, low;
+    uint32_t c = 0, low = 0;
     p->at++;
     if (hex4(p, &c) != 0)
         return -1;

@@ -72,6 +72,7 @@ struct weight_spec {
     int kernel;  /* 1: a matrix */
     bool geglu;  /* rows [0, out/2) are values, [out/2, out) their gates */
     bool lookup; /* an embedding's table: only op_embed reads it */
+    bool exact;  /* products in f32 whatever the back end computes in: the text encoder's */
 };
 
 /* ---- operators' arguments; optional inputs are NULL or zero ---- */
@@ -83,6 +84,10 @@ struct affine {
     float *scale, *shift; /* [n × c] in the arena */
     bool silu;            /* apply SiLU after it */
 };
+
+/* Filters with fewer channels than this on either side cost little and see the latents or make the
+ * picture: their products are in f32 whatever the back end computes in. */
+#define CONV_NARROW 16
 
 /* y = conv(pre(x)) + bias + time + residual. Padding is kernel / 2, or only below and right. */
 struct conv2d {

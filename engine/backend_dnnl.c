@@ -19,6 +19,7 @@ static int dnnl_weight_create(struct backend *backend, const struct weight_spec 
     w->kernel = spec->kernel;
     w->geglu = spec->geglu;
     w->lookup = spec->lookup;
+    w->exact = spec->exact;
     w->part_count = spec->part_count;
     for (int i = 0; i < spec->part_count; i++) {
         w->parts[i] = spec->parts[i];

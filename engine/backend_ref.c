@@ -10,6 +10,7 @@
 
 struct weight {
     int out, in, kernel;
+    enum dtype compute; /* what products are rounded to */
     size_t bytes;
     float data[]; /* out × kernel × kernel × in */
 };
@@ -48,7 +49,14 @@ static int ref_weight_create(struct backend *backend, const struct weight_spec *
     w = malloc(bytes);
     if (w == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a weight of %zu bytes", bytes);
-    *w = (struct weight){.out = out, .in = spec->in, .kernel = spec->kernel, .bytes = bytes};
+    *w = (struct weight){.out = out,
+                         .in = spec->in,
+                         .kernel = spec->kernel,
+                         .compute = backend->compute,
+                         .bytes = bytes};
+    if (spec->exact || spec->lookup ||
+        (spec->kernel > 1 && (spec->in < CONV_NARROW || out < CONV_NARROW)))
+        w->compute = DTYPE_F32;
     for (int p = 0; p < spec->part_count; p++) {
         const struct weight_part *part = &spec->parts[p];
         for (int o = 0; o < part->out; o++, row++)
@@ -57,7 +65,7 @@ static int ref_weight_create(struct backend *backend, const struct weight_spec *
                     size_t from = ((size_t)o * (size_t)spec->in + (size_t)i) * (size_t)taps + (size_t)t;
                     size_t to = ((size_t)row * (size_t)taps + (size_t)t) * (size_t)spec->in + (size_t)i;
                     float v = element_to_f32(part->data, part->dtype, from);
-                    w->data[to] = spec->lookup ? v : round_to(backend->compute, v);
+                    w->data[to] = round_to(w->compute, v);
                 }
     }
     backend->weights_bytes += bytes;
@@ -139,7 +147,8 @@ static double apply(enum activation act, double v)
 
 /* What an operator reads: x after its affine, rounded as the back end's products take it, dense.
  * Scratch; NULL when there is nothing to compute. */
-static float *read_input(struct pass *pass, const struct tensor *x, const struct affine *pre)
+static float *read_input(struct pass *pass, const struct tensor *x, const struct affine *pre,
+                         enum dtype compute)
 {
     int64_t rows = tensor_rows(x), rows_per_sample = (int64_t)x->h * x->w;
     float *dense = pass_scratch(pass, (size_t)rows * (size_t)x->c * sizeof(float));
@@ -156,7 +165,7 @@ static float *read_input(struct pass *pass, const struct tensor *x, const struct
                 v = v * pre->scale[at] + pre->shift[at];
             if (pre != NULL && pre->silu)
                 v = silu(v);
-            dense[row * x->c + c] = round_to(pass->backend->compute, (float)v);
+            dense[row * x->c + c] = round_to(compute, (float)v);
         }
     return dense;
 }
@@ -184,7 +193,7 @@ static double conv_at(const struct conv2d *a, const float *in, int n, int y, int
 
 static void ref_conv2d(struct pass *pass, const struct conv2d *a)
 {
-    float *in = read_input(pass, a->x, a->pre);
+    float *in = read_input(pass, a->x, a->pre, a->conv->weight->compute);
     int64_t row = 0;
 
     if (in == NULL)
@@ -215,7 +224,7 @@ static double dot_row(const struct linear *linear, const float *in, int o)
 
 static void ref_matmul(struct pass *pass, const struct matmul *a)
 {
-    float *in = read_input(pass, a->x, a->pre);
+    float *in = read_input(pass, a->x, a->pre, a->linear->weight->compute);
     int columns = a->y->c;
 
     if (in == NULL)

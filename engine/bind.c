@@ -182,7 +182,7 @@ static void bind_matrix(struct binder *b, struct linear *linear, int in, int out
     linear->weight = make_weight(
         b,
         &(struct weight_spec){
-            .parts = parts, .part_count = count, .in = in, .kernel = 1, .geglu = geglu},
+            .parts = parts, .part_count = count, .in = in, .kernel = 1, .geglu = geglu, .exact = b->exact},
         names[0].text);
     if (bias == BIND_BIAS)
         linear->bias = bind_vector(b, full, count, out_each);

@@ -33,6 +33,7 @@ struct binder {
     struct checkpoint *checkpoint;
     enum component component;
     struct parameters *parameters;
+    bool exact; /* for the matrices bound from now on, see weight_spec */
     bool failed;
     struct err *err;
 };

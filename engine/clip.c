@@ -77,6 +77,7 @@ int clip_bind(struct clip *clip, const struct clip_config *c, struct checkpoint 
     struct binder b = bind_begin(checkpoint, COMPONENT_TEXT, &clip->parameters, backend, err);
 
     clip->config = *c;
+    b.exact = true;
     bind_embedding(&b, &clip->tokens, c->vocabulary, c->hidden,
                    "text_model.embeddings.token_embedding.weight");
     bind_embedding(&b, &clip->positions, c->positions, c->hidden,

@@ -404,7 +404,7 @@ static void plan_text(struct pass *pass, const struct model *model, int rows, in
 static void plan_step(struct pass *pass, const struct model *model, int rows, int h, int w)
 {
     const int text_tokens = TOKENIZER_CLIP_TOKENS;
-    struct tensor x = pass_tensor(pass, rows, h, w, model->unet.config.in_channels);
+    struct tensor x = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.in_channels);
     struct tensor text = pass_tensor(pass, rows, 1, text_tokens, model->unet.config.context);
     struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.out_channels);
 
@@ -418,10 +418,9 @@ static void plan_vae(struct pass *pass, const struct model *model, bool decode, 
                      int w)
 {
     int factor = model->info.vae_factor;
-    struct tensor latents = pass_tensor_of(pass, decode ? pass->act : DTYPE_F32, rows, h, w,
+    struct tensor latents = pass_tensor_of(pass, DTYPE_F32, rows, h, w,
                                            decode ? LATENT_CHANNELS : 2 * LATENT_CHANNELS);
-    struct tensor pixels =
-        pass_tensor_of(pass, decode ? DTYPE_F32 : pass->act, rows, h * factor, w * factor, 3);
+    struct tensor pixels = pass_tensor_of(pass, DTYPE_F32, rows, h * factor, w * factor, 3);
 
     if (decode)
         vae_decode(pass, &model->vae, &latents, &pixels);

@@ -206,7 +206,7 @@ static int encode_image(struct session *s, const struct image *image, struct err
     if (work_plan_find(m, WORK_ENCODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
         work_begin(m, &plan, model_act(m), &pass, err) != 0)
         goto out;
-    x = pass_tensor(&pass, 1, s->height, s->width, 3);
+    x = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
     y = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, 2 * LATENT_CHANNELS);
     op_upload(&pass, &x, planes);
     vae_encode(&pass, &m->vae, &x, &y);
@@ -368,7 +368,8 @@ static int batch_run(struct batch *b, struct err *err)
     if (work_plan_find(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &plan, err) != 0 ||
         work_begin(m, &plan, model_act(m), &pass, err) != 0)
         return -1;
-    x = pass_tensor(&pass, b->rows, first->latent_h, first->latent_w, LATENT_CHANNELS);
+    x = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
+                       LATENT_CHANNELS);
     text = pass_tensor(&pass, b->rows, 1, first->tokens, m->unet.config.context);
     y = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
                        LATENT_CHANNELS);
@@ -486,7 +487,7 @@ static int decode(struct session *s, float *planes, struct err *err)
         return -1;
     for (size_t i = 0; i < s->count; i++)
         s->noise[i] = s->latents[i] / (float)v->scaling_factor + (float)v->shift_factor;
-    x = pass_tensor(&pass, 1, s->latent_h, s->latent_w, LATENT_CHANNELS);
+    x = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, LATENT_CHANNELS);
     y = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
     op_upload(&pass, &x, s->noise);
     vae_decode(&pass, &s->model->vae, &x, &y);

@@ -113,8 +113,10 @@ int unet_bind(struct unet *unet, const struct unet_config *u, struct checkpoint 
     int c0 = u->channels[0];
 
     unet->config = *u;
+    b.exact = true;
     bind_linear(&b, &unet->time1, c0, 4 * c0, BIND_BIAS, "time_embedding.linear_1");
     bind_linear(&b, &unet->time2, 4 * c0, 4 * c0, BIND_BIAS, "time_embedding.linear_2");
+    b.exact = false;
     bind_conv(&b, &unet->conv_in, u->in_channels, c0, 1, "conv_in");
     bind_down(&b, unet, u);
     bind_mid(&b, unet, u);

@@ -119,8 +119,10 @@ static void bind_decoder(struct binder *b, struct vae_half *d, const struct vae_
     int last = v->levels - 1, z = v->latent_channels;
     char at[48];
 
+    b->exact = true;
     if (v->post_quant_conv)
         bind_linear(b, &d->quant, z, z, BIND_BIAS, "post_quant_conv");
+    b->exact = false;
     bind_conv(b, &d->conv_in, z, v->channels[last], 1, "decoder.conv_in");
     bind_mid(b, d, v, "decoder");
     for (int k = 0; k < v->levels; k++) {
@@ -150,6 +152,7 @@ static void bind_encoder(struct binder *b, struct vae_half *e, const struct vae_
     bind_mid(b, e, v, "encoder");
     bind_norm(b, &e->norm_out, v->channels[last], v->groups, VAE_EPS, "encoder.conv_norm_out");
     bind_conv(b, &e->conv_out, v->channels[last], z, 1, "encoder.conv_out");
+    b->exact = true;
     if (v->quant_conv)
         bind_linear(b, &e->quant, z, z, BIND_BIAS, "quant_conv");
 }
@@ -218,7 +221,7 @@ void vae_decode(struct pass *pass, const struct vae *vae, const struct tensor *l
 {
     const struct vae_config *v = &vae->config;
     const struct vae_half *d = &vae->decoder;
-    struct tensor z = pass_tensor(pass, latents->n, latents->h, latents->w, latents->c);
+    struct tensor z = pass_tensor_of(pass, DTYPE_F32, latents->n, latents->h, latents->w, latents->c);
     struct tensor x = pass_tensor(pass, z.n, z.h, z.w, d->conv_in.out);
 
     if (d->quant.in > 0)
@@ -243,7 +246,7 @@ void vae_encode(struct pass *pass, const struct vae *vae, const struct tensor *p
     const struct vae_config *v = &vae->config;
     const struct vae_half *e = &vae->encoder;
     struct tensor x = pass_tensor(pass, pixels->n, pixels->h, pixels->w, e->conv_in.out);
-    struct tensor z = pass_tensor(pass, y->n, y->h, y->w, y->c);
+    struct tensor z = pass_tensor_of(pass, DTYPE_F32, y->n, y->h, y->w, y->c);
 
     op_conv2d(pass, &(struct conv2d){.conv = &e->conv_in, .x = pixels, .y = &x});
     for (int k = 0; k < v->levels; k++) {

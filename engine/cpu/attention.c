@@ -25,7 +25,8 @@ struct plan {
 
 static struct plan make_plan(const struct cpu_backend *cpu, const struct attention *a)
 {
-    bool pairs = cpu->base.compute == DTYPE_BF16 && !cpu->emulated_bf16;
+    /* f32 activations (the text encoder's) keep f32 products. */
+    bool pairs = a->q->dtype == DTYPE_BF16 && !cpu->emulated_bf16;
     int nr = cpu->kernels->nr;
     struct plan p = {.cpu = cpu, .a = a, .element = pairs ? 2 : 4};
 

@@ -14,19 +14,21 @@ static enum conv_algorithm choose(const struct cpu_backend *cpu, const struct co
 
     if (cpu->conv == CONV_WINOGRAD && winograd)
         return CONV_WINOGRAD;
+    if (a->conv->in < CONV_NARROW || a->conv->out < CONV_NARROW)
+        return CONV_GEMM;
     if (cpu->conv == CONV_DIRECT && direct)
         return CONV_DIRECT;
-    if (cpu->conv != CONV_BY_TABLE || !winograd || a->conv->in < 16 || a->conv->out < 16)
+    if (cpu->conv != CONV_BY_TABLE || !winograd)
         return CONV_GEMM;
     return CONV_WINOGRAD;
 }
 
-/* x after its affine, dense, in the type that products are computed in. Scratch; drop `data`. */
-static struct tensor materialise(struct pass *pass, const struct tensor *x,
+/* x after its affine, dense, in the type that products are computed in. */
+static struct tensor materialise(struct pass *pass, const struct tensor *x, enum dtype dtype,
                                  const struct affine *pre)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
-    struct tensor y = pass_tensor_of(pass, cpu->base.compute, x->n, x->h, x->w, x->c);
+    struct tensor y = pass_tensor_of(pass, dtype, x->n, x->h, x->w, x->c);
     int64_t rows = tensor_rows(x), per_sample = (int64_t)x->h * x->w;
 
     if (pass->planning || pass->failed)
@@ -169,7 +171,9 @@ void cpu_conv2d(struct pass *pass, const struct conv2d *a)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
     enum conv_algorithm algorithm = choose(cpu, a);
-    bool as_it_is = a->pre == NULL && a->x->dtype == cpu->base.compute;
+    enum dtype dtype =
+        weight_is_exact(cpu, a->conv->weight) ? DTYPE_F32 : cpu->base.compute;
+    bool as_it_is = a->pre == NULL && a->x->dtype == dtype;
     struct tensor x = *a->x;
 
     if (algorithm == CONV_WINOGRAD) {
@@ -177,7 +181,7 @@ void cpu_conv2d(struct pass *pass, const struct conv2d *a)
         return;
     }
     if (!as_it_is)
-        x = materialise(pass, a->x, a->pre);
+        x = materialise(pass, a->x, dtype, a->pre);
     if (algorithm == CONV_DIRECT)
         direct_path(pass, a, &x);
     else

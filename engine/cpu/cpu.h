@@ -41,7 +41,7 @@ struct weight {
     struct weight_part parts[CPU_STACK_MAX];
     int part_count;
     int in, out, kernel;
-    bool geglu, lookup;
+    bool geglu, lookup, exact;
     struct panels panels; /* data NULL until packed */
     float *winograd;      /* 36 packed matrices in × out, NULL until transformed */
     size_t winograd_bytes;
@@ -77,8 +77,8 @@ static inline void *row_at(const struct tensor *t, int64_t row)
 /* Element (k, column) of the matrix that is to be packed. */
 typedef float (*panel_element)(const void *from, int k, int column);
 
-/* The type that a weight of this source dtype is packed into. */
-enum panel_type panel_type_for(const struct cpu_backend *cpu, enum dtype source);
+/* Whether the weight's products are in f32. */
+bool weight_is_exact(const struct cpu_backend *cpu, const struct weight *weight);
 size_t panel_type_bytes(enum panel_type type);
 
 /* Packs the weight's matrix (its im2col form for 3×3) once. Fails with ERR_MEMORY. */

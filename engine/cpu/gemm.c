@@ -19,11 +19,25 @@ size_t panel_type_bytes(enum panel_type type)
     return type == PANEL_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-enum panel_type panel_type_for(const struct cpu_backend *cpu, enum dtype source)
+bool weight_is_exact(const struct cpu_backend *cpu, const struct weight *w)
 {
-    if (cpu->base.compute == DTYPE_BF16)
+    bool narrow = w->kernel > 1 && (w->in < CONV_NARROW || w->out < CONV_NARROW);
+
+    return cpu->base.compute == DTYPE_F32 || w->exact || narrow;
+}
+
+/* Exact weights of a 16-bit file stay 16-bit, which loses nothing, when memory asks for it or when
+ * the engine's other weights are 16-bit anyway. */
+static enum panel_type panel_type_for(const struct cpu_backend *cpu, const struct weight *w)
+{
+    enum dtype source = w->parts[0].dtype;
+
+    if (!weight_is_exact(cpu, w))
         return cpu->emulated_bf16 ? PANEL_BF16 : PANEL_PAIRS;
-    if (cpu->weights_16bit && source != DTYPE_F32)
+    for (int i = 1; i < w->part_count; i++)
+        if (w->parts[i].dtype != source)
+            return PANEL_F32;
+    if (source != DTYPE_F32 && (cpu->weights_16bit || cpu->base.compute == DTYPE_BF16))
         return source == DTYPE_BF16 ? PANEL_BF16 : PANEL_F16;
     return PANEL_F32;
 }
@@ -33,7 +47,7 @@ enum panel_type panel_type_for(const struct cpu_backend *cpu, enum dtype source)
 static struct panels panels_layout(const struct cpu_backend *cpu, const struct weight *w)
 {
     int nr = cpu->kernels->nr, vl = cpu->kernels->vl, taps = w->kernel * w->kernel;
-    struct panels p = {.type = panel_type_for(cpu, w->parts[0].dtype)};
+    struct panels p = {.type = panel_type_for(cpu, w)};
     int even = p.type == PANEL_PAIRS ? 1 : 0, tail;
 
     p.n = w->geglu ? 2 * (int)div_up(w->out / 2, nr) * nr : w->out;
@@ -262,8 +276,8 @@ struct matmul_context {
 };
 
 /* Columns [first, first + n) of x, after pre, rounded to bf16 where products are emulated. */
-static void fill_row(const struct cpu_backend *cpu, const struct panels *p, const void *src,
-                     enum dtype dtype, int n, const struct pre *pre, void *dst)
+static void fill_row(const struct cpu_backend *cpu, const struct panels *p, bool exact,
+                     const void *src, enum dtype dtype, int n, const struct pre *pre, void *dst)
 {
     const struct cpu_kernels *k = cpu->kernels;
     struct pre none = {0};
@@ -275,7 +289,7 @@ static void fill_row(const struct cpu_backend *cpu, const struct panels *p, cons
         return;
     }
     k->load_f32(dst, src, dtype, n, pre);
-    if (cpu->emulated_bf16 && (dtype != DTYPE_BF16 || pre->scale != NULL)) {
+    if (!exact && cpu->emulated_bf16 && (dtype != DTYPE_BF16 || pre->scale != NULL)) {
         k->load_bf16(dst, dst, DTYPE_F32, n, &none); /* narrows in place, front to back */
         for (int i = n - 1; i >= 0; i--)
             ((float *)dst)[i] = bf16_to_f32(((uint16_t *)dst)[i]);
@@ -290,6 +304,7 @@ static void matmul_fill(const void *context, int segment, int64_t row, int rows,
     int first = segment * CPU_SEGMENT_MAX;
     int n = x->c - first < CPU_SEGMENT_MAX ? x->c - first : CPU_SEGMENT_MAX;
     size_t element = p->type == PANEL_PAIRS ? 2 : 4;
+    bool exact = weight_is_exact(m->cpu, m->args->linear->weight);
 
     for (int i = 0; i < rows; i++) {
         struct pre pre = pre_of(m->args->pre, (row + i) / m->rows_per_sample, x->c);
@@ -297,7 +312,7 @@ static void matmul_fill(const void *context, int segment, int64_t row, int rows,
             pre.scale += first;
             pre.shift += first;
         }
-        fill_row(m->cpu, p, (char *)row_at(x, row + i) + (size_t)first * dtype_bytes(x->dtype),
+        fill_row(m->cpu, p, exact, (char *)row_at(x, row + i) + (size_t)first * dtype_bytes(x->dtype),
                  x->dtype, n, &pre, (char *)a + (size_t)i * ld * element);
     }
 }

@@ -491,29 +491,31 @@ static void scale(float *x, int n, float factor)
 /* ---- Winograd F(4×4, 3×3); Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
  * Networks", section 4.3 ---- */
 
-/* out = Bᵀ in, one dimension. */
+/* out = Bᵀ in, one dimension, at the points 0, ±A, ±B and infinity. */
 static inline void input_1d(const vec in[6], vec out[6])
 {
-    vec a = in[4] - 4.0f * in[2], b = in[3] - 4.0f * in[1];
-    vec c = in[4] - in[2], d = 2.0f * (in[3] - in[1]);
+    const float a = WINOGRAD_A, b = WINOGRAD_B;
+    vec u = in[4] - b * b * in[2], v = a * (in[3] - b * b * in[1]);
+    vec p = in[4] - a * a * in[2], q = b * (in[3] - a * a * in[1]);
 
-    out[0] = 4.0f * in[0] - 5.0f * in[2] + in[4];
-    out[1] = a + b;
-    out[2] = a - b;
-    out[3] = c + d;
-    out[4] = c - d;
-    out[5] = 4.0f * in[1] - 5.0f * in[3] + in[5];
+    out[0] = a * a * b * b * in[0] - (a * a + b * b) * in[2] + in[4];
+    out[1] = u + v;
+    out[2] = u - v;
+    out[3] = p + q;
+    out[4] = p - q;
+    out[5] = a * a * b * b * in[1] - (a * a + b * b) * in[3] + in[5];
 }
 
 /* out = Aᵀ in, one dimension. */
 static inline void output_1d(const vec in[6], vec out[4])
 {
-    vec a = in[1] + in[2], b = in[1] - in[2], c = in[3] + in[4], d = in[3] - in[4];
+    const float a = WINOGRAD_A, b = WINOGRAD_B;
+    vec s = in[1] + in[2], d = in[1] - in[2], p = in[3] + in[4], q = in[3] - in[4];
 
-    out[0] = in[0] + a + c;
-    out[1] = b + 2.0f * d;
-    out[2] = a + 4.0f * c;
-    out[3] = b + 8.0f * d + in[5];
+    out[0] = in[0] + s + p;
+    out[1] = a * d + b * q;
+    out[2] = a * a * s + b * b * p;
+    out[3] = a * a * a * d + b * b * b * q + in[5];
 }
 
 static void winograd_input(const void *const pixels[36], enum dtype dtype, int n,

@@ -49,12 +49,14 @@ size_t winograd_weight_bytes(const struct cpu_backend *cpu, const struct weight 
 /* G g Gᵀ for one filter. */
 static void transform_filter(const double g[9], float u[TAPS])
 {
-    static const double G[6][3] = {{1.0 / 4, 0, 0},
-                                   {-1.0 / 6, -1.0 / 6, -1.0 / 6},
-                                   {-1.0 / 6, 1.0 / 6, -1.0 / 6},
-                                   {1.0 / 24, 1.0 / 12, 1.0 / 6},
-                                   {1.0 / 24, -1.0 / 12, 1.0 / 6},
-                                   {0, 0, 1}};
+    const double a = WINOGRAD_A, b = WINOGRAD_B;
+    const double f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b), fb = 2 * b * b * (b * b - a * a);
+    const double G[6][3] = {{1 / f0, 0, 0},
+                            {1 / fa, a / fa, a * a / fa},
+                            {1 / fa, -a / fa, a * a / fa},
+                            {1 / fb, b / fb, b * b / fb},
+                            {1 / fb, -b / fb, b * b / fb},
+                            {0, 0, 1}};
     double half[6][3];
 
     for (int i = 0; i < 6; i++)

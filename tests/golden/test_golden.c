@@ -1,0 +1,259 @@
+/*
+ * The engine against diffusers, stage by stage: every job of jobs.jsonl is drawn with the committed
+ * random models and each stage that diffusers dumped is compared.
+ *
+ *     test_golden BACKEND ISA PRECISION [JOB-PREFIX]
+ *
+ * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35 dB.
+ * Run from the source root. Prints the worst figures per model.
+ */
+#include "common/json.h"
+#include "engine/engine.h"
+#include "engine/safetensors.h"
+#include "worker/codec.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STAGE_LIMIT 1e-4
+#define PSNR_F32 50.0
+#define PSNR_BF16 35.0
+#define GOLDEN "tests/golden/"
+
+struct check {
+    const struct safetensors *golden;
+    const char *job;
+    bool exact; /* f32: every stage counts */
+    double worst_error, psnr;
+    char worst_stage[64];
+    int stages, failures;
+};
+
+static double relative_error(const struct stored_tensor *want, const float *got)
+{
+    double difference = 0, size = 0;
+
+    for (int64_t i = 0; i < want->count; i++) {
+        double w = element_to_f32(want->data, want->dtype, (size_t)i);
+        difference += (got[i] - w) * (got[i] - w);
+        size += w * w;
+    }
+    return sqrt(difference / (size + 1e-30));
+}
+
+static double psnr(const struct stored_tensor *want, const float *got)
+{
+    double sum = 0;
+
+    for (int64_t i = 0; i < want->count; i++) {
+        double d = got[i] - element_to_f32(want->data, want->dtype, (size_t)i);
+        sum += d * d;
+    }
+    return sum == 0 ? 200 : -10 * log10(sum / (double)want->count);
+}
+
+static void see(void *user, const struct stage *stage)
+{
+    struct check *c = user;
+    const struct stored_tensor *want = safetensors_find(c->golden, stage->name);
+    int64_t count = 1;
+    double error;
+
+    if (want == NULL || !want->usable)
+        return;
+    for (int i = 0; i < stage->rank; i++)
+        count *= stage->dims[i];
+    if (count != want->count) {
+        printf("FAIL %s %s: %lld values, diffusers has %lld\n", c->job, stage->name,
+               (long long)count, (long long)want->count);
+        c->failures++;
+        return;
+    }
+    c->stages++;
+    error = relative_error(want, stage->data);
+    if (strcmp(stage->name, "image") == 0)
+        c->psnr = psnr(want, stage->data);
+    if (!(error <= c->worst_error)) {
+        c->worst_error = error;
+        snprintf(c->worst_stage, sizeof(c->worst_stage), "%s", stage->name);
+    }
+    if (c->exact && !(error <= STAGE_LIMIT)) {
+        printf("FAIL %s %s: relative error %.2e\n", c->job, stage->name, error);
+        c->failures++;
+    }
+}
+
+static int read_init_image(const char *name, struct image *image, struct err *err)
+{
+    char path[512];
+    FILE *file;
+    void *bytes;
+    long len;
+    int rc;
+
+    snprintf(path, sizeof(path), GOLDEN "jobs/%s", name);
+    file = fopen(path, "rb");
+    if (file == NULL) {
+        snprintf(path, sizeof(path), GOLDEN "%s", name);
+        file = fopen(path, "rb");
+    }
+    if (file == NULL)
+        return err_set(err, ERR_NOT_FOUND, ERR_REJECT, "%s", path);
+    fseek(file, 0, SEEK_END);
+    len = ftell(file);
+    rewind(file);
+    bytes = malloc((size_t)len);
+    rc = fread(bytes, 1, (size_t)len, file) == (size_t)len
+             ? codec_decode(image, bytes, (size_t)len, err)
+             : err_set(err, ERR_IO, ERR_REJECT, "%s", path);
+    fclose(file);
+    free(bytes);
+    return rc;
+}
+
+static int draw_of(const struct json *job, struct draw *draw, struct image *init, struct err *err)
+{
+    const char *sampler = json_string_or(json_get(job, "sampler"), NULL);
+    const char *schedule = json_string_or(json_get(job, "schedule"), NULL);
+    const char *image = json_string_or(json_get(job, "init_image"), NULL);
+
+    *draw = (struct draw)DRAW_INIT;
+    draw->prompt = json_string_or(json_get(job, "prompt"), NULL);
+    draw->negative_prompt = json_string_or(json_get(job, "negative_prompt"), NULL);
+    draw->width = (int)json_int_or(json_get(job, "width"), 0);
+    draw->height = (int)json_int_or(json_get(job, "height"), 0);
+    draw->steps = (int)json_int_or(json_get(job, "steps"), 0);
+    draw->guidance_scale = json_double_or(json_get(job, "guidance_scale"), -1);
+    draw->sampler = sampler ? (enum sampler)sampler_by_name(sampler) : SAMPLER_MODEL;
+    draw->schedule = schedule ? (enum schedule)schedule_by_name(schedule) : SCHEDULE_MODEL;
+    draw->eta = json_double_or(json_get(job, "eta"), 0);
+    draw->seed = (uint64_t)json_int_or(json_get(job, "seed"), 0);
+    draw->clip_skip = (int)json_int_or(json_get(job, "clip_skip"), 0);
+    draw->strength = json_double_or(json_get(job, "strength"), 0.8);
+    if (image == NULL)
+        return 0;
+    draw->init_image = init;
+    return read_init_image(image, init, err);
+}
+
+static int draw_job(struct model *model, const struct json *job, struct check *check,
+                    struct err *err)
+{
+    struct stage_observer observer = {.see = see, .user = check};
+    struct image init = {0}, image = {0};
+    struct session *session = NULL;
+    struct draw draw;
+    int rc = -1;
+
+    if (draw_of(job, &draw, &init, err) != 0 ||
+        session_create(&session, model, &draw, &observer, err) != 0)
+        goto out;
+    while (session_steps_left(session) > 0)
+        if (engine_step(model, &session, 1, err) != 0)
+            goto out;
+    rc = session_decode(session, &image, err);
+out:
+    session_free(session);
+    image_release(&image);
+    image_release(&init);
+    return rc;
+}
+
+/* The one model that is loaded, by name. */
+struct loaded {
+    struct model *model;
+    char name[128];
+};
+
+static int need_model(struct engine *engine, struct loaded *loaded, const char *name,
+                      struct err *err)
+{
+    char path[512];
+
+    if (loaded->model != NULL && strcmp(loaded->name, name) == 0)
+        return 0;
+    engine_unload(loaded->model);
+    loaded->model = NULL;
+    snprintf(loaded->name, sizeof(loaded->name), "%s", name);
+    snprintf(path, sizeof(path), GOLDEN "models/%s", name);
+    if (engine_load(&loaded->model, engine, path, NULL, err) == 0)
+        return 0;
+    snprintf(path, sizeof(path), GOLDEN "models/%s.safetensors", name);
+    return engine_load(&loaded->model, engine, path, NULL, err);
+}
+
+static int check_job(struct engine *engine, struct loaded *loaded, const struct json *job,
+                     bool exact)
+{
+    struct check check = {.job = json_string_or(json_get(job, "id"), "?"), .exact = exact};
+    struct safetensors *golden = NULL;
+    char path[512];
+    struct err err;
+
+    snprintf(path, sizeof(path), GOLDEN "jobs/%s.safetensors", check.job);
+    if (safetensors_open(&golden, path, &err) != 0) {
+        printf("FAIL %s: %s\n", check.job, err.message);
+        return 1;
+    }
+    check.golden = golden;
+    if (need_model(engine, loaded, json_string_or(json_get(job, "model"), ""), &err) != 0 ||
+        draw_job(loaded->model, job, &check, &err) != 0) {
+        printf("FAIL %s: %s\n", check.job, err.message);
+        check.failures++;
+    } else if (!(check.psnr >= (exact ? PSNR_F32 : PSNR_BF16))) {
+        printf("FAIL %s: image %.1f dB\n", check.job, check.psnr);
+        check.failures++;
+    }
+    printf("%-16s %3d stages, worst %.1e at %-22s image %.1f dB\n", check.job, check.stages,
+           check.worst_error, check.worst_stage, check.psnr);
+    safetensors_close(golden);
+    return check.failures;
+}
+
+int main(int argc, char **argv)
+{
+    struct engine_options options = ENGINE_OPTIONS_INIT;
+    struct loaded loaded = {0};
+    struct engine *engine;
+    int failures = 0, jobs = 0;
+    char line[65536];
+    struct err err;
+    FILE *file;
+
+    if (argc < 4) {
+        fprintf(stderr, "usage: test_golden BACKEND ISA PRECISION [JOB-PREFIX]\n");
+        return 2;
+    }
+    options.backend = argv[1];
+    options.isa = argv[2];
+    options.precision = strcmp(argv[3], "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32;
+    options.threads = 2;
+    if (engine_create(&engine, &options, &err) != 0) {
+        printf("SKIP %s\n", err.message);
+        return 77;
+    }
+    file = fopen(GOLDEN "jobs.jsonl", "r");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        struct json_doc *doc;
+        const char *id;
+        if (json_parse(&doc, line, strcspn(line, "\n"), NULL, &err) != 0) {
+            printf("FAIL jobs.jsonl: %s\n", err.message);
+            failures++;
+            continue;
+        }
+        id = json_string_or(json_get(json_root(doc), "id"), "");
+        if (argc < 5 || strncmp(id, argv[4], strlen(argv[4])) == 0) {
+            failures += check_job(engine, &loaded, json_root(doc),
+                                  options.precision == PRECISION_F32);
+            jobs++;
+        }
+        json_doc_free(doc);
+    }
+    if (file != NULL)
+        fclose(file);
+    engine_free(engine);
+    printf("%d jobs, %d failures\n", jobs, failures);
+    return failures > 0 || jobs == 0;
+}

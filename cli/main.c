@@ -19,7 +19,9 @@ static const struct command commands[] = {
     {"generate", command_generate, "draw one picture"},
     {"model", command_model, "inspect PATH: say what a model is"},
     {"schema", command_schema, "job: print the JSON Schema of a job"},
+#ifdef ATELIER_BENCH
     {"bench", command_bench, "engine: measure this machine"},
+#endif
     {"version", command_version, "print the version"},
     {"help", command_help, "this text; --markdown: all options, as docs/configuration.md has them"},
 };

@@ -1,0 +1,384 @@
+"""A run as its user sees it: results, reports, resuming after every kind of end."""
+
+import base64
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import unittest
+import zlib
+
+import e2e
+
+KILLS = int(os.environ.get("KILLS", "55"))
+
+
+def png(width, height):
+    rows = b"".join(b"\0" + bytes((x * 3 % 256, y * 5 % 256, 90)[c] for x in range(width)
+                                   for c in range(3)) for y in range(height))
+
+    def chunk(name, data):
+        return (struct.pack(">I", len(data)) + name + data
+                + struct.pack(">I", zlib.crc32(name + data)))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+class Results(e2e.Case):
+    def test_manifest_and_files(self):
+        self.write_jobs([
+            e2e.job(id="a", images=3, seed=7, output={"format": "png"}, labels={"k": "v"}),
+            e2e.job(id="b", output={"format": "jpeg", "quality": 80}, prompt="<b>&\"x\"</b>"),
+            e2e.job(id="c", output={"format": "webp", "metadata": False}),
+            e2e.job(),
+        ])
+        self.run_jobs()
+        manifests = self.manifests()
+        own = next(name for name in manifests if name.startswith("line-000004-"))
+        self.audit(["a", "b", "c", own])
+        a = manifests["a"]
+        self.assertEqual([file["seed"] for file in a["files"]], [7, 8, 9])
+        self.assertEqual(len({file["sha256"] for file in a["files"]}), 3)
+        self.assertEqual(a["request"]["labels"], {"k": "v"})
+        self.assertEqual(a["request"]["guidance_scale"], 7.5)
+        self.assertIn("sampler", a["request"])
+        self.assertEqual(a["attempt"], 1)
+        self.assertGreater(a["times"]["compute_s"], 0)
+        for name, start in (("a", b"\x89PNG"), ("b", b"\xff\xd8\xff"), ("c", b"RIFF")):
+            data = (self.out / "results" / name / manifests[name]["files"][0]["name"]).read_bytes()
+            self.assertTrue(data.startswith(start))
+            self.assertEqual(b'"prompt"' in data, name != "c")
+        page = (self.out / "index.html").read_text(encoding="utf-8")
+        self.assertIn("&lt;b&gt;&amp;", page)
+        self.assertNotIn("<b>&", page)
+        for manifest in manifests.values():
+            for file in manifest["files"]:
+                self.assertIn(f'results/{manifest["id"]}/{file["name"]}', page)
+
+    def test_seeds_and_batches_do_not_change_a_picture(self):
+        lines = [e2e.job(id=f"j{i}", seed=i, steps=2 + i % 3, prompt=f"cat {i}") for i in range(6)]
+        self.write_jobs(lines)
+        self.run_jobs("--batch-max", "1")
+        alone = {name: m["files"][0]["sha256"] for name, m in self.manifests().items()}
+        self.out = self.dir / "out2"
+        self.run_jobs("--batch-max", "6")
+        together = {name: m["files"][0]["sha256"] for name, m in self.manifests().items()}
+        self.assertEqual(alone, together)
+
+    def test_pictures_to_start_from(self):
+        (self.dir / "in.png").write_bytes(png(72, 64))
+        data = "data:image/png;base64," + base64.b64encode(png(64, 64)).decode()
+        self.write_jobs([
+            e2e.job(id="file", init_image="in.png", width=None, height=None, steps=4),
+            e2e.job(id="data", init_image=data, strength=0.5, steps=4),
+            e2e.job(id="other", init_image="in.png", strength=0.5, steps=4),
+        ])
+        self.run_jobs(expect=4)
+        manifests = self.manifests()
+        self.assertEqual(set(manifests), {"file", "data"})
+        self.assertEqual(manifests["file"]["request"]["width"], 72)
+        self.assertEqual(manifests["file"]["request"]["strength"], 0.8)
+        self.assertIn("init_image is 72×64", self.records("failed.jsonl")[0]["error"])
+
+    def test_stages_are_dumped(self):
+        self.write_jobs([e2e.job(id="a", steps=3, guidance_scale=5)])
+        self.run_jobs("--dump-stages", self.dir / "stages")
+        data = (self.dir / "stages" / "a.safetensors").read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8:8 + size])
+        wanted = {"tokens", "prompt_embeds", "negative_prompt_embeds", "noise", "latents.0",
+                  "latents.1", "latents.2", "latents", "image"}
+        self.assertLessEqual(wanted, set(header))
+        end = max(tensor["data_offsets"][1] for tensor in header.values())
+        self.assertEqual(8 + size + end, len(data))
+
+    def test_a_model_is_loaded_once(self):
+        others = [p.name for p in pathlib.Path(e2e.MODELS).iterdir()
+                  if (p / "model_index.json").exists() and p.name != e2e.MODEL]
+        if not others:
+            self.skipTest("one model only")
+        lines = [e2e.job(id=f"j{i}", model=[e2e.MODEL, others[0]][i % 2]) for i in range(20)]
+        self.write_jobs(lines)
+        result = subprocess.run(["strace", "-f", "-e", "trace=openat"] + self.command(),
+                                capture_output=True, text=True) if which("strace") else None
+        if result is None:
+            self.run_jobs()
+        else:
+            opened = [line for line in result.stderr.splitlines()
+                      if "unet" in line and ".safetensors" in line and " = -1" not in line]
+            self.assertEqual(len(opened), 2, opened)
+        self.audit([f"j{i}" for i in range(20)])
+
+    def test_catalogue_defaults(self):
+        models = self.dir / "models"
+        models.mkdir()
+        os.symlink(pathlib.Path(e2e.MODELS).resolve() / e2e.MODEL, models / e2e.MODEL)
+        (models / "catalogue.json").write_text(json.dumps({"models": {e2e.MODEL: {
+            "tier": "fast", "defaults": {"width": 80, "height": 64, "steps": 3, "sampler": "euler",
+                                         "negative_prompt": "blur"}}}}))
+        self.write_jobs([{"id": "a", "model": e2e.MODEL, "prompt": "x"}])
+        self.run_jobs("--models", models)
+        request = self.manifests()["a"]["request"]
+        self.assertEqual((request["width"], request["steps"], request["tier"]), (80, 3, "fast"))
+        self.assertEqual(request["negative_prompt"], "blur")
+
+    def test_standard_input(self):
+        path = self.write_jobs([e2e.job(id="a")])
+        with open(path, "rb") as file:
+            self.run_jobs(jobs="-", stdin=file)
+        self.audit(["a"])
+
+
+def which(name):
+    return any(os.access(os.path.join(d, name), os.X_OK) for d in os.environ["PATH"].split(":"))
+
+
+class Ends(e2e.Case):
+    def stamps(self):
+        """What is visible, and how it would show that it was drawn again."""
+        found = {}
+        for path in (self.out / "results").glob("*/manifest.json"):
+            for file in path.parent.iterdir():
+                if not file.name.startswith(".tmp-"):
+                    status = file.stat()
+                    found[str(file)] = (status.st_ino, status.st_mtime_ns)
+        return found
+
+    def test_kill_at_any_moment(self):
+        count = 150
+        ids = [f"job-{i:03}" for i in range(count)]
+        self.write_jobs([e2e.job(id=name, seed=i, images=1 + i % 2, steps=2 + i % 3,
+                                 height=64 + 8 * (i % 2)) for i, name in enumerate(ids)])
+        chance = random.Random(int(os.environ.get("SEED", "1")))
+        kills, visible, runs = 0, {}, 0
+        while kills < KILLS or len(self.manifests() if self.out.exists() else {}) < count:
+            runs += 1
+            if kills >= KILLS or runs > 20 * KILLS:
+                break
+            process = subprocess.Popen(self.command("--batch-max", "4"), stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            if len(visible) > count:  # enough is drawn: begin anew, so that kills hit work
+                pass
+            try:
+                process.wait(chance.uniform(0.02, 0.30) * e2e.CAREFUL)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+            if not (self.out / "results").exists():
+                continue
+            self.audit_names()
+            now = self.stamps()
+            for file, stamp in visible.items():
+                self.assertEqual(now.get(file), stamp, f"{file} was touched again")
+            visible = now
+            if len(self.manifests()) == count and kills < KILLS:
+                self.audit_after(ids, visible)
+                visible = {}
+                self.out = self.dir / f"out-{kills}"
+        self.assertGreaterEqual(kills, KILLS)
+        self.audit_after(ids, visible)
+        print(f"{kills} kills in {runs} runs", file=sys.stderr)
+
+    def audit_after(self, ids, visible):
+        done = len(self.manifests())
+        end = json.loads(self.run_jobs("--json").stdout.splitlines()[-1])
+        self.assertEqual(end["skipped"], done)
+        self.assertEqual(end["done"], len(ids) - done)
+        self.audit(ids)
+        now = self.stamps()
+        for file, stamp in visible.items():
+            self.assertEqual(now.get(file), stamp)
+        page = (self.out / "index.html").read_text(encoding="utf-8")
+        self.assertEqual(page.count("<article"), len(ids))
+
+    def test_interrupt_and_resume(self):
+        ids = [f"j{i}" for i in range(400)]
+        self.write_jobs([e2e.job(id=name, steps=8) for name in ids])
+        process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True)
+        while not (self.out / "results").exists() or len(self.manifests()) < 3:
+            time.sleep(0.02)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        self.assertLess(time.monotonic() - begun, 10 * e2e.CAREFUL)
+        self.assertEqual(process.returncode, 130, out + err)
+        self.assertIn("run the same command again to resume", err)
+        self.assertTrue((self.out / "index.html").exists())
+        done = set(self.manifests())
+        self.assertTrue(0 < len(done) < len(ids))
+        self.audit(done)
+        self.run_jobs()
+        self.audit(ids)
+
+    def test_a_second_interrupt_quits_at_once(self):
+        self.write_jobs([e2e.job(id="slow", width=1024, height=1024, steps=50)])
+        process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True)
+        while not (self.out / "results" / "slow").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20 * e2e.CAREFUL)
+        self.assertEqual(process.returncode, 130)
+
+    def test_two_runs_in_one_directory(self):
+        self.write_jobs([e2e.job(id=f"j{i}", steps=8) for i in range(400)])
+        first = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
+        while not (self.out / "results").exists() or len(self.manifests()) < 1:
+            time.sleep(0.02)
+        result = self.run_jobs(expect=5)
+        self.assertIn("in use by another run", result.stderr)
+        first.send_signal(signal.SIGINT)
+        first.wait(60)
+
+    def test_a_full_disk(self):
+        """A limit on file size stands for the disk's; the journal is small enough to go on."""
+        ids = [f"j{i}" for i in range(6)]
+        self.write_jobs([e2e.job(id=name, width=256, height=256) for name in ids])
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+
+        result = self.run_jobs(expect=5, preexec_fn=limit)
+        self.assertIn("free some space and run again", result.stderr)
+        self.audit([])
+        self.run_jobs()
+        self.audit(ids)
+
+    @unittest.skipUnless(os.geteuid() == 0, "mounting needs privilege")
+    def test_a_disk_that_fills_up(self):
+        self.out.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(self.out)],
+                          stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("cannot mount here")
+        self.addCleanup(subprocess.run, ["umount", str(self.out)])
+        ids = [f"j{i}" for i in range(100)]
+        self.write_jobs([e2e.job(id=name, seed=i, width=128, height=128)
+                         for i, name in enumerate(ids)])
+        result = self.run_jobs(expect=5)
+        self.assertIn("No space left on device", result.stderr)
+        done = set(self.manifests())
+        self.assertTrue(0 < len(done) < len(ids))
+        self.audit_names()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(self.out)], check=True)
+        self.run_jobs()
+        self.audit(ids)
+
+
+class Many(e2e.Case):
+    def measure(self, command):
+        """Peak memory of one process, in MB."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stderr.close()
+        process.stdout.close()
+        return process.returncode, usage.ru_maxrss / 1024, out.decode()
+
+    def test_bounded_memory(self):
+        few, many = 2000, 200000
+        peaks = {}
+        for count in (few, many):
+            path = self.dir / f"{count}.jsonl"
+            with open(path, "w", encoding="utf-8") as file:
+                for i in range(count):
+                    file.write(json.dumps(e2e.job(seed=i, prompt=f"picture {i} " + "long " * 40)))
+                    file.write("\n")
+            status, peaks[count], out = self.measure(self.command("--dry-run", "--json", jobs=path))
+            self.assertEqual(status, 0)
+            end = json.loads(out.splitlines()[-1])
+            self.assertEqual((end["jobs"], end["rejected"]), (count, 0))
+            self.assertGreater(end["seconds"], 0)
+        print(f"peak memory: {peaks[few]:.0f} MB for {few} lines, {peaks[many]:.0f} MB for {many}",
+              file=sys.stderr)
+        if e2e.CAREFUL == 1:
+            self.assertLess(peaks[many] - peaks[few], 30)
+
+    def test_a_long_run_reads_ahead_only_a_window(self):
+        path = self.dir / "jobs.jsonl"
+        with open(path, "w", encoding="utf-8") as file:
+            for i in range(100000):
+                file.write(json.dumps(e2e.job(seed=i, steps=8, prompt=f"picture {i} " + "x" * 400)))
+                file.write("\n")
+        process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        while not (self.out / "results").exists() or len(self.manifests()) < 5:
+            time.sleep(0.05)
+        with open(f"/proc/{process.pid}/fdinfo/" + jobs_fd(process.pid, path), encoding="ascii") as file:
+            read = int(file.readline().split()[1])
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        self.assertLess(read, 5000 * 560 + (1 << 20))
+
+
+def jobs_fd(pid, path):
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}") == str(path):
+                return fd
+        except OSError:
+            pass
+    raise AssertionError("the jobs file is not open")
+
+
+class Commands(e2e.Case):
+    def call(self, *words, expect=0):
+        result = subprocess.run([e2e.PROGRAM, *map(str, words)], capture_output=True, text=True,
+                                timeout=300)
+        self.assertEqual(result.returncode, expect, result.stdout + result.stderr)
+        return result
+
+    def test_generate(self):
+        for name, start in (("a.png", b"\x89PNG"), ("a.jpg", b"\xff\xd8"), ("a.webp", b"RIFF")):
+            path = self.dir / name
+            self.call("generate", "--models", e2e.MODELS, "--model", e2e.MODEL, "--prompt", "a cat",
+                      "--width", 64, "--height", 72, "--steps", 2, "--out", path)
+            self.assertTrue(path.read_bytes().startswith(start))
+
+    def test_generate_says_what_is_wrong(self):
+        result = self.call("generate", "--models", e2e.MODELS, "--model", e2e.MODEL + "x",
+                           "--prompt", "p", "--width", "65", "--steps", "many", expect=5)
+        for part in ("multiple of 8", "steps", "did you mean"):
+            self.assertIn(part, result.stderr)
+        self.call("generate", "--model", "m", expect=2)
+
+    def test_model_inspect(self):
+        path = pathlib.Path(e2e.MODELS) / e2e.MODEL
+        self.assertIn("sd1", self.call("model", "inspect", path).stdout)
+        json.loads(self.call("model", "inspect", path, "--json").stdout)
+        self.call("model", "inspect", "/no/such", expect=5)
+
+    def test_documents_are_current(self):
+        self.assertEqual(self.call("help", "--markdown").stdout,
+                         (e2e.ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"),
+                         "run: atelier help --markdown > docs/configuration.md")
+        self.assertEqual(self.call("schema", "job").stdout,
+                         (e2e.ROOT / "schema" / "job.schema.json").read_text(encoding="utf-8"))
+
+    def test_help_and_version(self):
+        self.assertIn("atelier run", self.call("run", "--help").stdout)
+        self.assertIn("atelier 0", self.call("version").stdout)
+        self.assertIn('did you mean "run"', self.call("rum", expect=2).stderr)
+
+    def test_dry_run_says_what_is_wrong(self):
+        self.write_jobs([e2e.job(width=100), e2e.job(id="a")])
+        result = self.run_jobs("--dry-run", expect=3)
+        self.assertIn('line 1: width "100": must be a multiple of 8', result.stderr)
+        self.assertIn("1 jobs, 1 pictures", result.stdout)
+        self.assertFalse(self.out.exists())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -156,7 +156,7 @@ void progress_end(struct progress *progress, const struct tally *tally, const ch
     if (progress->json) {
         printf("{\"event\":\"end\",\"status\":\"%s\",\"seconds\":%.3f,", status, seconds);
         put_json_tally(tally);
-        printf("}\n");
+        printf(",\"model_loads\":%d}\n", tally->model_loads);
         fflush(stdout);
         return;
     }

@@ -19,6 +19,7 @@ struct tally {
     uint64_t skipped;               /* jobs that an earlier run finished */
     uint64_t done, failed, expired; /* jobs of this run */
     uint64_t pictures;
+    int model_loads;
 };
 
 struct progress {

@@ -440,6 +440,7 @@ int runner_run(struct runner *runner)
     loop(runner);
     progress_clear(&runner->progress);
     write_ends(runner);
+    runner->tally.model_loads = models_load_count(runner->models);
     progress_end(&runner->progress, &runner->tally, status_of(runner), runner->options->out);
     if (runner->fatal)
         fprintf(stderr, "atelier: %s\n", runner->fatal_err.message);

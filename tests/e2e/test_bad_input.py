@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import unittest
 
 import e2e
@@ -115,10 +116,14 @@ class Files(e2e.Case):
         result = self.run_jobs(expect=5)
         self.assertIn("/proc/atelier-out", result.stderr)
 
-    @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_an_out_directory_that_is_read_only(self):
         self.write_jobs([e2e.job()])
         self.out.mkdir(mode=0o500)
+        if os.geteuid() == 0:  # whom only a read-only file system stops
+            mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(self.out)]
+            if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+                self.skipTest("cannot mount here")
+            self.addCleanup(subprocess.run, ["umount", str(self.out)])
         result = self.run_jobs(expect=5)
         self.assertIn("give write permission", result.stderr)
 

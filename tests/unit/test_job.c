@@ -220,6 +220,7 @@ static void test_limits(void **state)
 {
     (void)state;
     char *text = malloc(300 << 10);
+    assert_non_null(text);
     int n = sprintf(text, "{\"model\":\"m\",\"prompt\":\"");
     memset(text + n, 'a', 16385);
     strcpy(text + n + 16385, "\"}");

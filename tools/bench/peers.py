@@ -1,0 +1,210 @@
+"""Measures SD1.5's networks in other engines and sets ours beside them.
+
+The networks are built from the published configuration with random weights. Each measurement is
+warm and the best of a few runs: one UNet call with the guidance pair (batch 2), and the decoding of
+one picture. Ours comes from `atelier bench engine --json`, which prints
+
+    {"processor", "isa", "threads", "results": [{"network": "unet" | "vae_decode", "precision":
+     "bf16" | "f32", "width", "height", "batch", "seconds"}, ...]}
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+UNET = {
+    "sample_size": 64,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+    "norm_num_groups": 32,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+TINY_UNET = {**UNET, "block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 64}
+TINY_VAE = {**VAE, "block_out_channels": [32, 32, 64, 64]}
+TOKENS = 77
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+class UnetCall(torch.nn.Module):
+    """The UNet as a function of tensors."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.unet = UNet2DConditionModel(**config)
+
+    def forward(self, latents, timestep, embeds):
+        return self.unet(latents, timestep, embeds, return_dict=False)[0]
+
+
+class VaeDecode(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        vae = AutoencoderKL(**config)
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+
+    def forward(self, latents):
+        return self.decoder(self.post_quant_conv(latents))
+
+
+def networks(options):
+    """{name: (module, inputs)}, f32."""
+    torch.manual_seed(0)
+    unet, vae = (TINY_UNET, TINY_VAE) if options.tiny else (UNET, VAE)
+    side = options.size // 8
+    latents = torch.randn(2, 4, side, side)
+    embeds = torch.randn(2, TOKENS, unet["cross_attention_dim"])
+    return {
+        "unet": (UnetCall(unet).eval(), (latents, torch.tensor(501.0), embeds)),
+        "vae_decode": (VaeDecode(vae).eval(), (latents[:1],)),
+    }
+
+
+def best(call, runs):
+    """Seconds of the fastest of `runs`, after one that does not count."""
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def measure_torch(module, inputs, precision, options):
+    dtype = DTYPES[precision]
+    module = module.to(dtype=dtype, memory_format=torch.channels_last)
+    inputs = [value.to(dtype) if value.ndim else value for value in inputs]
+    inputs = [value.to(memory_format=torch.channels_last) if value.ndim == 4 else value for value in inputs]
+    with torch.inference_mode():
+        return best(lambda: module(*inputs), options.runs)
+
+
+def measure_openvino(module, inputs, precision, options):
+    import openvino
+
+    module = module.to(dtype=torch.float32, memory_format=torch.contiguous_format)
+    shapes = [tuple(value.shape) for value in inputs]
+    with torch.no_grad():
+        model = openvino.convert_model(module, example_input=tuple(inputs), input=shapes)
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": options.threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    arrays = [value.numpy() for value in inputs]
+    return best(lambda: request.infer(arrays), options.runs)
+
+
+PEERS = {"torch": measure_torch, "openvino": measure_openvino}
+
+
+def measure_peers(options):
+    rows = []
+    for peer in options.peers.split(","):
+        for precision in options.precisions.split(","):
+            for network, (module, inputs) in networks(options).items():
+                print(f"{peer} {precision} {network} ...", file=sys.stderr, flush=True)
+                seconds = PEERS[peer](module, inputs, precision, options)
+                rows.append({"engine": peer, "precision": precision, "network": network, "seconds": seconds})
+    return rows
+
+
+def measure_ours(options):
+    """Rows of our own engine, and what it says of the machine."""
+    command = [options.atelier, "bench", "engine", "--json", "--threads", str(options.threads)]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    sizes = {(row.get("width"), row.get("height")) for row in report["results"]}
+    if (options.size, options.size) not in sizes:
+        sys.exit(f"bench-peers: {options.atelier} measured {sorted(sizes)}, not {options.size}")
+    rows = [
+        {"engine": "atelier", "precision": row["precision"], "network": row["network"], "seconds": row["seconds"]}
+        for row in report["results"]
+        if row["width"] == row["height"] == options.size
+    ]
+    return rows, {key: report.get(key) for key in ("processor", "isa", "threads")}
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown"
+
+
+def versions(options):
+    found = {"torch": torch.__version__, "torch ISA": torch.backends.cpu.get_cpu_capability()}
+    if "openvino" in options.peers:
+        import openvino
+
+        found["openvino"] = openvino.__version__
+    return found
+
+
+def print_table(rows):
+    """A line per engine and precision: seconds, and how many times the fastest peer's they are."""
+    fastest = {}
+    for row in rows:
+        if row["engine"] != "atelier":
+            fastest[row["network"]] = min(row["seconds"], fastest.get(row["network"], row["seconds"]))
+    print(f"{'engine':<10} {'precision':<10} {'UNet pair':>12} {'ratio':>7} {'VAE decode':>12} {'ratio':>7}")
+    for engine, precision in dict.fromkeys((row["engine"], row["precision"]) for row in rows):
+        line = f"{engine:<10} {precision:<10}"
+        for network in ("unet", "vae_decode"):
+            seconds = [row["seconds"] for row in rows
+                       if (row["engine"], row["precision"], row["network"]) == (engine, precision, network)]
+            if seconds and network in fastest:
+                line += f" {seconds[0]:>10.3f} s {seconds[0] / fastest[network]:>7.2f}"
+            else:
+                line += f" {'-':>12} {'-':>7}"
+        print(line)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench-peers", description="SD1.5 in other engines and here.")
+    parser.add_argument("--atelier", help="our program; without it only the peers are measured")
+    parser.add_argument("--json", help="file to write the measurements to")
+    parser.add_argument("--size", type=int, default=512, help="side of the picture")
+    parser.add_argument("--runs", type=int, default=3, help="the best of so many counts")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--peers", default="torch,openvino")
+    parser.add_argument("--precisions", default="bf16,f32")
+    parser.add_argument("--tiny", action="store_true", help="small networks: to see that it runs")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    machine = {"processor": processor(), "threads": options.threads}
+    ours = []
+    if options.atelier:
+        ours, about = measure_ours(options)
+        machine |= {key: value for key, value in about.items() if value}
+    rows = ours + measure_peers(options)
+    machine["versions"] = versions(options)
+    print(f"{machine['processor']}, {machine.get('isa', 'ISA not asked')}, {machine['threads']} threads, "
+          f"{options.size}x{options.size}, best of {options.runs}")
+    print_table(rows)
+    if options.json:
+        with open(options.json, "w") as out:
+            json.dump({"machine": machine, "size": options.size, "tiny": options.tiny, "results": rows}, out, indent=2)
+            out.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -51,9 +51,9 @@ MODELS = {
     "sd2-small": [
         text("a green field!", None, 4, 31),
         text("a green field", "euler", 4, 32, 72, 64, negative_prompt="!!! bad <|ENDOFTEXT|>"),
-        text("a green field", "dpm++ 2m", 5, 33),
+        text("a green field", "dpm++ 2m", 5, 33, guidance=3.0),
         text("a green field", "unipc", 5, 34, guidance=4.0),
-        text("a green field", "pndm", 5, 35),
+        text("a green field", "pndm", 5, 35, guidance=3.0),
         text("a green field", "heun", 3, 36),
         text("a green field", "lms", 5, 37, schedule="karras"),
         text("a green field", "ddim", 4, 38, eta=0.5),

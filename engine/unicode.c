@@ -3,6 +3,7 @@
 #include "engine/unicode_tables.h"
 
 #include <stdbool.h>
+#include <stdlib.h>
 
 /* Hangul syllables are computed from their parts (Unicode, section 3.12). */
 #define SYLLABLE_FIRST 0xac00u
@@ -14,17 +15,39 @@
 #define TAILS 28u
 #define SYLLABLES (LEADS * VOWELS * TAILS)
 
+static int compare(uint32_t a, uint32_t b)
+{
+    return (a > b) - (a < b);
+}
+
+static int compare_range(const void *key, const void *row)
+{
+    const struct unicode_range *range = row;
+    uint32_t code = *(const uint32_t *)key;
+    return code < range->first ? -1 : code > range->last;
+}
+
+static int compare_pair(const void *key, const void *row)
+{
+    return compare(*(const uint32_t *)key, ((const struct unicode_pair *)row)->from);
+}
+
+static int compare_split(const void *key, const void *row)
+{
+    return compare(*(const uint32_t *)key, ((const struct unicode_split *)row)->from);
+}
+
+static int compare_join(const void *key, const void *row)
+{
+    const struct unicode_join *a = key, *b = row;
+    return a->first != b->first ? compare(a->first, b->first) : compare(a->second, b->second);
+}
+
 static uint8_t range_value(const struct unicode_range *ranges, size_t count, uint32_t code)
 {
-    size_t low = 0, high = count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (ranges[middle].last < code)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < count && ranges[low].first <= code ? ranges[low].value : 0;
+    const struct unicode_range *range =
+        bsearch(&code, ranges, count, sizeof(*ranges), compare_range);
+    return range ? range->value : 0;
 }
 
 enum unicode_class unicode_class(uint32_t code)
@@ -44,16 +67,9 @@ size_t unicode_to_lower(uint32_t code, uint32_t out[UNICODE_LOWER_MAX])
         out[1] = 0x307;
         return 2;
     }
-    size_t low = 0, high = unicode_lower_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (unicode_lower[middle].from < code)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    bool found = low < unicode_lower_count && unicode_lower[low].from == code;
-    out[0] = found ? unicode_lower[low].to : code;
+    const struct unicode_pair *pair =
+        bsearch(&code, unicode_lower, unicode_lower_count, sizeof(*unicode_lower), compare_pair);
+    out[0] = pair ? pair->to : code;
     return 1;
 }
 
@@ -71,36 +87,31 @@ static size_t split(uint32_t code, uint32_t out[UNICODE_NFD_MAX])
 {
     if (code >= SYLLABLE_FIRST && code < SYLLABLE_FIRST + SYLLABLES)
         return split_syllable(code, out);
-    size_t low = 0, high = unicode_splits_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (unicode_splits[middle].from < code)
-            low = middle + 1;
-        else
-            high = middle;
-    }
+    const struct unicode_split *found = bsearch(&code, unicode_splits, unicode_splits_count,
+                                                sizeof(*unicode_splits), compare_split);
     out[0] = code;
-    if (low == unicode_splits_count || unicode_splits[low].from != code)
+    if (!found)
         return 1;
     size_t n = 0;
-    for (; n < UNICODE_NFD_MAX && unicode_splits[low].parts[n]; n++)
-        out[n] = unicode_splits[low].parts[n];
+    for (; n < UNICODE_NFD_MAX && found->parts[n]; n++)
+        out[n] = found->parts[n];
     return n;
 }
 
-/* Puts the marks after each starter into the order of their classes, equal ones as they were. */
+/* Puts the marks after each starter into the order of their classes, equal ones as they were. The
+ * class rides along above the code point, so that it is looked up once. */
 static void order_marks(uint32_t *codes, size_t n)
 {
-    for (size_t i = 1; i < n; i++) {
-        uint32_t code = codes[i];
-        uint8_t class = mark_class(code);
-        if (!class)
-            continue;
+    const int class_shift = 24;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t class = mark_class(codes[i]), code = codes[i] | class << class_shift;
         size_t at = i;
-        for (; at > 0 && mark_class(codes[at - 1]) > class; at--)
+        for (; class && at > 0 && codes[at - 1] >> class_shift > class; at--)
             codes[at] = codes[at - 1];
         codes[at] = code;
     }
+    for (size_t i = 0; i < n; i++)
+        codes[i] &= (1u << class_shift) - 1;
 }
 
 /* The character that two become, or 0. */
@@ -111,18 +122,10 @@ static uint32_t join(uint32_t first, uint32_t second)
     bool open = first - SYLLABLE_FIRST < SYLLABLES && (first - SYLLABLE_FIRST) % TAILS == 0;
     if (open && second - TAIL_BEFORE - 1 < TAILS - 1)
         return first + second - TAIL_BEFORE;
-    size_t low = 0, high = unicode_joins_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        const struct unicode_join *row = &unicode_joins[middle];
-        if (row->first < first || (row->first == first && row->second < second))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    bool found = low < unicode_joins_count && unicode_joins[low].first == first &&
-                 unicode_joins[low].second == second;
-    return found ? unicode_joins[low].joined : 0;
+    struct unicode_join key = {first, second, 0};
+    const struct unicode_join *found =
+        bsearch(&key, unicode_joins, unicode_joins_count, sizeof(key), compare_join);
+    return found ? found->joined : 0;
 }
 
 static size_t join_all(uint32_t *codes, size_t n)

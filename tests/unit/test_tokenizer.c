@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define GOLDEN "tests/golden/"
 #define IDS_MAX 70000
@@ -183,6 +184,67 @@ static void test_a_missing_folder_names_the_file(void **state)
     assert_null(tokenizer);
 }
 
+struct broken {
+    const char *vocab, *merges, *config, *whole;
+    enum err_code code;
+    const char *part; /* of the message */
+};
+
+static void write_text(const char *folder, const char *name, const char *text)
+{
+    char path[FILE_PATH_MAX_BYTES];
+    struct err err;
+    assert_int_equal(file_join(path, folder, name, &err), 0);
+    remove(path);
+    if (text)
+        assert_int_equal(file_write(path, text, strlen(text), FILE_REPLACE, &err), 0);
+}
+
+static void test_broken_folders_are_refused(void **state)
+{
+    (void)state;
+    static const char fine[] = "{\"a\": 0, \"b\": 1, \"ab\": 2, \"<|endoftext|>\": 3}";
+    static const struct broken rows[] = {
+        {fine, "a b\na c\n", NULL, NULL, ERR_FORMAT, "line 2"},
+        {fine, "ab\n", NULL, NULL, ERR_FORMAT, "line 1"},
+        {"{\"a\": -1}", "", NULL, NULL, ERR_FORMAT, "\"a\""},
+        {"{\"a\": 4000000000}", "", NULL, NULL, ERR_FORMAT, "\"a\""},
+        {"{\"\": 1}", "", NULL, NULL, ERR_FORMAT, "usable id"},
+        {"[1]", "", NULL, NULL, ERR_FORMAT, "vocab.json"},
+        {"{\"a\"", "", NULL, NULL, ERR_FORMAT, "vocab.json"},
+        {fine, NULL, NULL, NULL, ERR_NOT_FOUND, "merges.txt"},
+        {fine, "", "{\"pad_token\": \"\"}", NULL, ERR_UNSUPPORTED, "special token"},
+        {fine, "", "{\"bos_token\": {\"content\": \"a\", \"lstrip\": true}}", NULL, ERR_UNSUPPORTED,
+         "lstrip"},
+        {NULL, NULL, NULL, "{}", ERR_FORMAT, "tokenizer.json"},
+        {NULL, NULL, NULL, "{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]}}",
+         ERR_FORMAT, "merge 1"},
+        {NULL, NULL, NULL, "{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": [7]}}", ERR_FORMAT,
+         "merge 1"},
+    };
+    char folder[] = "/tmp/atelier-tokenizer-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct tokenizer *tokenizer;
+        struct err err = {0};
+        write_text(folder, "vocab.json", rows[i].vocab);
+        write_text(folder, "merges.txt", rows[i].merges);
+        write_text(folder, "tokenizer_config.json", rows[i].config);
+        write_text(folder, "tokenizer.json", rows[i].whole);
+        if (tokenizer_create_folder(&tokenizer, folder, &err) != -1)
+            fail_msg("row %zu was accepted", i);
+        assert_null(tokenizer);
+        assert_contains(err.message, rows[i].part);
+        assert_int_equal(err.code, rows[i].code);
+        assert_int_equal(err.class, ERR_REJECT);
+    }
+    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json",
+                                        "tokenizer.json"};
+    for (size_t i = 0; i < 4; i++)
+        write_text(folder, names[i], NULL);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +254,7 @@ int main(void)
         cmocka_unit_test(test_longest_texts),
         cmocka_unit_test(test_ids_of_special_tokens),
         cmocka_unit_test(test_a_missing_folder_names_the_file),
+        cmocka_unit_test(test_broken_folders_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,6 @@ int command_help(int argc, char **argv);
 int command_bench(int argc, char **argv);
 
 /* The tables of the commands that take options. */
-extern const struct conf_table run_table, generate_table, model_table;
+extern const struct conf_table run_table, generate_table, model_table, bench_table;
 
 #endif

@@ -5,7 +5,7 @@
  */
 #include "engine/backend.h"
 
-#include <stdio.h>
+#include <time.h>
 
 struct pass pass_begin(struct backend *backend, struct arena *arena, enum dtype act,
                        struct err *err)
@@ -19,6 +19,29 @@ bool pass_fail(struct pass *pass, enum err_code code, enum err_class class, cons
         err_set(pass->err, code, class, "%s", message);
     pass->failed = true;
     return false;
+}
+
+static double seconds_now(const struct pass *pass)
+{
+    struct timespec t;
+
+    if (pass->profile == NULL)
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Adds an operator that began at `begin`. */
+static void measured(struct pass *pass, enum op_kind kind, double begin, double flop)
+{
+    struct op_time *time;
+
+    if (pass->profile == NULL || pass->planning)
+        return;
+    time = &pass->profile->ops[kind];
+    time->calls++;
+    time->seconds += seconds_now(pass) - begin;
+    time->flop += flop;
 }
 
 struct tensor pass_tensor_of(struct pass *pass, enum dtype dtype, int n, int h, int w, int c)
@@ -63,14 +86,20 @@ void pass_scratch_drop(struct pass *pass, void *memory)
 
 void op_upload(struct pass *pass, struct tensor *y, const float *planes)
 {
+    double begin = seconds_now(pass);
+
     if (!pass->failed && !pass->planning)
         pass->backend->ops->upload(pass, y, planes);
+    measured(pass, OP_OTHER, begin, 0);
 }
 
 void op_download(struct pass *pass, float *planes, const struct tensor *x)
 {
+    double begin = seconds_now(pass);
+
     if (!pass->failed && !pass->planning)
         pass->backend->ops->download(pass, planes, x);
+    measured(pass, OP_OTHER, begin, 0);
 }
 
 /* Upsampling doubles a size, or leaves the last pixel out where the level above was odd. */
@@ -86,6 +115,8 @@ static bool conv_size_fits(int in, int out, const struct conv2d *args)
 void op_conv2d(struct pass *pass, const struct conv2d *args)
 {
     const struct tensor *x = args->x, *y = args->y;
+    int taps = args->conv->kernel * args->conv->kernel;
+    double begin = seconds_now(pass);
 
     ASSERT(x->c == args->conv->in && y->c == args->conv->out && x->n == y->n);
     ASSERT(conv_size_fits(x->h, y->h, args) && conv_size_fits(x->w, y->w, args));
@@ -94,26 +125,35 @@ void op_conv2d(struct pass *pass, const struct conv2d *args)
     ASSERT(args->time == NULL || (args->time->n == y->n && args->time->c == y->c));
     if (!pass->failed)
         pass->backend->ops->conv2d(pass, args);
+    measured(pass, args->conv->stride == 1 ? OP_CONV3X3 : OP_CONV_STRIDED, begin,
+             2.0 * (double)tensor_rows(y) * x->c * y->c * taps);
 }
 
 void op_matmul(struct pass *pass, const struct matmul *args)
 {
     int columns = args->act == ACT_GEGLU ? args->linear->out / 2 : args->linear->out;
+    double begin = seconds_now(pass);
 
     ASSERT(args->x->c == args->linear->in && args->y->c == columns);
     ASSERT(tensor_rows(args->x) == tensor_rows(args->y));
     ASSERT(args->residual == NULL || args->residual->c == columns);
     if (!pass->failed)
         pass->backend->ops->matmul(pass, args);
+    measured(pass, OP_MATMUL, begin,
+             2.0 * (double)tensor_rows(args->x) * args->linear->in * args->linear->out);
 }
 
 void op_attention(struct pass *pass, const struct attention *args)
 {
+    double begin = seconds_now(pass);
+
     ASSERT(args->q->c == args->k->c && args->k->c == args->v->c && args->q->c == args->y->c);
     ASSERT(args->q->c % args->heads == 0 && args->q->n == args->k->n);
     ASSERT(tensor_rows(args->k) == tensor_rows(args->v));
     if (!pass->failed)
         pass->backend->ops->attention(pass, args);
+    measured(pass, OP_ATTENTION, begin,
+             4.0 * (double)tensor_rows(args->q) * args->k->h * args->k->w * args->q->c);
 }
 
 struct affine op_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
@@ -121,12 +161,14 @@ struct affine op_group_norm(struct pass *pass, const struct tensor *x, const str
 {
     size_t bytes = (size_t)x->n * (size_t)x->c * sizeof(float);
     struct affine affine = {.silu = silu};
+    double begin = seconds_now(pass);
 
     ASSERT(x->c == norm->channels && x->c % norm->groups == 0);
     affine.scale = pass_scratch(pass, bytes);
     affine.shift = pass_scratch(pass, bytes);
     if (!pass->failed)
         pass->backend->ops->group_norm(pass, x, norm, &affine);
+    measured(pass, OP_GROUP_NORM, begin, 0);
     return affine;
 }
 
@@ -140,18 +182,24 @@ void affine_drop(struct pass *pass, struct affine *affine)
 void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
                    struct tensor *y)
 {
+    double begin = seconds_now(pass);
+
     ASSERT(x->c == norm->channels && y->c == x->c && tensor_rows(x) == tensor_rows(y));
     if (!pass->failed && !pass->planning)
         pass->backend->ops->layer_norm(pass, x, norm, y);
+    measured(pass, OP_LAYER_NORM, begin, 0);
 }
 
 void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
                struct tensor *y)
 {
+    double begin = seconds_now(pass);
+
     ASSERT(y->c == a->c + b->c && tensor_rows(a) == tensor_rows(b));
     ASSERT(tensor_rows(y) == tensor_rows(a) && a->dtype == y->dtype && b->dtype == y->dtype);
     if (!pass->failed && !pass->planning)
         pass->backend->ops->concat(pass, a, b, y);
+    measured(pass, OP_OTHER, begin, 0);
 }
 
 void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,

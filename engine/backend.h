@@ -21,6 +21,7 @@
 
 #include "common/err.h"
 #include "engine/arena.h"
+#include "engine/measure.h"
 #include "engine/tensor.h"
 
 #include <stdbool.h>
@@ -156,12 +157,16 @@ struct backend_ops {
     void (*destroy)(struct backend *backend);
 };
 
+/* How 3×3 convolutions are computed; anything but CONV_BY_TABLE is for tests and measurements. */
+enum conv_algorithm { CONV_BY_TABLE, CONV_GEMM, CONV_WINOGRAD, CONV_DIRECT };
+
 struct backend {
     const struct backend_ops *ops;
     enum dtype compute;    /* type of activations and of matrix products' inputs */
     const char *isa;
     bool native_bf16;      /* bf16 products are faster than f32 ones here */
     int threads;
+    enum conv_algorithm conv;
     size_t weights_bytes;  /* of all live weights and vectors */
 };
 
@@ -174,6 +179,7 @@ struct pass {
     enum dtype act;       /* type that pass_tensor gives */
     size_t prepare_bytes; /* of weights in forms that this plan needs and that are not made yet */
     bool failed;
+    struct profile *profile; /* NULL: nobody measures */
     struct err *err;
 };
 
@@ -210,9 +216,6 @@ void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
               const struct embedding *positions, struct tensor *y);
 
 /* ---- devices ---- */
-
-/* How 3×3 convolutions are computed; anything but CONV_BY_TABLE is for tests and measurements. */
-enum conv_algorithm { CONV_BY_TABLE, CONV_GEMM, CONV_WINOGRAD, CONV_DIRECT };
 
 struct backend_options {
     enum dtype compute;

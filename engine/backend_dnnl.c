@@ -170,11 +170,11 @@ int backend_dnnl_open(struct backend **backend, const struct backend_options *op
     cpu->kernels = kernels;
     cpu->emulated_bf16 = options->compute == DTYPE_BF16 && !kernels->bf16_dot;
     cpu->weights_16bit = options->weights_16bit;
-    cpu->conv = options->conv;
     cpu->base = (struct backend){.ops = &DNNL_OPS,
                                  .compute = options->compute,
                                  .isa = kernels->isa,
                                  .native_bf16 = kernels->bf16_dot,
+                                 .conv = options->conv,
                                  .threads = threads < CPU_THREADS_MAX ? threads : CPU_THREADS_MAX};
     if (direct_engine_create(&cpu->direct, err) != 0) {
         free(cpu);

@@ -513,5 +513,6 @@ int work_begin(struct model *model, const struct work_plan *plan, enum dtype act
         return -1;
     arena_init(&engine->arena, engine->arena_memory, engine->arena_bytes);
     *pass = pass_begin(engine->backend, &engine->arena, act, err);
+    pass->profile = engine->profile;
     return 0;
 }

@@ -28,6 +28,7 @@ struct engine {
     void *arena_memory;
     size_t arena_bytes;
     size_t memory_max_bytes;
+    struct profile *profile; /* borrowed; NULL: nobody measures */
     struct model *models; /* a list, newest first */
     void (*warn)(void *user, const char *message);
     void *user;

@@ -12,13 +12,13 @@ static enum conv_algorithm choose(const struct cpu_backend *cpu, const struct co
     bool winograd = winograd_suits(a);
     bool direct = !a->upsample && direct_supports(cpu->direct, cpu->base.compute);
 
-    if (cpu->conv == CONV_WINOGRAD && winograd)
+    if (cpu->base.conv == CONV_WINOGRAD && winograd)
         return CONV_WINOGRAD;
     if (a->conv->in < CONV_NARROW || a->conv->out < CONV_NARROW)
         return CONV_GEMM;
-    if (cpu->conv == CONV_DIRECT && direct)
+    if (cpu->base.conv == CONV_DIRECT && direct)
         return CONV_DIRECT;
-    if (cpu->conv != CONV_BY_TABLE || !winograd)
+    if (cpu->base.conv != CONV_BY_TABLE || !winograd)
         return CONV_GEMM;
     return CONV_WINOGRAD;
 }

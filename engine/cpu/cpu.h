@@ -53,7 +53,6 @@ struct cpu_backend {
     const struct cpu_kernels *kernels;
     bool emulated_bf16; /* computes in bf16 without a dot product for it */
     bool weights_16bit;
-    enum conv_algorithm conv;
     struct direct_engine *direct; /* oneDNN; NULL where it is not wanted */
 };
 

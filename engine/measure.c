@@ -1,0 +1,144 @@
+#include "engine/measure.h"
+
+#include "engine/runtime.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#define TRIES 6
+
+static const char *const NAMES[OP_KIND_COUNT] = {
+    [OP_CONV3X3] = "conv 3x3",       [OP_CONV_STRIDED] = "conv strided",
+    [OP_MATMUL] = "matmul",          [OP_ATTENTION] = "attention",
+    [OP_GROUP_NORM] = "group norm",  [OP_LAYER_NORM] = "layer norm",
+    [OP_OTHER] = "other",
+};
+
+const char *op_kind_name(enum op_kind kind)
+{
+    return NAMES[kind];
+}
+
+void engine_profile(struct engine *engine, struct profile *profile)
+{
+    pthread_mutex_lock(&engine->lock);
+    engine->profile = profile;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* One operator on its own arena; runs `op` TRIES times and returns the shortest. */
+struct trial {
+    struct backend *backend;
+    struct arena arena;
+    struct pass pass;
+    void *memory;
+    size_t bytes;
+};
+
+static int trial_begin(struct trial *t, struct engine *engine, size_t bytes, struct err *err)
+{
+    *t = (struct trial){.backend = engine->backend, .bytes = bytes};
+    t->memory = t->backend->ops->memory_alloc(t->backend, bytes);
+    if (t->memory == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
+    memset(t->memory, 0, bytes);
+    arena_init(&t->arena, t->memory, bytes);
+    t->pass = pass_begin(t->backend, &t->arena, t->backend->compute, err);
+    return 0;
+}
+
+static void trial_end(struct trial *t)
+{
+    t->backend->ops->memory_free(t->backend, t->memory, t->bytes);
+}
+
+static int measure_matmul(struct engine *engine, double *rate, struct err *err)
+{
+    enum { ROWS = 4096, IN = 1024, OUT = 4096 };
+    struct linear linear = {.in = IN, .out = OUT};
+    struct weight_part part = {.dtype = DTYPE_F32, .out = OUT};
+    struct weight_spec spec = {.parts = &part, .part_count = 1, .in = IN, .kernel = 1};
+    void *zeros = calloc((size_t)IN * OUT, sizeof(float));
+    struct trial t;
+    double best = 1e30;
+    int rc = -1;
+
+    part.data = zeros;
+    if (zeros == NULL || trial_begin(&t, engine, 256u << 20, err) != 0) {
+        free(zeros);
+        return zeros ? -1 : err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
+    }
+    if (t.backend->ops->weight_create(t.backend, &spec, &linear.weight, err) != 0)
+        goto out;
+    struct tensor x = pass_tensor(&t.pass, 1, 1, ROWS, IN), y = pass_tensor(&t.pass, 1, 1, ROWS, OUT);
+    for (int i = 0; i < TRIES && !t.pass.failed; i++) {
+        double begin = seconds_now();
+        op_matmul(&t.pass, &(struct matmul){.linear = &linear, .x = &x, .y = &y});
+        best = best < seconds_now() - begin ? best : seconds_now() - begin;
+    }
+    t.backend->ops->weight_free(t.backend, linear.weight);
+    *rate = 2.0 * ROWS * IN * OUT / best;
+    rc = t.pass.failed ? -1 : 0;
+out:
+    trial_end(&t);
+    free(zeros);
+    return rc;
+}
+
+static int measure_direct(struct engine *engine, double *rate, struct err *err)
+{
+    enum { SIDE = 64, WIDTH = 512 };
+    struct conv conv = {.in = WIDTH, .out = WIDTH, .kernel = 3, .stride = 1};
+    struct weight_part part = {.dtype = DTYPE_F32, .out = WIDTH};
+    struct weight_spec spec = {.parts = &part, .part_count = 1, .in = WIDTH, .kernel = 3};
+    float *zeros = calloc((size_t)WIDTH * WIDTH * 9, sizeof(float));
+    enum conv_algorithm before = engine->backend->conv;
+    double best = 1e30;
+    struct trial t;
+    int rc = -1;
+
+    part.data = zeros;
+    conv.bias = zeros;
+    if (zeros == NULL || trial_begin(&t, engine, 256u << 20, err) != 0) {
+        free(zeros);
+        return zeros ? -1 : err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
+    }
+    if (t.backend->ops->weight_create(t.backend, &spec, &conv.weight, err) != 0)
+        goto out;
+    struct tensor x = pass_tensor(&t.pass, 1, SIDE, SIDE, WIDTH);
+    struct tensor y = pass_tensor(&t.pass, 1, SIDE, SIDE, WIDTH);
+    engine->backend->conv = CONV_DIRECT;
+    for (int i = 0; i < TRIES && !t.pass.failed; i++) {
+        double begin = seconds_now();
+        op_conv2d(&t.pass, &(struct conv2d){.conv = &conv, .x = &x, .y = &y});
+        best = best < seconds_now() - begin ? best : seconds_now() - begin;
+    }
+    engine->backend->conv = before;
+    t.backend->ops->weight_free(t.backend, conv.weight);
+    *rate = 2.0 * SIDE * SIDE * 9 * WIDTH * WIDTH / best;
+    rc = t.pass.failed ? -1 : 0;
+out:
+    trial_end(&t);
+    free(zeros);
+    return rc;
+}
+
+int engine_ceiling(struct engine *engine, struct ceiling *ceiling, struct err *err)
+{
+    int rc;
+
+    *ceiling = (struct ceiling){0};
+    pthread_mutex_lock(&engine->lock);
+    rc = measure_matmul(engine, &ceiling->matmul, err);
+    if (rc == 0 && strcmp(engine->info.backend, "dnnl") == 0)
+        rc = measure_direct(engine, &ceiling->direct, err);
+    pthread_mutex_unlock(&engine->lock);
+    return rc;
+}

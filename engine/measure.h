@@ -1,0 +1,47 @@
+/*
+ * measure.h: where an engine's time goes, and what its device could do at best.
+ *
+ * For benchmarks only; a normal run pays one branch per operator.
+ */
+#ifndef ATELIER_ENGINE_MEASURE_H
+#define ATELIER_ENGINE_MEASURE_H
+
+#include "common/err.h"
+
+struct engine;
+
+enum op_kind {
+    OP_CONV3X3, /* stride 1 */
+    OP_CONV_STRIDED,
+    OP_MATMUL,
+    OP_ATTENTION,
+    OP_GROUP_NORM,
+    OP_LAYER_NORM,
+    OP_OTHER, /* concat, embedding, transfers */
+    OP_KIND_COUNT,
+};
+
+struct op_time {
+    long calls;
+    double seconds;
+    double flop; /* 2 × multiply-adds of the direct form, whatever algorithm computed it */
+};
+
+struct profile {
+    struct op_time ops[OP_KIND_COUNT];
+};
+
+const char *op_kind_name(enum op_kind kind);
+
+/* From now on every operator's time is added to `profile` (borrowed); NULL stops that. */
+void engine_profile(struct engine *engine, struct profile *profile);
+
+/* This device's own best rates, in FLOP/s: each the fastest of several runs of one large operator. */
+struct ceiling {
+    double matmul; /* 4096 × 1024 × 4096 in the engine's type */
+    double direct; /* 3×3, 512 → 512 channels at 64², oneDNN's direct form; 0 on other back ends */
+};
+
+int engine_ceiling(struct engine *engine, struct ceiling *ceiling, struct err *err) must_check;
+
+#endif

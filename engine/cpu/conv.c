@@ -7,20 +7,36 @@
  */
 #include "engine/cpu/direct.h"
 
+#define WINOGRAD_PIXELS_MIN (24 * 24)
+#define WINOGRAD_SMALL_WEIGHTS (320 * 320)
+#define DIRECT_PIXELS_MIN (8 * 8)
+
+/* The table: what was fastest where both were measured (docs/benchmarks/cpu.md). Winograd's f32 beats
+ * even native bf16 from 32×32 outputs on; below, few tiles share weights that are four times as
+ * large in f32, and memory decides. */
+static enum conv_algorithm by_table(const struct cpu_backend *cpu, const struct conv2d *a)
+{
+    int64_t pixels = (int64_t)a->y->h * a->y->w;
+    int64_t weights = (int64_t)a->conv->in * a->conv->out;
+    bool direct = !a->upsample && direct_supports(cpu->direct, cpu->base.compute) &&
+                  !cpu->emulated_bf16;
+
+    if (winograd_suits(a) && (pixels >= WINOGRAD_PIXELS_MIN || weights <= WINOGRAD_SMALL_WEIGHTS))
+        return CONV_WINOGRAD;
+    return direct && pixels >= DIRECT_PIXELS_MIN ? CONV_DIRECT : CONV_GEMM;
+}
+
 static enum conv_algorithm choose(const struct cpu_backend *cpu, const struct conv2d *a)
 {
-    bool winograd = winograd_suits(a);
     bool direct = !a->upsample && direct_supports(cpu->direct, cpu->base.compute);
 
-    if (cpu->base.conv == CONV_WINOGRAD && winograd)
+    if (cpu->base.conv == CONV_WINOGRAD && winograd_suits(a))
         return CONV_WINOGRAD;
     if (a->conv->in < CONV_NARROW || a->conv->out < CONV_NARROW)
         return CONV_GEMM;
-    if (cpu->base.conv == CONV_DIRECT && direct)
-        return CONV_DIRECT;
-    if (cpu->base.conv != CONV_BY_TABLE || !winograd)
-        return CONV_GEMM;
-    return CONV_WINOGRAD;
+    if (cpu->base.conv == CONV_BY_TABLE)
+        return by_table(cpu, a);
+    return cpu->base.conv == CONV_DIRECT && direct ? CONV_DIRECT : CONV_GEMM;
 }
 
 /* x after its affine, dense, in the type that products are computed in. */

@@ -518,6 +518,42 @@ static inline void output_1d(const vec in[6], vec out[4])
     out[3] = a * a * a * d + b * b * b * q + in[5];
 }
 
+/* out = G in, one dimension. */
+static inline void filter_1d(const vec in[3], vec out[6])
+{
+    const float a = WINOGRAD_A, b = WINOGRAD_B;
+    const float f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b), fb = 2 * b * b * (b * b - a * a);
+    vec u = (in[0] + a * a * in[2]) * (1 / fa), v = in[1] * (a / fa);
+    vec p = (in[0] + b * b * in[2]) * (1 / fb), q = in[1] * (b / fb);
+
+    out[0] = in[0] * (1 / f0);
+    out[1] = u + v;
+    out[2] = u - v;
+    out[3] = p + q;
+    out[4] = p - q;
+    out[5] = in[2];
+}
+
+static void winograd_filter(const float *g, int width, float *u, size_t stride)
+{
+    for (int i = 0; i < width; i += VL) {
+        vec rows[3][6], column[3], out[6];
+
+        for (int y = 0; y < 3; y++) {
+            for (int x = 0; x < 3; x++)
+                column[x] = load(g + (y * 3 + x) * NR + i);
+            filter_1d(column, rows[y]);
+        }
+        for (int x = 0; x < 6; x++) {
+            for (int y = 0; y < 3; y++)
+                column[y] = rows[y][x];
+            filter_1d(column, out);
+            for (int y = 0; y < 6; y++)
+                store(u + (size_t)(y * 6 + x) * stride + i, out[y]);
+        }
+    }
+}
+
 static void winograd_input(const void *const pixels[36], enum dtype dtype, int n,
                            const struct pre *pre, float *v, size_t stride)
 {
@@ -585,6 +621,7 @@ const struct cpu_kernels PASTE(CPU_KERNELS_, KERNELS_ISA) = {
     .layer_norm = layer_norm,
     .softmax = softmax,
     .scale = scale,
+    .winograd_filter = winograd_filter,
     .winograd_input = winograd_input,
     .winograd_output = winograd_output,
 };

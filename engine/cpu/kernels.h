@@ -84,6 +84,10 @@ struct cpu_kernels {
     /* x[n] *= factor */
     void (*scale)(float *x, int n, float factor);
 
+    /* Winograd's filters: g[tap][nr] for nr outputs of one input channel; column j of tap t of G g Gᵀ
+     * goes to u[t · stride + j] for j < width, a multiple of vl. */
+    void (*winograd_filter)(const float *g, int width, float *u, size_t stride);
+
     /* Winograd F(4×4, 3×3). pixels[36] point at n channels each, NULL outside of the picture; tap t
      * of channel i goes to v[t · stride + i]. */
     void (*winograd_input)(const void *const pixels[36], enum dtype dtype, int n,

@@ -19,6 +19,7 @@
 
 #define TAPS 36
 #define TILE 4
+#define FILTERS_MAX 32 /* columns of the widest panel */
 #define PRIVATE_WEIGHTS_MAX_BYTES (6u << 20)
 #define PRIVATE_BLOCK_BYTES (1536u << 10)
 #define SHARED_TILES_MAX 192
@@ -46,49 +47,25 @@ size_t winograd_weight_bytes(const struct cpu_backend *cpu, const struct weight 
     return w->winograd != NULL ? 0 : TAPS * matrix_elements(cpu, w) * sizeof(float);
 }
 
-/* G g Gᵀ for one filter. */
-static void transform_filter(const double g[9], float u[TAPS])
-{
-    const double a = WINOGRAD_A, b = WINOGRAD_B;
-    const double f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b), fb = 2 * b * b * (b * b - a * a);
-    const double G[6][3] = {{1 / f0, 0, 0},
-                            {1 / fa, a / fa, a * a / fa},
-                            {1 / fa, -a / fa, a * a / fa},
-                            {1 / fb, b / fb, b * b / fb},
-                            {1 / fb, -b / fb, b * b / fb},
-                            {0, 0, 1}};
-    double half[6][3];
-
-    for (int i = 0; i < 6; i++)
-        for (int j = 0; j < 3; j++)
-            half[i][j] = G[i][0] * g[j] + G[i][1] * g[3 + j] + G[i][2] * g[6 + j];
-    for (int i = 0; i < 6; i++)
-        for (int j = 0; j < 6; j++)
-            u[i * 6 + j] =
-                (float)(half[i][0] * G[j][0] + half[i][1] * G[j][1] + half[i][2] * G[j][2]);
-}
-
-/* The filters of one panel of outputs. */
+/* The filters of one panel of outputs, channel by channel. */
 static void transform_panel(const struct cpu_backend *cpu, struct weight *w, int first)
 {
+    const struct weight_part *source = &w->parts[0];
     size_t elements = matrix_elements(cpu, w), base = (size_t)first * (size_t)w->in;
     int nr = cpu->kernels->nr, left = padded_out(cpu, w->out) - first;
     int width = left < nr ? left : nr;
+    float g[9 * FILTERS_MAX] = {0};
 
-    for (int c = 0; c < width; c++)
-        for (int i = 0; i < w->in; i++) {
-            float u[TAPS] = {0};
-            double g[9];
+    ASSERT(nr <= FILTERS_MAX);
+    for (int i = 0; i < w->in; i++) {
+        for (int c = 0; c < width && first + c < w->out; c++) {
             size_t at = ((size_t)(first + c) * (size_t)w->in + (size_t)i) * 9;
-            if (first + c < w->out) {
-                for (int t = 0; t < 9; t++)
-                    g[t] = element_to_f32(w->parts[0].data, w->parts[0].dtype, at + (size_t)t);
-                transform_filter(g, u);
-            }
-            for (int t = 0; t < TAPS; t++)
-                w->winograd[(size_t)t * elements + base + (size_t)i * (size_t)width + (size_t)c] =
-                    u[t];
+            for (int t = 0; t < 9; t++)
+                g[t * nr + c] = element_to_f32(source->data, source->dtype, at + (size_t)t);
         }
+        cpu->kernels->winograd_filter(g, width, w->winograd + base + (size_t)i * (size_t)width,
+                                      elements);
+    }
 }
 
 static bool prepare(struct pass *pass, struct cpu_backend *cpu, struct weight *w)

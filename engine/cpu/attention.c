@@ -40,48 +40,73 @@ static struct plan make_plan(const struct cpu_backend *cpu, const struct attenti
     p.q_bytes = (size_t)QUERY_BLOCK * (size_t)(p.d_even + CPU_PAD) * p.element;
     p.s_bytes = (size_t)QUERY_BLOCK * (KEY_BLOCK + CPU_PAD) * sizeof(float);
     p.p_bytes = pairs ? (size_t)QUERY_BLOCK * (KEY_BLOCK + CPU_PAD) * sizeof(uint16_t) : 0;
+    /* At least two rows of d floats, which packing needs. */
     p.o_bytes = (size_t)QUERY_BLOCK * (size_t)(div_up(p.d, nr) * nr + CPU_PAD) * sizeof(float);
     p.thread_bytes = (p.q_bytes + p.s_bytes + p.p_bytes + p.o_bytes + 255) & ~(size_t)63;
     return p;
 }
 
-/* Writes element (k, column) of a panel matrix with `columns` columns and `depth` rows. */
-static inline size_t panel_index(const struct plan *p, int k, int column, int columns, int depth)
+/* Where column `column` of row 0 of a panel matrix with `columns` columns and `depth` rows is, in
+ * elements, and how wide its panel is. */
+static size_t panel_column(const struct plan *p, int column, int columns, int depth, size_t *width)
 {
     int nr = p->cpu->kernels->nr, j = column / nr * nr;
-    size_t width = (size_t)(columns - j > p->cpu->kernels->vl ? nr : p->cpu->kernels->vl);
-    size_t base = (size_t)j * (size_t)depth, within = (size_t)(column - j);
 
-    return p->element == 2 ? base + (size_t)(k / 2) * width * 2 + within * 2 + (size_t)(k & 1)
-                           : base + (size_t)k * width + within;
+    *width = (size_t)(columns - j > p->cpu->kernels->vl ? nr : p->cpu->kernels->vl);
+    return (size_t)j * (size_t)depth + (size_t)(column - j) * (p->element == 2 ? 2 : 1);
 }
 
-static void put_element(const struct plan *p, void *panels, size_t i, const void *row, int c,
-                        enum dtype dtype)
+/* One head's keys become the d × tk matrix of q·kᵀ, scaled so that scores come out in units of ln 2.
+ * `row` holds d floats, then d narrow ones. */
+static void pack_keys(const struct plan *p, int n, int head, void *keys, float *row)
 {
-    if (p->element == 2)
-        ((uint16_t *)panels)[i] = dtype == DTYPE_BF16
-                                      ? ((const uint16_t *)row)[c]
-                                      : bf16_from_f32(element_to_f32(row, dtype, (size_t)c));
-    else
-        ((float *)panels)[i] = element_to_f32(row, dtype, (size_t)c);
-}
-
-/* One head's keys become the d × tk matrix of q·kᵀ, its values the tk × d one of p·v. */
-static void pack_head(const struct plan *p, int n, int head, void *keys, void *values)
-{
-    const struct tensor *k = p->a->k, *v = p->a->v;
+    const struct cpu_kernels *kernels = p->cpu->kernels;
+    struct tensor k = tensor_columns(p->a->k, head * p->d, p->d);
+    uint16_t *narrow = (uint16_t *)(row + p->d);
+    struct pre none = {0};
 
     memset(keys, 0, p->head_k * p->element);
+    for (int j = 0; j < p->tk; j++) {
+        size_t width, at = panel_column(p, j, p->tk, p->d_even, &width);
+        kernels->load_f32(row, row_at(&k, (int64_t)n * p->tk + j), k.dtype, p->d, &none);
+        kernels->scale(row, p->d, p->a->scale * (float)M_LOG2E);
+        if (p->element == 4) {
+            for (int c = 0; c < p->d; c++)
+                ((float *)keys)[at + (size_t)c * width] = row[c];
+            continue;
+        }
+        kernels->load_bf16(narrow, row, DTYPE_F32, p->d, &none);
+        for (int c = 0; c < p->d; c++)
+            ((uint16_t *)keys)[at + (size_t)(c / 2) * width * 2 + (size_t)(c & 1)] = narrow[c];
+    }
+}
+
+/* One head's values become the tk × d matrix of p·v. */
+static void pack_values(const struct plan *p, int n, int head, void *values, float *row)
+{
+    const struct cpu_kernels *kernels = p->cpu->kernels;
+    struct tensor v = tensor_columns(p->a->v, head * p->d, p->d);
+    uint16_t *narrow = (uint16_t *)row;
+    struct pre none = {0};
+
     memset(values, 0, p->head_v * p->element);
     for (int j = 0; j < p->tk; j++) {
-        const void *k_row = row_at(k, (int64_t)n * p->tk + j);
-        const void *v_row = row_at(v, (int64_t)n * p->tk + j);
-        for (int c = 0; c < p->d; c++) {
-            put_element(p, keys, panel_index(p, c, j, p->tk, p->d_even), k_row, head * p->d + c,
-                        k->dtype);
-            put_element(p, values, panel_index(p, j, c, p->d, p->tk_even), v_row,
-                        head * p->d + c, v->dtype);
+        const void *from = row_at(&v, (int64_t)n * p->tk + j);
+        if (p->element == 4)
+            kernels->load_f32(row, from, v.dtype, p->d, &none);
+        else
+            kernels->load_bf16(narrow, from, v.dtype, p->d, &none);
+        for (int first = 0; first < p->d; first += kernels->nr) {
+            int count = p->d - first < kernels->nr ? p->d - first : kernels->nr;
+            size_t width, at = panel_column(p, first, p->d, p->tk_even, &width);
+            if (p->element == 4) {
+                memcpy((float *)values + at + (size_t)j * width, row + first,
+                       (size_t)count * sizeof(float));
+                continue;
+            }
+            uint16_t *to = (uint16_t *)values + at + (size_t)(j / 2) * width * 2 + (size_t)(j & 1);
+            for (int c = 0; c < count; c++)
+                to[2 * c] = narrow[first + c];
         }
     }
 }
@@ -95,42 +120,23 @@ static void product(const struct plan *p, int m, int n, int k, const void *a, si
         p->cpu->kernels->gemm_f32(m, n, k, a, lda, b, stride, c, ldc, add);
 }
 
-/* Scaled queries of the block, in the kernels' type. */
+/* Queries of the block, in the kernels' type. */
 static void load_queries(const struct plan *p, int n, int head, int first, int rows, void *q)
 {
-    const struct tensor *x = p->a->q;
+    struct tensor x = tensor_columns(p->a->q, head * p->d, p->d);
     size_t ld = (size_t)(p->d_even + CPU_PAD);
+    struct pre none = {0};
 
     for (int i = 0; i < rows; i++) {
-        const char *row = row_at(x, (int64_t)n * p->tq + first + i);
-        for (int c = 0; c < p->d; c++) {
-            float v = p->a->scale *
-                      element_to_f32(row, x->dtype, (size_t)(head * p->d + c));
-            if (p->element == 2)
-                ((uint16_t *)q)[(size_t)i * ld + (size_t)c] = bf16_from_f32(v);
-            else
-                ((float *)q)[(size_t)i * ld + (size_t)c] = v;
+        const void *row = row_at(&x, (int64_t)n * p->tq + first + i);
+        if (p->element == 4) {
+            p->cpu->kernels->load_f32((float *)q + (size_t)i * ld, row, x.dtype, p->d, &none);
+            continue;
         }
+        p->cpu->kernels->load_bf16((uint16_t *)q + (size_t)i * ld, row, x.dtype, p->d, &none);
         if (p->d_even > p->d)
             ((uint16_t *)q)[(size_t)i * ld + (size_t)p->d] = 0;
     }
-}
-
-/* Probabilities of one block as the kernels read them. */
-static const void *narrow(const struct plan *p, float *s, uint16_t *narrowed, int rows, int keys)
-{
-    size_t ld = KEY_BLOCK + CPU_PAD;
-    struct pre none = {0};
-
-    if (p->element == 4)
-        return s;
-    for (int i = 0; i < rows; i++) {
-        p->cpu->kernels->load_bf16(narrowed + (size_t)i * ld, s + (size_t)i * ld, DTYPE_F32, keys,
-                                   &none);
-        if (keys & 1)
-            narrowed[(size_t)i * ld + (size_t)keys] = 0;
-    }
-    return narrowed;
 }
 
 static void store_rows(const struct plan *p, int n, int head, int first, int rows, float *o,
@@ -174,10 +180,11 @@ static void attend_block(const struct plan *p, int n, int head, int first, const
                 (size_t)p->d_even * (size_t)k->nr, s, lds, false);
         for (int i = 0; i < rows; i++)
             live[i] = first + i + 1 - j;
-        k->softmax(s, lds, rows, count, p->a->causal ? live : NULL, max, sum, alpha);
+        k->softmax(s, p->element == 2 ? narrowed : NULL, lds, rows, count,
+                   p->a->causal ? live : NULL, max, sum, alpha);
         for (int i = 0; i < rows && j > 0; i++)
             k->scale(o + (size_t)i * ldo, p->d, alpha[i]);
-        const void *weights = narrow(p, s, narrowed, rows, count);
+        const void *weights = p->element == 2 ? (void *)narrowed : (void *)s;
         /* A panel of values is tk × width; the block starts j rows into each, so panels are taken
          * one at a time. */
         for (int c = 0; c < p->d; c += k->nr) {
@@ -203,8 +210,11 @@ void cpu_attention(struct pass *pass, const struct attention *a)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cpu->base.threads)
         for (int64_t h = 0; h < heads; h++) {
             char *mine = packed + head_bytes * (size_t)h;
-            pack_head(&p, (int)(h / a->heads), (int)(h % a->heads), mine,
-                      mine + p.head_k * p.element);
+            float *row = (float *)(scratch + p.thread_bytes * (size_t)omp_get_thread_num() +
+                                   p.q_bytes + p.s_bytes + p.p_bytes);
+            pack_keys(&p, (int)(h / a->heads), (int)(h % a->heads), mine, row);
+            pack_values(&p, (int)(h / a->heads), (int)(h % a->heads),
+                        mine + p.head_k * p.element, row);
         }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cpu->base.threads)
         for (int64_t task = 0; task < heads * blocks; task++) {

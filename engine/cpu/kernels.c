@@ -59,10 +59,14 @@ static inline vec from_bf16(vech h)
 
 static inline vech to_bf16(vec v)
 {
+#if defined(__AVX512BF16__)
+    return (vech)_mm512_cvtneps_pbh((__m512)v);
+#else
     vecu u = (vecu)v;
     vecu rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
     vecu nan = (vecu)(v != v);
     return __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), vech);
+#endif
 }
 
 static inline vec from_f16(vech h)
@@ -152,6 +156,32 @@ static inline vec vexp(vec x)
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     return (vec)((veci)p + (__builtin_convertvector(n, veci) << 23));
+}
+
+/* 2^x for x <= 0: relative error below 2e-7, 0 or the least normal number far out. */
+static inline vec vexp2_negative(vec x)
+{
+    vec n, r, p;
+#if defined(__AVX512F__)
+    n = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    const vec magic = splat(12582912.0f);
+    x = vmax(x, splat(-126.0f));
+    n = (x + magic) - magic;
+#endif
+    r = x - n;
+    p = splat(1.5403530e-4f);
+    p = p * r + 1.3333558e-3f;
+    p = p * r + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 0.24022651f;
+    p = p * r + 0.69314718f;
+    p = p * r + 1.0f;
+#if defined(__AVX512F__)
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    return (vec)((veci)p + (__builtin_convertvector(n, veci) << 23));
+#endif
 }
 
 static inline vec vsilu(vec x)
@@ -455,26 +485,36 @@ static inline float max_of(const float *s, int n)
     return max;
 }
 
-static void softmax(float *s, size_t lds, int rows, int n, const int *keys, float *max, float *sum,
-                    float *alpha)
+static void softmax(float *s, uint16_t *narrow, size_t lds, int rows, int n, const int *keys,
+                    float *max, float *sum, float *alpha)
 {
-    for (int row = 0; row < rows; row++, s += lds) {
+    enum dtype dtype = narrow != NULL ? DTYPE_BF16 : DTYPE_F32;
+
+    for (int row = 0; row < rows; row++, s += lds, narrow += narrow != NULL ? lds : 0) {
         int live = keys == NULL ? n : keys[row] < 0 ? 0 : keys[row] < n ? keys[row] : n;
         float block = live > 0 ? max_of(s, live) : -INFINITY;
         float top = block > max[row] ? block : max[row];
+        void *out = narrow != NULL ? (void *)narrow : (void *)s;
         vec total = splat(0);
+        int i = 0;
 
-        alpha[row] = max[row] == -INFINITY ? 0 : expf(max[row] - top);
-        for (int i = 0; i < live; i += VL) {
-            int count = part(live, i);
-            vec e = vexp(load_as(s, DTYPE_F32, (size_t)i, count) - top);
-            for (int j = count; j < VL; j++)
+        alpha[row] = max[row] == -INFINITY ? 0 : exp2f(max[row] - top);
+        for (; i + VL <= live; i += VL) {
+            vec e = vexp2_negative(load(s + i) - top);
+            total += e;
+            store_as(out, dtype, (size_t)i, VL, e);
+        }
+        for (; i < n + (n & 1); i += VL) {
+            int count = n + (n & 1) - i < VL ? n + (n & 1) - i : VL;
+            vec e = splat(0);
+            for (int j = 0; j < VL && i + j < live; j++)
+                e[j] = s[i + j] - top;
+            e = vexp2_negative(e);
+            for (int j = live > i ? live - i : 0; j < VL; j++)
                 e[j] = 0;
             total += e;
-            store_as(s, DTYPE_F32, (size_t)i, count, e);
+            store_as(out, dtype, (size_t)i, count, e);
         }
-        for (int i = live; i < n; i++)
-            s[i] = 0;
         sum[row] = sum[row] * alpha[row] + sum_of(total);
         max[row] = top;
     }

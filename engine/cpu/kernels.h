@@ -76,11 +76,12 @@ struct cpu_kernels {
     void (*layer_norm)(const void *x, enum dtype x_dtype, void *y, enum dtype y_dtype, int n,
                        const float *gamma, const float *beta, float eps);
 
-    /* One block of online softmax: s (rows × keys, stride lds) becomes exp(s - max), max and sum
-     * [rows] are carried on, and alpha [rows] is what earlier results must be scaled by. Keys from
-     * keys[row] on become 0 when `keys` is given. */
-    void (*softmax)(float *s, size_t lds, int rows, int n, const int *keys, float *max, float *sum,
-                    float *alpha);
+    /* One block of online softmax over scores in units of ln 2: s (rows × keys, stride lds) becomes
+     * 2^(s - max), in place or, rounded, in `narrow` at the same stride with a zero after an odd n.
+     * max and sum [rows] are carried on; alpha [rows] is what earlier results must be scaled by.
+     * Keys from keys[row] on become 0 when `keys` is given. */
+    void (*softmax)(float *s, uint16_t *narrow, size_t lds, int rows, int n, const int *keys,
+                    float *max, float *sum, float *alpha);
     /* x[n] *= factor */
     void (*scale)(float *x, int n, float factor);
 

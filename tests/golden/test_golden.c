@@ -4,7 +4,9 @@
  *
  *     test_golden BACKEND ISA PRECISION [JOB-PREFIX]
  *
- * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35 dB.
+ * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35 dB,
+ * or, for the few random networks that magnify rounding, at least as close as diffusers itself comes
+ * in bf16 (bf16.json) less 1 dB.
  * Run from the source root. Prints the worst figures per model.
  */
 #include "common/json.h"
@@ -20,6 +22,7 @@
 #define STAGE_LIMIT 1e-4
 #define PSNR_F32 50.0
 #define PSNR_BF16 35.0
+#define PSNR_SLACK 1.0
 #define GOLDEN "tests/golden/"
 
 struct check {
@@ -184,8 +187,15 @@ static int need_model(struct engine *engine, struct loaded *loaded, const char *
     return engine_load(&loaded->model, engine, path, NULL, err);
 }
 
+static double needed_psnr(const struct json *bf16, const char *job, bool exact)
+{
+    double theirs = json_double_or(json_get(bf16, job), PSNR_BF16 + PSNR_SLACK) - PSNR_SLACK;
+
+    return exact ? PSNR_F32 : theirs < PSNR_BF16 ? theirs : PSNR_BF16;
+}
+
 static int check_job(struct engine *engine, struct loaded *loaded, const struct json *job,
-                     bool exact)
+                     const struct json *bf16, bool exact)
 {
     struct check check = {.job = json_string_or(json_get(job, "id"), "?"), .exact = exact};
     struct safetensors *golden = NULL;
@@ -202,8 +212,9 @@ static int check_job(struct engine *engine, struct loaded *loaded, const struct 
         draw_job(loaded->model, job, &check, &err) != 0) {
         printf("FAIL %s: %s\n", check.job, err.message);
         check.failures++;
-    } else if (!(check.psnr >= (exact ? PSNR_F32 : PSNR_BF16))) {
-        printf("FAIL %s: image %.1f dB\n", check.job, check.psnr);
+    } else if (!(check.psnr >= needed_psnr(bf16, check.job, exact))) {
+        printf("FAIL %s: image %.1f dB, needs %.1f\n", check.job, check.psnr,
+               needed_psnr(bf16, check.job, exact));
         check.failures++;
     }
     printf("%-16s %3d stages, worst %.1e at %-22s image %.1f dB\n", check.job, check.stages,
@@ -216,6 +227,7 @@ int main(int argc, char **argv)
 {
     struct engine_options options = ENGINE_OPTIONS_INIT;
     struct loaded loaded = {0};
+    struct json_doc *bf16;
     struct engine *engine;
     int failures = 0, jobs = 0;
     char line[65536];
@@ -234,6 +246,10 @@ int main(int argc, char **argv)
         printf("SKIP %s\n", err.message);
         return 77;
     }
+    if (json_parse_file(&bf16, GOLDEN "bf16.json", NULL, &err) != 0) {
+        printf("FAIL %s\n", err.message);
+        return 1;
+    }
     file = fopen(GOLDEN "jobs.jsonl", "r");
     while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
         struct json_doc *doc;
@@ -245,7 +261,7 @@ int main(int argc, char **argv)
         }
         id = json_string_or(json_get(json_root(doc), "id"), "");
         if (argc < 5 || strncmp(id, argv[4], strlen(argv[4])) == 0) {
-            failures += check_job(engine, &loaded, json_root(doc),
+            failures += check_job(engine, &loaded, json_root(doc), json_root(bf16),
                                   options.precision == PRECISION_F32);
             jobs++;
         }
@@ -254,6 +270,7 @@ int main(int argc, char **argv)
     if (file != NULL)
         fclose(file);
     engine_free(engine);
+    json_doc_free(bf16);
     printf("%d jobs, %d failures\n", jobs, failures);
     return failures > 0 || jobs == 0;
 }

@@ -1,0 +1,90 @@
+# lib.sh: what the scripts of this folder share; sourced, never run. Needs bash and coreutils only.
+#
+# Every script runs from the source root. Packages are asked for by name and installed only when
+# missing; sudo is used for apt alone. Builds go to build/<preset>.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+script="$(basename "$0")"
+
+BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build libdnnl-dev libspng-dev libjpeg-dev libwebp-dev
+    libssl-dev)
+TEST_PACKAGES=("${BUILD_PACKAGES[@]}" libcmocka-dev python3)
+FUZZ_PACKAGES=(clang)
+
+say()
+{
+    echo "$script: $*" >&2
+}
+
+die()
+{
+    say "$*"
+    exit 1
+}
+
+# Those of the packages that are not installed; virtual names count when a provider is.
+missing_packages()
+{
+    local installed package
+    installed="$(dpkg-query -W -f '${db:Status-Status} ${Package} ${Provides}\n' |
+        sed -n 's/^installed //p' | tr ', ' '\n\n' | sort -u)"
+    for package in "$@"; do
+        grep -qxF -- "$package" <<<"$installed" || echo "$package"
+    done
+}
+
+install_packages()
+{
+    local missing as_root=()
+    command -v dpkg-query >/dev/null || die "this is no Debian; install yourself: $*"
+    mapfile -t missing < <(missing_packages "$@")
+    if ((${#missing[@]} == 0)); then
+        return
+    fi
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || die "as root, run: apt-get install ${missing[*]}"
+        say "sudo is used for apt-get alone, to install: ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# How many compilers at once: CMAKE_BUILD_PARALLEL_LEVEL, else one per core.
+jobs()
+{
+    echo "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
+}
+
+# build_preset NAME [CMAKE-ARGUMENT...]: configures when needed and builds into build/NAME.
+build_preset()
+{
+    local preset="$1" log
+    shift
+    if [[ ! -f build/$preset/CMakeCache.txt ]] && command -v ninja >/dev/null; then
+        export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"
+    fi
+    say "building $preset"
+    mkdir -p "build/$preset"
+    log="build/$preset/build.log"
+    if ! { cmake --preset "$preset" "$@" &&
+        cmake --build "build/$preset" --parallel "$(jobs)"; } >"$log" 2>&1; then
+        tail -n 60 "$log" >&2
+        die "building $preset failed; all of it is in $log"
+    fi
+}
+
+# Whether clang is there with libFuzzer and its sanitizers.
+has_fuzzer()
+{
+    command -v clang >/dev/null &&
+        [[ -n $(compgen -G "$(clang -print-resource-dir)/lib/*/libclang_rt.fuzzer*") ]]
+}
+
+# The package of this Debian that holds libFuzzer: that of clang's default version.
+fuzzer_runtime()
+{
+    apt-cache depends clang | sed -n 's/^ *Depends: clang-\([0-9]*\)$/libclang-rt-\1-dev/p'
+}

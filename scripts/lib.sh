@@ -53,7 +53,7 @@ install_packages()
 }
 
 # How many compilers at once: CMAKE_BUILD_PARALLEL_LEVEL, else one per core.
-jobs()
+compilers()
 {
     echo "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 }
@@ -70,7 +70,7 @@ build_preset()
     mkdir -p "build/$preset"
     log="build/$preset/build.log"
     if ! { cmake --preset "$preset" "$@" &&
-        cmake --build "build/$preset" --parallel "$(jobs)"; } >"$log" 2>&1; then
+        cmake --build "build/$preset" --parallel "$(compilers)"; } >"$log" 2>&1; then
         tail -n 60 "$log" >&2
         die "building $preset failed; all of it is in $log"
     fi

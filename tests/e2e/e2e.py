@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("ATELIER", str(ROOT / "build" / "cli" / "atelier"))
 MODELS = os.environ.get("MODELS", str(ROOT / "tests" / "golden" / "models"))
 MODEL = os.environ.get("MODEL", "sd1-small")
+os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1")
+os.environ.setdefault("TSAN_OPTIONS", "halt_on_error=1")
 CAREFUL = int(os.environ.get("SLOWNESS", "1"))  # under sanitizers everything takes longer
 
 

@@ -142,7 +142,7 @@ class Ends(e2e.Case):
         return found
 
     def test_kill_at_any_moment(self):
-        count = 150
+        count = 150 // e2e.CAREFUL
         ids = [f"job-{i:03}" for i in range(count)]
         self.write_jobs([e2e.job(id=name, seed=i, images=1 + i % 2, steps=2 + i % 3,
                                  height=64 + 8 * (i % 2)) for i, name in enumerate(ids)])
@@ -186,7 +186,7 @@ class Ends(e2e.Case):
         self.assertEqual(page.count("<article"), len(ids))
 
     def test_interrupt_and_resume(self):
-        ids = [f"j{i}" for i in range(400)]
+        ids = [f"j{i}" for i in range(400 // e2e.CAREFUL)]
         self.write_jobs([e2e.job(id=name, steps=8) for name in ids])
         process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    text=True)

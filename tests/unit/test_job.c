@@ -219,8 +219,7 @@ static void test_all_problems_at_once(void **state)
 static void test_limits(void **state)
 {
     (void)state;
-    char *text = malloc(300 << 10);
-    assert_non_null(text);
+    static char text[300 << 10];
     int n = sprintf(text, "{\"model\":\"m\",\"prompt\":\"");
     memset(text + n, 'a', 16385);
     strcpy(text + n + 16385, "\"}");
@@ -241,7 +240,6 @@ static void test_limits(void **state)
     assert_int_equal(problems.count, JOB_PROBLEMS_MAX);
     assert_int_equal(problems.dropped, 102 - JOB_PROBLEMS_MAX);
     job_release(&job);
-    free(text);
 }
 
 static void test_the_committed_schema_is_current(void **state)

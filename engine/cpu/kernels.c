@@ -31,6 +31,7 @@
 #define STRING(a) STRING_(a)
 
 typedef float vec __attribute__((vector_size(4 * VL)));
+typedef double vecd __attribute__((vector_size(8 * VL)));
 typedef int32_t veci __attribute__((vector_size(4 * VL)));
 typedef uint32_t vecu __attribute__((vector_size(4 * VL)));
 typedef uint16_t vech __attribute__((vector_size(2 * VL)));
@@ -558,13 +559,14 @@ static inline void output_1d(const vec in[6], vec out[4])
     out[3] = a * a * a * d + b * b * b * q + in[5];
 }
 
-/* out = G in, one dimension. */
-static inline void filter_1d(const vec in[3], vec out[6])
+/* out = G in, one dimension. In double, since an error that all channels share does not average
+ * out: f32 here costs a decimal digit of the whole convolution. */
+static inline void filter_1d(const vecd in[3], vecd out[6])
 {
-    const float a = WINOGRAD_A, b = WINOGRAD_B;
-    const float f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b), fb = 2 * b * b * (b * b - a * a);
-    vec u = (in[0] + a * a * in[2]) * (1 / fa), v = in[1] * (a / fa);
-    vec p = (in[0] + b * b * in[2]) * (1 / fb), q = in[1] * (b / fb);
+    const double a = WINOGRAD_A, b = WINOGRAD_B;
+    const double f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b), fb = 2 * b * b * (b * b - a * a);
+    vecd u = (in[0] + a * a * in[2]) * (1 / fa), v = in[1] * (a / fa);
+    vecd p = (in[0] + b * b * in[2]) * (1 / fb), q = in[1] * (b / fb);
 
     out[0] = in[0] * (1 / f0);
     out[1] = u + v;
@@ -577,11 +579,11 @@ static inline void filter_1d(const vec in[3], vec out[6])
 static void winograd_filter(const float *g, int width, float *u, size_t stride)
 {
     for (int i = 0; i < width; i += VL) {
-        vec rows[3][6], column[3], out[6];
+        vecd rows[3][6], column[3], out[6];
 
         for (int y = 0; y < 3; y++) {
             for (int x = 0; x < 3; x++)
-                column[x] = load(g + (y * 3 + x) * NR + i);
+                column[x] = __builtin_convertvector(load(g + (y * 3 + x) * NR + i), vecd);
             filter_1d(column, rows[y]);
         }
         for (int x = 0; x < 6; x++) {
@@ -589,7 +591,7 @@ static void winograd_filter(const float *g, int width, float *u, size_t stride)
                 column[y] = rows[y][x];
             filter_1d(column, out);
             for (int y = 0; y < 6; y++)
-                store(u + (size_t)(y * 6 + x) * stride + i, out[y]);
+                store(u + (size_t)(y * 6 + x) * stride + i, __builtin_convertvector(out[y], vec));
         }
     }
 }

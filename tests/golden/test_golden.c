@@ -6,7 +6,7 @@
  *
  * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35 dB,
  * or, for the few random networks that magnify rounding, at least as close as diffusers itself comes
- * in bf16 (bf16.json) less 1 dB.
+ * in bf16 (bf16.json) less 2 dB.
  * Run from the source root. Prints the worst figures per model.
  */
 #include "common/json.h"
@@ -22,7 +22,7 @@
 #define STAGE_LIMIT 1e-4
 #define PSNR_F32 50.0
 #define PSNR_BF16 35.0
-#define PSNR_SLACK 1.0
+#define PSNR_SLACK 2.0
 #define GOLDEN "tests/golden/"
 
 struct check {

@@ -70,7 +70,8 @@ MODELS = {
     ],
     "sd1-single": [
         text("a photo of an astronaut riding a horse", None, 3, 51, 64, 72),
-        text("日本語 😀 İstanbul é", "euler_a", 3, 52, negative_prompt="low quality, worst quality"),
+        text("日本語 😀 İstanbul é", "euler_a", 3, 52, guidance=1.5,
+             negative_prompt="low quality, worst quality"),
         image("a castle, 8k", SECOND, 0.5, "dpm++ 2m", 4, 53, clip_skip=1),
     ],
 }

@@ -84,23 +84,76 @@ static inline vec from_f16(vech h)
 #endif
 }
 
+/* The first `count` < VL elements; loads fill up with zeros. */
+#if defined(__AVX512F__)
+static inline __mmask16 some(int count)
+{
+    return (__mmask16)((1u << count) - 1);
+}
+
+static inline vec load_some(const float *p, int count)
+{
+    return (vec)_mm512_maskz_loadu_ps(some(count), p);
+}
+
+static inline vech load_some_half(const uint16_t *p, int count)
+{
+    return (vech)_mm256_maskz_loadu_epi16(some(count), p);
+}
+
+static inline void store_some(float *p, int count, vec v)
+{
+    _mm512_mask_storeu_ps(p, some(count), (__m512)v);
+}
+
+static inline void store_some_half(uint16_t *p, int count, vech h)
+{
+    _mm256_mask_storeu_epi16(p, some(count), (__m256i)h);
+}
+#else
+static inline vec load_some(const float *p, int count)
+{
+    vec v = {0};
+    memcpy(&v, p, (size_t)count * sizeof(float));
+    return v;
+}
+
+static inline vech load_some_half(const uint16_t *p, int count)
+{
+    vech h = {0};
+    memcpy(&h, p, (size_t)count * sizeof(uint16_t));
+    return h;
+}
+
+static inline void store_some(float *p, int count, vec v)
+{
+    memcpy(p, &v, (size_t)count * sizeof(float));
+}
+
+static inline void store_some_half(uint16_t *p, int count, vech h)
+{
+    memcpy(p, &h, (size_t)count * sizeof(uint16_t));
+}
+#endif
+
+/* Lanes from `count` on become zero. */
+static inline vec keep(vec v, int count)
+{
+    veci lanes;
+    for (int i = 0; i < VL; i++)
+        lanes[i] = i;
+    return (vec)((veci)v & (lanes < count));
+}
+
 /* `count` <= VL elements from `i` on; the rest is zero. */
 static inline vec load_as(const void *x, enum dtype dtype, size_t i, int count)
 {
     if (dtype == DTYPE_F32) {
         const float *p = (const float *)x + i;
-        vec v = {0};
-        if (count == VL)
-            return load(p);
-        memcpy(&v, p, (size_t)count * sizeof(float));
-        return v;
+        return count == VL ? load(p) : load_some(p, count);
     }
     const uint16_t *p = (const uint16_t *)x + i;
-    vech h = {0};
-    if (count == VL)
-        h = *(const vech_any *)p;
-    else
-        memcpy(&h, p, (size_t)count * sizeof(uint16_t));
+    vech h = count == VL ? (vech) * (const vech_any *)p : load_some_half(p, count);
     return dtype == DTYPE_BF16 ? from_bf16(h) : from_f16(h);
 }
 
@@ -110,14 +163,14 @@ static inline void store_as(void *y, enum dtype dtype, size_t i, int count, vec 
         if (count == VL)
             store((float *)y + i, v);
         else
-            memcpy((float *)y + i, &v, (size_t)count * sizeof(float));
+            store_some((float *)y + i, count, v);
         return;
     }
     vech h = to_bf16(v);
     if (count == VL)
         *(vech_any *)((uint16_t *)y + i) = h;
     else
-        memcpy((uint16_t *)y + i, &h, (size_t)count * sizeof(uint16_t));
+        store_some_half((uint16_t *)y + i, count, h);
 }
 
 static inline int part(int n, int i)
@@ -456,9 +509,7 @@ static void layer_norm(const void *x, enum dtype x_dtype, void *y, enum dtype y_
     mean = sum_of(sum) / (float)n;
     for (int i = 0; i < n; i += VL) {
         int count = part(n, i);
-        vec v = load_as(x, x_dtype, (size_t)i, count) - mean;
-        for (int j = count; j < VL; j++)
-            v[j] = 0;
+        vec v = keep(load_as(x, x_dtype, (size_t)i, count) - mean, count);
         squares += v * v;
     }
     rstd = 1 / sqrtf(sum_of(squares) / (float)n + eps);
@@ -507,12 +558,9 @@ static void softmax(float *s, uint16_t *narrow, size_t lds, int rows, int n, con
         }
         for (; i < n + (n & 1); i += VL) {
             int count = n + (n & 1) - i < VL ? n + (n & 1) - i : VL;
-            vec e = splat(0);
-            for (int j = 0; j < VL && i + j < live; j++)
-                e[j] = s[i + j] - top;
-            e = vexp2_negative(e);
-            for (int j = live > i ? live - i : 0; j < VL; j++)
-                e[j] = 0;
+            int left = live - i < 0 ? 0 : live - i < VL ? live - i : VL;
+            vec e = left > 0 ? load_as(s, DTYPE_F32, (size_t)i, left) - top : splat(0);
+            e = keep(vexp2_negative(e), left);
             total += e;
             store_as(out, dtype, (size_t)i, count, e);
         }

@@ -39,7 +39,10 @@ struct json_limits {
     size_t depth;
     size_t nodes;
 };
-#define JSON_LIMITS_INIT {.bytes = 64u << 20, .depth = 64, .nodes = 4u << 20}
+#define JSON_LIMITS_INIT                                                                           \
+    {                                                                                              \
+        .bytes = 64u << 20, .depth = 64, .nodes = 4u << 20                                         \
+    }
 
 struct json_doc;
 
@@ -54,7 +57,8 @@ const struct json *json_root(const struct json_doc *doc);
 int json_parse_file(struct json_doc **doc, const char *path, const struct json_limits *limits,
                     struct err *err) must_check;
 
-/* A member by name (by bisection in large objects), or NULL. `object` may be NULL or of another type. */
+/* A member by name (by bisection in large objects), or NULL. `object` may be NULL or of another
+ * type. */
 const struct json *json_get(const struct json *object, const char *key);
 
 /* Typed reads. Return false when the value is absent, of another type or out of range. */

@@ -58,19 +58,24 @@ compilers()
     echo "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 }
 
-# build_preset NAME [CMAKE-ARGUMENT...]: configures when needed and builds into build/NAME.
+# build_preset NAME [TARGET]: configures when needed and builds into build/NAME. With a target, a
+# build that is new does without the tests, which need more than users have.
 build_preset()
 {
-    local preset="$1" log
-    shift
-    if [[ ! -f build/$preset/CMakeCache.txt ]] && command -v ninja >/dev/null; then
-        export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"
+    local preset="$1" target="${2:-all}" log="build/$1/build.log" options=()
+    if [[ ! -f build/$preset/CMakeCache.txt ]]; then
+        [[ $target == all ]] || options=(-DATELIER_TESTS=OFF)
+        if command -v ninja >/dev/null; then
+            export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"
+        fi
+    elif [[ $target == all ]] && grep -q '^ATELIER_TESTS:BOOL=OFF' "build/$preset/CMakeCache.txt" &&
+        [[ $preset == release ]]; then
+        options=(-DATELIER_TESTS=ON)
     fi
     say "building $preset"
     mkdir -p "build/$preset"
-    log="build/$preset/build.log"
-    if ! { cmake --preset "$preset" "$@" &&
-        cmake --build "build/$preset" --parallel "$(compilers)"; } >"$log" 2>&1; then
+    if ! { cmake --preset "$preset" "${options[@]}" &&
+        cmake --build "build/$preset" --target "$target" --parallel "$(compilers)"; } >"$log" 2>&1; then
         tail -n 60 "$log" >&2
         die "building $preset failed; all of it is in $log"
     fi

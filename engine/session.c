@@ -4,7 +4,7 @@
  * The order in which a session draws from its random stream is diffusers': with an image the VAE's
  * posterior, then the start noise, then what each step takes.
  */
-#include "engine/runtime.h"
+#include "engine/decode.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -244,9 +244,10 @@ static int check_plans(struct session *s, bool from_image, struct err *err)
 {
     struct work_plan plan;
     int h = s->latent_h, w = s->latent_w;
+    size_t unused;
 
     if (work_plan_find(s->model, WORK_STEP, s->guided ? 2 : 1, h, w, &plan, err) != 0 ||
-        work_plan_find(s->model, WORK_DECODE, 1, h, w, &plan, err) != 0)
+        decode_plan(s->model, h, w, &unused, err) != 0)
         return -1;
     return from_image ? work_plan_find(s->model, WORK_ENCODE, 1, h, w, &plan, err) : 0;
 }
@@ -474,25 +475,14 @@ int engine_step(struct model *model, struct session *const sessions[], int count
 
 /* ---- decoding ---- */
 
-/* Latents through the VAE into planes of 0 … 1 floats, 3 × height × width. */
+/* Latents through the VAE into planes of -1 … 1, 3 × height × width. */
 static int decode(struct session *s, float *planes, struct err *err)
 {
     const struct vae_config *v = &s->model->vae.config;
-    struct work_plan plan;
-    struct tensor x, y;
-    struct pass pass;
 
-    if (work_plan_find(s->model, WORK_DECODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
-        work_begin(s->model, &plan, model_act(s->model), &pass, err) != 0)
-        return -1;
     for (size_t i = 0; i < s->count; i++)
         s->noise[i] = s->latents[i] / (float)v->scaling_factor + (float)v->shift_factor;
-    x = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, LATENT_CHANNELS);
-    y = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
-    op_upload(&pass, &x, s->noise);
-    vae_decode(&pass, &s->model->vae, &x, &y);
-    op_download(&pass, planes, &y);
-    return pass.failed ? -1 : 0;
+    return decode_latents(s->model, s->noise, s->latent_h, s->latent_w, planes, err);
 }
 
 /* Planes of -1 … 1 to rows of 0 … 1 and of bytes; false if any value is no number. */
@@ -547,7 +537,8 @@ out:
 int model_plan(struct model *model, int width, int height, int count, size_t *bytes,
                struct err *err)
 {
-    struct work_plan step, decoding;
+    struct work_plan step;
+    size_t decoding;
     int w = width / model->info.vae_factor, h = height / model->info.vae_factor;
     int fit = STEP_PIXELS_MAX / (2 * w * h > 0 ? 2 * w * h : 1), rows;
     int rc;
@@ -557,10 +548,10 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
     rows = 2 * (count < fit ? count : fit > 0 ? fit : 1);
     pthread_mutex_lock(&model->engine->lock);
     rc = work_plan_find(model, WORK_STEP, rows, h, w, &step, err) ||
-         work_plan_find(model, WORK_DECODE, 1, h, w, &decoding, err);
+         decode_plan(model, h, w, &decoding, err);
     pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0)
         return -1;
-    *bytes = step.arena_bytes > decoding.arena_bytes ? step.arena_bytes : decoding.arena_bytes;
+    *bytes = step.arena_bytes > decoding ? step.arena_bytes : decoding;
     return 0;
 }

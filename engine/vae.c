@@ -16,6 +16,7 @@ static void config_from_shapes(struct vae_config *v, struct checkpoint *c)
 
     *v = (struct vae_config){.layers = 2,
                              .groups = 32,
+                             .sample_size = 512,
                              .mid_attention = true,
                              .quant_conv = true,
                              .post_quant_conv = true,
@@ -39,6 +40,7 @@ static void config_from_json(struct vae_config *v, const struct json *json)
         .latent_channels = (int)json_int_or(json_get(json, "latent_channels"), 4),
         .layers = (int)json_int_or(json_get(json, "layers_per_block"), 1),
         .groups = (int)json_int_or(json_get(json, "norm_num_groups"), 32),
+        .sample_size = (int)json_int_or(json_get(json, "sample_size"), 512),
         .mid_attention = json_bool_or(json_get(json, "mid_block_add_attention"), true),
         .quant_conv = json_bool_or(json_get(json, "use_quant_conv"), true),
         .post_quant_conv = json_bool_or(json_get(json, "use_post_quant_conv"), true),
@@ -58,6 +60,8 @@ int vae_config_read(struct vae_config *v, struct checkpoint *checkpoint, struct 
         config_from_shapes(v, checkpoint);
     else
         config_from_json(v, json);
+    if (v->sample_size < 256)
+        v->sample_size = 256; /* smaller tiles would be mostly overlap */
     usable = v->levels > 0 && v->latent_channels > 0 && v->groups > 0 && v->layers > 0 &&
              v->layers <= VAE_LAYERS_MAX;
     for (int i = 0; i < v->levels; i++)

@@ -18,6 +18,7 @@ struct vae_config {
     int channels[VAE_LEVELS_MAX];
     int layers; /* resnets per level in the encoder; one more in the decoder */
     int groups;
+    int sample_size; /* pixels that it was trained on: the side of a tile */
     bool mid_attention;
     bool quant_conv, post_quant_conv;
     double scaling_factor, shift_factor;

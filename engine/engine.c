@@ -454,6 +454,7 @@ static int make_plan(const struct model *model, struct work_plan *plan, struct e
     }
     plan->arena_bytes = arena.peak_bytes;
     plan->prepare_bytes = pass.prepare_bytes;
+    plan->weights_bytes = model->engine->backend->weights_bytes;
     return pass.failed ? -1 : 0;
 }
 
@@ -475,10 +476,17 @@ int work_plan_find(struct model *model, enum work work, int rows, int height, in
                    struct work_plan *plan, struct err *err)
 {
     for (int i = 0; i < model->plan_count; i++) {
-        *plan = model->plans[i];
-        if (plan->work == work && plan->rows == rows && plan->height == height &&
-            plan->width == width)
-            return check_budget(model, plan, err);
+        struct work_plan *known = &model->plans[i];
+        if (known->work != work || known->rows != rows || known->height != height ||
+            known->width != width)
+            continue;
+        /* What it was to prepare may have been made since, and then counts as weights. */
+        if (known->prepare_bytes > 0 &&
+            known->weights_bytes != model->engine->backend->weights_bytes &&
+            make_plan(model, known, err) != 0)
+            return -1;
+        *plan = *known;
+        return check_budget(model, plan, err);
     }
     *plan = (struct work_plan){.work = work, .rows = rows, .height = height, .width = width};
     if (make_plan(model, plan, err) != 0 || check_budget(model, plan, err) != 0)

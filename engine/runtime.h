@@ -42,6 +42,7 @@ struct work_plan {
     int rows, height, width; /* samples of a pass; latent pixels, or tokens by one */
     size_t arena_bytes;
     size_t prepare_bytes; /* weights in further forms, made when it first runs */
+    size_t weights_bytes; /* on the device when this was planned */
 };
 
 struct model {

@@ -9,6 +9,7 @@
 
 struct header {
     uint32_t magic, version;
+    uint64_t checksum;    /* of all bytes with this field as 0 */
     uint64_t fingerprint; /* of the model */
     uint64_t total_bytes;
     int32_t width, height;
@@ -27,6 +28,24 @@ static size_t state_bytes(const struct session *s)
            (text_count(s) + (1 + SAMPLER_HISTORY) * s->count) * sizeof(float);
 }
 
+/* FNV-1a over words: tells damage, not malice. */
+static uint64_t checksum(struct header header, const char *rest, size_t len)
+{
+    uint64_t hash = 0xcbf29ce484222325u, word;
+
+    header.checksum = 0;
+    for (size_t i = 0; i < sizeof(header); i += sizeof(word)) {
+        memcpy(&word, (const char *)&header + i, sizeof(word));
+        hash = (hash ^ word) * 0x100000001b3u;
+    }
+    for (size_t i = 0; i < len; i += sizeof(word)) {
+        word = 0;
+        memcpy(&word, rest + i, len - i < sizeof(word) ? len - i : sizeof(word));
+        hash = (hash ^ word) * 0x100000001b3u;
+    }
+    return hash;
+}
+
 int session_save(const struct session *s, struct buf *out, struct err *err)
 {
     struct header header = {.magic = STATE_MAGIC,
@@ -38,6 +57,7 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
                             .guided = s->guided,
                             .tokens = s->tokens,
                             .guidance_scale = s->guidance_scale};
+    size_t start = out->len;
 
     buf_append(out, &header, sizeof(header));
     buf_append(out, &s->plan, sizeof(s->plan));
@@ -45,11 +65,17 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
     buf_append(out, &s->rng, sizeof(s->rng));
     buf_append(out, s->text, text_count(s) * sizeof(float));
     buf_append(out, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
-    return out->failed ? err_set(err, ERR_MEMORY, ERR_RETRY, "no room for a saved session") : 0;
+    if (out->failed)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no room for a saved session");
+    header.checksum =
+        checksum(header, out->data + start + sizeof(header), out->len - start - sizeof(header));
+    memcpy(out->data + start, &header, sizeof(header));
+    return 0;
 }
 
-static int check_header(const struct header *h, const struct model *model, size_t len,
-                        struct err *err)
+/* `rest`: what follows the header; `len` bytes in all. */
+static int check_header(const struct header *h, const struct model *model, const char *rest,
+                        size_t len, struct err *err)
 {
     if (h->magic != STATE_MAGIC || h->version != STATE_VERSION)
         return err_set(err, ERR_FORMAT, ERR_REJECT,
@@ -57,9 +83,10 @@ static int check_header(const struct header *h, const struct model *model, size_
     if (h->fingerprint != model->fingerprint)
         return err_set(err, ERR_CONFLICT, ERR_REJECT,
                        "a saved session belongs to another model than %s", model->info.path);
-    if (h->total_bytes != len || h->width < ENGINE_SIZE_MIN || h->width > ENGINE_SIZE_MAX ||
-        h->height < ENGINE_SIZE_MIN || h->height > ENGINE_SIZE_MAX ||
-        h->width % model->info.vae_factor != 0 || h->height % model->info.vae_factor != 0)
+    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) ||
+        h->width < ENGINE_SIZE_MIN || h->width > ENGINE_SIZE_MAX || h->height < ENGINE_SIZE_MIN ||
+        h->height > ENGINE_SIZE_MAX || h->width % model->info.vae_factor != 0 ||
+        h->height % model->info.vae_factor != 0)
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated or damaged");
     return 0;
 }
@@ -80,7 +107,7 @@ int session_restore(struct session **out, struct model *model, const void *bytes
     if (len < sizeof(header))
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated");
     at = take(at, &header, sizeof(header));
-    if (check_header(&header, model, len, err) != 0 ||
+    if (check_header(&header, model, at, len, err) != 0 ||
         session_alloc(&s, model, header.width, header.height, header.guided != 0, err) != 0)
         return -1;
     if (header.tokens != s->tokens || state_bytes(s) != len) {

@@ -58,26 +58,26 @@ compilers()
     echo "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 }
 
-# build_preset NAME [TARGET]: configures when needed and builds into build/NAME. With a target, a
-# build that is new does without the tests, which need more than users have.
+# build_preset NAME [TARGET]: configures and builds into build/NAME. Only a new build is configured
+# for a target alone, and then without the tests, which need more packages than the programs.
 build_preset()
 {
-    local preset="$1" target="${2:-all}" log="build/$1/build.log" options=()
-    if [[ ! -f build/$preset/CMakeCache.txt ]]; then
-        [[ $target == all ]] || options=(-DATELIER_TESTS=OFF)
-        if command -v ninja >/dev/null; then
-            export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"
-        fi
-    elif [[ $target == all ]] && grep -q '^ATELIER_TESTS:BOOL=OFF' "build/$preset/CMakeCache.txt" &&
-        [[ $preset == release ]]; then
-        options=(-DATELIER_TESTS=ON)
+    local preset="$1" target="${2:-all}" dir="build/$1" configure
+    configure=(cmake --preset "$preset")
+    if [[ $target != all ]]; then
+        configure+=(-DATELIER_TESTS=OFF)
+    fi
+    if [[ -f $dir/CMakeCache.txt ]]; then
+        [[ $target == all ]] || configure=(true)
+    elif command -v ninja >/dev/null; then
+        export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"
     fi
     say "building $preset"
-    mkdir -p "build/$preset"
-    if ! { cmake --preset "$preset" "${options[@]}" &&
-        cmake --build "build/$preset" --target "$target" --parallel "$(compilers)"; } >"$log" 2>&1; then
-        tail -n 60 "$log" >&2
-        die "building $preset failed; all of it is in $log"
+    mkdir -p "$dir"
+    if ! { "${configure[@]}" &&
+        cmake --build "$dir" --target "$target" --parallel "$(compilers)"; } >"$dir/build.log" 2>&1; then
+        tail -n 60 "$dir/build.log" >&2
+        die "building $preset failed; all of it is in $dir/build.log"
     fi
 }
 

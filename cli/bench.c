@@ -272,11 +272,12 @@ static void print_text(const struct bench_options *o, const struct figures *f)
            100 * decode_flop / f->decode / f->ceiling.matmul);
     printf("new size %d x %d: first step %.3f s, next %.3f s, ratio %.2f\n", NEW_WIDTH, NEW_HEIGHT,
            f->new_first, f->new_step, f->new_first / f->new_step);
-    printf("memory: weights %.0f MB (transformed ones included), activations %.0f MB, peak %.0f MB, "
-           "peak over weights %.0f MB\n",
-           (double)f->memory.weights_bytes / 1e6, (double)f->memory.activations_bytes / 1e6,
-           (double)f->peak_bytes / 1e6,
-           ((double)f->peak_bytes - (double)f->memory.weights_bytes) / 1e6);
+    printf(
+        "memory: weights %.0f MB (transformed ones included), activations %.0f MB, peak %.0f MB, "
+        "peak over weights %.0f MB\n",
+        (double)f->memory.weights_bytes / 1e6, (double)f->memory.activations_bytes / 1e6,
+        (double)f->peak_bytes / 1e6,
+        ((double)f->peak_bytes - (double)f->memory.weights_bytes) / 1e6);
     print_profile("step", &f->step_profile, f->ceiling.matmul);
     print_profile("decode", &f->decode_profile, f->ceiling.matmul);
 }
@@ -296,11 +297,10 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                "\"decode_s\":%.4f,\"first_decode_s\":%.4f,\"new_size_first_s\":%.4f,"
                "\"new_size_step_s\":%.4f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
                "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu}\n",
-               f->info.backend, f->info.isa,
-               f->info.precision == PRECISION_BF16 ? "bf16" : "f32", f->info.threads,
-               (long long)o->width, (long long)o->height, (long long)o->batch, f->ceiling.matmul,
-               f->ceiling.direct, f->load, f->text, f->step, f->first_step, f->decode,
-               f->first_decode, f->new_first, f->new_step,
+               f->info.backend, f->info.isa, f->info.precision == PRECISION_BF16 ? "bf16" : "f32",
+               f->info.threads, (long long)o->width, (long long)o->height, (long long)o->batch,
+               f->ceiling.matmul, f->ceiling.direct, f->load, f->text, f->step, f->first_step,
+               f->decode, f->first_decode, f->new_first, f->new_step,
                total_flop(&f->step_profile) * (double)o->batch, total_flop(&f->decode_profile),
                f->memory.weights_bytes, f->memory.activations_bytes, f->peak_bytes);
     fputs(out.data, stdout);

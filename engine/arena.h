@@ -2,8 +2,8 @@
  * arena.h: one block of memory that hands out ranges first fit, without malloc.
  *
  * An arena without memory plans: it hands out addresses that nobody may read and grows without
- * limit, and its peak says how large the real one must be. Since allocation is deterministic, a pass that was
- * planned never runs out. Not thread-safe.
+ * limit, and its peak says how large the real one must be. Since allocation is deterministic, a
+ * pass that was planned never runs out. Not thread-safe.
  *
  *     arena_init_plan(&plan);  ... run the pass ...  bytes = plan.peak_bytes;
  *     arena_init(&arena, memory, bytes);
@@ -17,7 +17,7 @@
 #define ARENA_RANGES_MAX 128 /* live ranges at once */
 
 struct arena {
-    char *memory;      /* a plan's is no memory at all */
+    char *memory; /* a plan's is no memory at all */
     size_t size_bytes;
     size_t peak_bytes; /* highest end of any range so far */
     int count;

@@ -190,8 +190,7 @@ void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm 
     measured(pass, OP_LAYER_NORM, begin, 0);
 }
 
-void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
-               struct tensor *y)
+void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b, struct tensor *y)
 {
     double begin = seconds_now(pass);
 

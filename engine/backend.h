@@ -2,10 +2,11 @@
  * backend.h: the operators that models are written over, and the devices that run them.
  *
  * A back end is a table of functions; every back end implements every entry, and several can be
- * linked and opened at once, so that tests hold one against another. A pass is one run of a network:
- * it hands out activations from an arena and carries the first error, after which every operator is
- * a no-op. In a planning pass tensors have addresses but no memory, and operators only take and give
- * the scratch that they would use: the forward function that computes is also the one that plans.
+ * linked and opened at once, so that tests hold one against another. A pass is one run of a
+ * network: it hands out activations from an arena and carries the first error, after which every
+ * operator is a no-op. In a planning pass tensors have addresses but no memory, and operators only
+ * take and give the scratch that they would use: the forward function that computes is also the one
+ * that plans.
  *
  *     struct tensor y = pass_tensor(pass, x->n, x->h, x->w, conv->out);
  *     op_conv2d(pass, &(struct conv2d){.conv = conv, .x = x, .y = &y});
@@ -105,9 +106,9 @@ struct conv2d {
 /* y = act(pre(x) · Wᵀ + bias) + residual, row by row. */
 struct matmul {
     const struct linear *linear;
-    const struct tensor *x;        /* rows × in */
-    struct tensor *y;              /* rows × out; its dtype is free */
-    const struct affine *pre;      /* optional */
+    const struct tensor *x;   /* rows × in */
+    struct tensor *y;         /* rows × out; its dtype is free */
+    const struct affine *pre; /* optional */
     enum activation act;
     const struct tensor *residual; /* optional: like y */
 };
@@ -162,12 +163,12 @@ enum conv_algorithm { CONV_BY_TABLE, CONV_GEMM, CONV_WINOGRAD, CONV_DIRECT };
 
 struct backend {
     const struct backend_ops *ops;
-    enum dtype compute;    /* type of activations and of matrix products' inputs */
+    enum dtype compute; /* type of activations and of matrix products' inputs */
     const char *isa;
-    bool native_bf16;      /* bf16 products are faster than f32 ones here */
+    bool native_bf16; /* bf16 products are faster than f32 ones here */
     int threads;
     enum conv_algorithm conv;
-    size_t weights_bytes;  /* of all live weights and vectors */
+    size_t weights_bytes; /* of all live weights and vectors */
 };
 
 /* ---- a run ---- */
@@ -210,8 +211,7 @@ struct affine op_group_norm(struct pass *pass, const struct tensor *x, const str
 void affine_drop(struct pass *pass, struct affine *affine);
 void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
                    struct tensor *y);
-void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
-               struct tensor *y);
+void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b, struct tensor *y);
 void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
               const struct embedding *positions, struct tensor *y);
 

@@ -53,8 +53,8 @@ static void dnnl_weight_free(struct backend *backend, struct weight *w)
 static void *dnnl_memory_alloc(struct backend *backend, size_t bytes)
 {
     (void)backend;
-    return aligned_alloc(ARENA_ALIGN_BYTES, (bytes + ARENA_ALIGN_BYTES - 1) / ARENA_ALIGN_BYTES *
-                                                ARENA_ALIGN_BYTES);
+    return aligned_alloc(ARENA_ALIGN_BYTES,
+                         (bytes + ARENA_ALIGN_BYTES - 1) / ARENA_ALIGN_BYTES * ARENA_ALIGN_BYTES);
 }
 
 static void dnnl_memory_free(struct backend *backend, void *memory, size_t bytes)
@@ -163,7 +163,8 @@ int backend_dnnl_open(struct backend **backend, const struct backend_options *op
     if (kernels == NULL)
         return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
                        "this processor has no '%s'; ask for 'auto', 'generic', 'avx2', 'avx512' or "
-                       "'avx512_bf16'", options->isa);
+                       "'avx512_bf16'",
+                       options->isa);
     cpu = calloc(1, sizeof(*cpu));
     if (cpu == NULL)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for the dnnl back end");

@@ -1,7 +1,7 @@
 /*
- * The reference back end: plain loops, one thread, double accumulation. It is the specification that
- * the other back ends are held against, so it does each thing in the most obvious way, and the only
- * liberty is that weights become f32 (rounded to bf16 first when the engine computes in bf16).
+ * The reference back end: plain loops, one thread, double accumulation. It is the specification
+ * that the other back ends are held against, so it does each thing in the most obvious way, and the
+ * only liberty is that weights become f32 (rounded to bf16 first when the engine computes in bf16).
  */
 #include "engine/backend.h"
 
@@ -62,8 +62,10 @@ static int ref_weight_create(struct backend *backend, const struct weight_spec *
         for (int o = 0; o < part->out; o++, row++)
             for (int i = 0; i < spec->in; i++)
                 for (int t = 0; t < taps; t++) {
-                    size_t from = ((size_t)o * (size_t)spec->in + (size_t)i) * (size_t)taps + (size_t)t;
-                    size_t to = ((size_t)row * (size_t)taps + (size_t)t) * (size_t)spec->in + (size_t)i;
+                    size_t from =
+                        ((size_t)o * (size_t)spec->in + (size_t)i) * (size_t)taps + (size_t)t;
+                    size_t to =
+                        ((size_t)row * (size_t)taps + (size_t)t) * (size_t)spec->in + (size_t)i;
                     float v = element_to_f32(part->data, part->dtype, from);
                     w->data[to] = round_to(w->compute, v);
                 }
@@ -88,8 +90,8 @@ static size_t ref_weight_bytes(const struct weight *weight)
 static void *ref_memory_alloc(struct backend *backend, size_t bytes)
 {
     (void)backend;
-    return aligned_alloc(ARENA_ALIGN_BYTES, (bytes + ARENA_ALIGN_BYTES - 1) / ARENA_ALIGN_BYTES *
-                                                ARENA_ALIGN_BYTES);
+    return aligned_alloc(ARENA_ALIGN_BYTES,
+                         (bytes + ARENA_ALIGN_BYTES - 1) / ARENA_ALIGN_BYTES * ARENA_ALIGN_BYTES);
 }
 
 static void ref_memory_free(struct backend *backend, void *memory, size_t bytes)
@@ -184,7 +186,8 @@ static double conv_at(const struct conv2d *a, const float *in, int n, int y, int
             const float *filter = w->data + (size_t)((o * k + ky) * k + kx) * (size_t)w->in;
             if (iy < 0 || ix < 0 || iy >= height || ix >= width)
                 continue;
-            const float *pixel = in + (((int64_t)n * a->x->h + iy / up) * a->x->w + ix / up) * w->in;
+            const float *pixel =
+                in + (((int64_t)n * a->x->h + iy / up) * a->x->w + ix / up) * w->in;
             for (int c = 0; c < w->in; c++)
                 sum += (double)filter[c] * pixel[c];
         }

@@ -20,10 +20,8 @@ struct binder bind_begin(struct checkpoint *checkpoint, enum component component
                          struct parameters *parameters, struct backend *backend, struct err *err)
 {
     *parameters = (struct parameters){.backend = backend};
-    return (struct binder){.checkpoint = checkpoint,
-                           .component = component,
-                           .parameters = parameters,
-                           .err = err};
+    return (struct binder){
+        .checkpoint = checkpoint, .component = component, .parameters = parameters, .err = err};
 }
 
 void parameters_release(struct parameters *p)
@@ -74,7 +72,8 @@ static void fail_shape(struct binder *b, const struct stored_tensor *t, const ch
     fail(b, ERR_FORMAT, name, text);
 }
 
-/* The tensor, if it is there, holds weights and has the shape; trailing dimensions of 1 are free. */
+/* The tensor, if it is there, holds weights and has the shape; trailing dimensions of 1 are free.
+ */
 static const struct stored_tensor *want(struct binder *b, const char *name, const int64_t *dims,
                                         int rank)
 {
@@ -179,11 +178,14 @@ static void bind_matrix(struct binder *b, struct linear *linear, int in, int out
     if (b->failed)
         return;
     *linear = (struct linear){.in = in, .out = out_each * count};
-    linear->weight = make_weight(
-        b,
-        &(struct weight_spec){
-            .parts = parts, .part_count = count, .in = in, .kernel = 1, .geglu = geglu, .exact = b->exact},
-        names[0].text);
+    linear->weight = make_weight(b,
+                                 &(struct weight_spec){.parts = parts,
+                                                       .part_count = count,
+                                                       .in = in,
+                                                       .kernel = 1,
+                                                       .geglu = geglu,
+                                                       .exact = b->exact},
+                                 names[0].text);
     if (bias == BIND_BIAS)
         linear->bias = bind_vector(b, full, count, out_each);
 }
@@ -217,8 +219,8 @@ void bind_stack(struct binder *b, struct linear *linear, int in, int out_each, i
     bind_matrix(b, linear, in, out_each, count, names, bias, false);
 }
 
-void bind_conv(struct binder *b, struct conv *conv, int in, int out, int stride,
-               const char *format, ...)
+void bind_conv(struct binder *b, struct conv *conv, int in, int out, int stride, const char *format,
+               ...)
 {
     const int64_t dims[] = {out, in, 3, 3};
     struct name name, full;

@@ -1,10 +1,10 @@
 /*
  * bind.h: weights of a file become parameters of a model, once, at load.
  *
- * A binder walks a model's parameters by their diffusers names, checks each shape and hands the data
- * to the back end. It carries the first failure; after it every call is a no-op, so that a model's
- * binding table reads as a table. What was created is owned by the `struct parameters` that the
- * network keeps, whether binding succeeded or not.
+ * A binder walks a model's parameters by their diffusers names, checks each shape and hands the
+ * data to the back end. It carries the first failure; after it every call is a no-op, so that a
+ * model's binding table reads as a table. What was created is owned by the `struct parameters` that
+ * the network keeps, whether binding succeeded or not.
  *
  *     bind_linear(&binder, &w->to_q, 320, 320, BIND_NO_BIAS, "%s.to_q", prefix);
  *     if (binder.failed) ...
@@ -23,7 +23,7 @@ struct parameters {
     struct {
         float *data;
         size_t bytes;
-    } *vectors;
+    } * vectors;
     int weight_count, vector_count;
 };
 

@@ -28,8 +28,8 @@ void resnet_bind(struct binder *binder, struct resnet *resnet, const struct resn
                  const char *prefix);
 
 /* silu_time: n × 1 × 1 × embedding, f32, after its SiLU; NULL without one. */
-struct tensor resnet_forward(struct pass *pass, const struct resnet *resnet,
-                             const struct tensor *x, const struct tensor *silu_time);
+struct tensor resnet_forward(struct pass *pass, const struct resnet *resnet, const struct tensor *x,
+                             const struct tensor *silu_time);
 
 /* resnet_forward, then x is dropped and becomes the result. */
 void resnet_apply(struct pass *pass, const struct resnet *resnet, struct tensor *x,

@@ -123,9 +123,8 @@ static int open_component(struct checkpoint *c, enum component component, struct
 #pragma GCC diagnostic pop
         if (!exists(path))
             continue;
-        return strstr(path, ".json") != NULL
-                   ? add_shards(&c->parts[component], folder, path, err)
-                   : add_file(&c->parts[component], path, err);
+        return strstr(path, ".json") != NULL ? add_shards(&c->parts[component], folder, path, err)
+                                             : add_file(&c->parts[component], path, err);
     }
     return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
                    "%s: no %s.safetensors, sharded index or fp16 variant in it", folder,
@@ -177,7 +176,8 @@ static int unsupported(const struct checkpoint *c, const char *what, struct err 
 {
     return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                    "%s: is %s, a family that this version does not draw; it draws SD1.x files and "
-                   "diffusers folders of SD1.x and SD2.x", c->path, what);
+                   "diffusers folders of SD1.x and SD2.x",
+                   c->path, what);
 }
 
 static int check_single(const struct checkpoint *c, const struct safetensors *file, struct err *err)
@@ -194,7 +194,8 @@ static int check_single(const struct checkpoint *c, const struct safetensors *fi
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: holds no Stable Diffusion model (no tensor "
                        "'model.diffusion_model.input_blocks.0.0.weight'); adapters, VAEs and text "
-                       "encoders cannot be drawn with alone", c->path);
+                       "encoders cannot be drawn with alone",
+                       c->path);
     return 0;
 }
 
@@ -222,7 +223,8 @@ static int open_single(struct checkpoint *c, struct err *err)
     if (dot == NULL || strcmp(dot, ".safetensors") != 0)
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: only .safetensors files and diffusers folders are read; pickled .ckpt "
-                       "and .bin files can run code and must be converted first", c->path);
+                       "and .bin files can run code and must be converted first",
+                       c->path);
     c->format = CHECKPOINT_LDM;
     if (add_file(&c->parts[0], c->path, err) != 0 ||
         check_single(c, c->parts[0].shards[0], err) != 0)
@@ -415,12 +417,20 @@ void checkpoint_size(const struct checkpoint *c, enum component component, uint6
 static bool is_baggage(const char *name)
 {
     static const char *PREFIXES[] = {"model_ema.", "loss.", "cond_stage_model.logit_scale"};
-    static const char *NAMES[] = {"betas", "alphas_cumprod", "alphas_cumprod_prev",
-                                  "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-                                  "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
-                                  "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-                                  "posterior_log_variance_clipped", "posterior_mean_coef1",
-                                  "posterior_mean_coef2", "scale_factor", "logvar"};
+    static const char *NAMES[] = {"betas",
+                                  "alphas_cumprod",
+                                  "alphas_cumprod_prev",
+                                  "sqrt_alphas_cumprod",
+                                  "sqrt_one_minus_alphas_cumprod",
+                                  "log_one_minus_alphas_cumprod",
+                                  "sqrt_recip_alphas_cumprod",
+                                  "sqrt_recipm1_alphas_cumprod",
+                                  "posterior_variance",
+                                  "posterior_log_variance_clipped",
+                                  "posterior_mean_coef1",
+                                  "posterior_mean_coef2",
+                                  "scale_factor",
+                                  "logvar"};
 
     if (strstr(name, "position_ids") != NULL)
         return true;

@@ -1,10 +1,10 @@
 /*
- * checkpoint.h: a model on disk as its owner has it, a diffusers folder or a single LDM file, behind
- * one set of names: those of diffusers.
+ * checkpoint.h: a model on disk as its owner has it, a diffusers folder or a single LDM file,
+ * behind one set of names: those of diffusers.
  *
- * A checkpoint owns its mapped files and parsed configurations; tensors that it hands out live until
- * checkpoint_close. It remembers which tensors were asked for, so that what nobody wanted can be
- * reported. Used by one thread.
+ * A checkpoint owns its mapped files and parsed configurations; tensors that it hands out live
+ * until checkpoint_close. It remembers which tensors were asked for, so that what nobody wanted can
+ * be reported. Used by one thread.
  *
  *     checkpoint_open(&checkpoint, path, &err);
  *     t = checkpoint_find(checkpoint, COMPONENT_UNET, "down_blocks.0.resnets.0.conv1.weight");
@@ -31,8 +31,8 @@ struct checkpoint;
 /* Errors (ERR_REJECT): nothing there, no weights that we read, unreadable JSON, a damaged file, a
  * pipeline of another kind (ERR_UNSUPPORTED); the message names the path. */
 int checkpoint_open(struct checkpoint **checkpoint, const char *path, struct err *err) must_check;
-/* A checkpoint without files, for measurements: configurations as JSON texts and tensors of whatever
- * shape is asked for, filled with small random f16 values from one shared pool. */
+/* A checkpoint without files, for measurements: configurations as JSON texts and tensors of
+ * whatever shape is asked for, filled with small random f16 values from one shared pool. */
 struct synthetic {
     const char *configs[3]; /* by enum component */
     const char *scheduler;
@@ -40,7 +40,8 @@ struct synthetic {
 int checkpoint_open_synthetic(struct checkpoint **checkpoint, const struct synthetic *synthetic,
                               struct err *err) must_check;
 
-/* For a synthetic checkpoint a tensor of this shape, NULL for any other; lives until the next call. */
+/* For a synthetic checkpoint a tensor of this shape, NULL for any other; lives until the next call.
+ */
 const struct stored_tensor *checkpoint_synthesize(struct checkpoint *checkpoint,
                                                   const int64_t *dims, int rank);
 
@@ -57,8 +58,8 @@ const struct json *checkpoint_config(const struct checkpoint *checkpoint, enum c
 const struct json *checkpoint_scheduler(const struct checkpoint *checkpoint);
 
 /* A tensor by its diffusers name, or NULL. Marks it as used. */
-const struct stored_tensor *checkpoint_find(struct checkpoint *checkpoint,
-                                            enum component component, const char *name);
+const struct stored_tensor *checkpoint_find(struct checkpoint *checkpoint, enum component component,
+                                            const char *name);
 
 /* What the file itself calls a tensor, for messages. */
 void checkpoint_stored_name(const struct checkpoint *checkpoint, enum component component,

@@ -13,13 +13,11 @@ static int config_from_shapes(struct clip_config *c, struct checkpoint *checkpoi
     *c = (struct clip_config){.act = ACT_QUICK_GELU, .eps = 1e-5f};
     c->vocabulary = bind_dim(checkpoint, text, 0, "%s", tokens);
     c->hidden = bind_dim(checkpoint, text, 1, "%s", tokens);
-    c->positions =
-        bind_dim(checkpoint, text, 0, "text_model.embeddings.position_embedding.weight");
-    c->intermediate =
-        bind_dim(checkpoint, text, 0, "text_model.encoder.layers.0.mlp.fc1.weight");
+    c->positions = bind_dim(checkpoint, text, 0, "text_model.embeddings.position_embedding.weight");
+    c->intermediate = bind_dim(checkpoint, text, 0, "text_model.encoder.layers.0.mlp.fc1.weight");
     while (c->layers <= CLIP_LAYERS_MAX &&
-           bind_dim(checkpoint, text, 0, "text_model.encoder.layers.%d.mlp.fc1.weight",
-                    c->layers) > 0)
+           bind_dim(checkpoint, text, 0, "text_model.encoder.layers.%d.mlp.fc1.weight", c->layers) >
+               0)
         c->layers++;
     c->heads = c->hidden >= 64 ? c->hidden / 64 : 1;
     return 0;
@@ -54,8 +52,7 @@ int clip_config_read(struct clip_config *c, struct checkpoint *checkpoint, struc
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: its text encoder is no CLIP text encoder that this version knows "
                        "(hidden_size %d, num_attention_heads %d, num_hidden_layers %d)",
-                       checkpoint_file(checkpoint, COMPONENT_TEXT), c->hidden, c->heads,
-                       c->layers);
+                       checkpoint_file(checkpoint, COMPONENT_TEXT), c->hidden, c->heads, c->layers);
     return 0;
 }
 

@@ -20,12 +20,12 @@ struct clip_config {
 };
 
 struct clip_layer {
-    struct norm norm1;  /* [hidden] */
-    struct linear qkv;  /* 3·hidden × hidden */
-    struct linear out;  /* hidden × hidden */
+    struct norm norm1; /* [hidden] */
+    struct linear qkv; /* 3·hidden × hidden */
+    struct linear out; /* hidden × hidden */
     struct norm norm2;
-    struct linear fc1;  /* intermediate × hidden */
-    struct linear fc2;  /* hidden × intermediate */
+    struct linear fc1; /* intermediate × hidden */
+    struct linear fc2; /* hidden × intermediate */
 };
 
 struct clip {

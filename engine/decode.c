@@ -130,8 +130,8 @@ static int decode_tile(struct model *m, const float *latents, int height, int wi
 }
 
 /* Row by row of tiles; only the row above is kept. */
-static int decode_tiled(struct model *m, const float *latents, int height, int width,
-                        float *planes, struct err *err)
+static int decode_tiled(struct model *m, const float *latents, int height, int width, float *planes,
+                        struct err *err)
 {
     int side = tile_side(m), stride = tile_stride(m), factor = m->info.vae_factor, rc = 0;
     int across = (width + stride - 1) / stride, extent = (side - stride) * factor;

@@ -1,5 +1,6 @@
 /*
- * decode.h: latents to planes of pixels, whole where memory allows and in overlapping tiles where not.
+ * decode.h: latents to planes of pixels, whole where memory allows and in overlapping tiles where
+ * not.
  *
  * Tiles have the geometry of diffusers' AutoencoderKL.enable_tiling: tiles as large as the VAE was
  * trained on, a quarter of overlap, linear blending. Group norms then see a tile instead of the

@@ -163,19 +163,17 @@ static uint64_t fingerprint(struct model *model)
         checkpoint_find(model->checkpoint, COMPONENT_UNET, "conv_in.weight");
     uint64_t hash = mix(0xcbf29ce484222325u, &model->info.parameters, sizeof(uint64_t));
 
-    return t == NULL ? hash
-                     : mix(hash, t->data, (size_t)t->count * dtype_bytes(t->dtype));
+    return t == NULL ? hash : mix(hash, t->data, (size_t)t->count * dtype_bytes(t->dtype));
 }
 
-static int read_scheduler(struct model *model, const struct model_options *options,
-                          struct err *err)
+static int read_scheduler(struct model *model, const struct model_options *options, struct err *err)
 {
     const struct json *json = checkpoint_scheduler(model->checkpoint);
     bool sd2 = model->unet.config.context == 1024;
 
     if (json == NULL)
-        model->sampler = sampler_config_default(sd2 ? SAMPLER_DDIM : SAMPLER_PNDM,
-                                                PREDICTION_EPSILON);
+        model->sampler =
+            sampler_config_default(sd2 ? SAMPLER_DDIM : SAMPLER_PNDM, PREDICTION_EPSILON);
     else if (sampler_config_read(&model->sampler, json, err) != 0)
         return err_prefix(err, "%s/scheduler/scheduler_config.json", model->info.path);
     if (options == NULL || options->prediction == NULL)
@@ -215,7 +213,8 @@ static int bind_components(struct model *model, struct err *err)
     if (unet.context != clip.hidden)
         return err_set(err, ERR_FORMAT, ERR_REJECT,
                        "%s: its UNet expects text embeddings of width %d, its text encoder makes "
-                       "%d", model->info.path, unet.context, clip.hidden);
+                       "%d",
+                       model->info.path, unet.context, clip.hidden);
     if (clip_bind(&model->clip, &clip, model->checkpoint, backend, err) != 0 ||
         unet_bind(&model->unet, &unet, model->checkpoint, backend, err) != 0 ||
         vae_bind(&model->vae, &vae, model->checkpoint, backend, err) != 0)
@@ -234,8 +233,8 @@ static void describe(struct model *model)
     model->info = (struct model_info){
         .path = sizes.path,
         .family = sd2 ? "sd2" : "sd1",
-        .format = checkpoint_format(model->checkpoint) == CHECKPOINT_LDM ? "single file"
-                                                                         : "diffusers",
+        .format =
+            checkpoint_format(model->checkpoint) == CHECKPOINT_LDM ? "single file" : "diffusers",
         .prediction = model->sampler.prediction == PREDICTION_V ? "v_prediction" : "epsilon",
         .width = sample * factor,
         .height = sample * factor,
@@ -418,8 +417,8 @@ static void plan_vae(struct pass *pass, const struct model *model, bool decode, 
                      int w)
 {
     int factor = model->info.vae_factor;
-    struct tensor latents = pass_tensor_of(pass, DTYPE_F32, rows, h, w,
-                                           decode ? LATENT_CHANNELS : 2 * LATENT_CHANNELS);
+    struct tensor latents =
+        pass_tensor_of(pass, DTYPE_F32, rows, h, w, decode ? LATENT_CHANNELS : 2 * LATENT_CHANNELS);
     struct tensor pixels = pass_tensor_of(pass, DTYPE_F32, rows, h * factor, w * factor, 3);
 
     if (decode)
@@ -465,11 +464,12 @@ static int check_budget(const struct model *model, const struct work_plan *plan,
 
     if (need <= engine->memory_max_bytes)
         return 0;
-    return err_set(err, ERR_MEMORY, ERR_RETRY,
-                   "width and height: %d × %d needs %zu MiB with the model's weights, the engine may "
-                   "use %zu MiB; draw it smaller or give it more memory",
-                   plan->width * model->info.vae_factor, plan->height * model->info.vae_factor,
-                   (need >> 20) + 1, engine->memory_max_bytes >> 20);
+    return err_set(
+        err, ERR_MEMORY, ERR_RETRY,
+        "width and height: %d × %d needs %zu MiB with the model's weights, the engine may "
+        "use %zu MiB; draw it smaller or give it more memory",
+        plan->width * model->info.vae_factor, plan->height * model->info.vae_factor,
+        (need >> 20) + 1, engine->memory_max_bytes >> 20);
 }
 
 int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
@@ -512,8 +512,8 @@ static int grow_arena(struct engine *engine, size_t bytes, struct err *err)
     return 0;
 }
 
-int work_begin(struct model *model, const struct work_plan *plan, enum dtype act,
-               struct pass *pass, struct err *err)
+int work_begin(struct model *model, const struct work_plan *plan, enum dtype act, struct pass *pass,
+               struct err *err)
 {
     struct engine *engine = model->engine;
 

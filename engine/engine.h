@@ -18,7 +18,8 @@
  *
  * Threads: every function may be called from any thread; those that compute take the engine's
  * device lock for their duration, so that one thread may prepare sessions while another steps.
- * One session is used by one thread at a time. Models outlive their sessions, the engine its models.
+ * One session is used by one thread at a time. Models outlive their sessions, the engine its
+ * models.
  */
 #ifndef ATELIER_ENGINE_ENGINE_H
 #define ATELIER_ENGINE_ENGINE_H
@@ -50,17 +51,20 @@ enum precision {
 };
 
 struct engine_options {
-    const char *backend;      /* "auto", "ref", "dnnl" */
-    const char *isa;          /* highest instruction set to use: "auto", "avx2", "avx512",
-                                 "avx512_bf16"; a wish above the processor's own is an error */
+    const char *backend; /* "auto", "ref", "dnnl" */
+    const char *isa;     /* highest instruction set to use: "auto", "avx2", "avx512",
+                            "avx512_bf16"; a wish above the processor's own is an error */
     enum precision precision;
-    int threads;              /* 0: one per core that the process may use */
-    size_t memory_max_bytes;  /* weights and activations together; 0: the machine's memory */
-    bool weights_16bit;       /* keep 16-bit weights 16-bit in memory when computing in f32 */
+    int threads;             /* 0: one per core that the process may use */
+    size_t memory_max_bytes; /* weights and activations together; 0: the machine's memory */
+    bool weights_16bit;      /* keep 16-bit weights 16-bit in memory when computing in f32 */
     void (*warn)(void *user, const char *message); /* may be NULL; called on the caller's thread */
     void *user;
 };
-#define ENGINE_OPTIONS_INIT {.backend = "auto", .isa = "auto", .precision = PRECISION_AUTO}
+#define ENGINE_OPTIONS_INIT                                                                        \
+    {                                                                                              \
+        .backend = "auto", .isa = "auto", .precision = PRECISION_AUTO                              \
+    }
 
 struct engine_info {
     const char *backend;   /* "dnnl" */
@@ -95,7 +99,7 @@ struct model_options {
 };
 
 struct model_info {
-    const char *family;     /* "sd1", "sd2" */
+    const char *family; /* "sd1", "sd2" */
     const char *path;
     const char *format;     /* "diffusers" or "single file" */
     const char *prediction; /* "epsilon" or "v_prediction" */
@@ -103,8 +107,8 @@ struct model_info {
     int vae_factor;         /* pixels per latent, each way */
     uint64_t parameters;
     uint64_t file_bytes;
-    enum sampler sampler;   /* of the model's scheduler file */
-    int steps;              /* defaults of the pipeline that diffusers would use */
+    enum sampler sampler; /* of the model's scheduler file */
+    int steps;            /* defaults of the pipeline that diffusers would use */
     double guidance_scale;
 };
 
@@ -143,11 +147,14 @@ struct draw {
     enum schedule schedule;      /* SCHEDULE_MODEL: the model's own */
     double eta;                  /* ddim */
     uint64_t seed;
-    int clip_skip;               /* diffusers' meaning */
+    int clip_skip;                  /* diffusers' meaning */
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
-    double strength;             /* with init_image, 0 … 1 */
+    double strength;                /* with init_image, 0 … 1 */
 };
-#define DRAW_INIT {.guidance_scale = -1, .strength = 0.8}
+#define DRAW_INIT                                                                                  \
+    {                                                                                              \
+        .guidance_scale = -1, .strength = 0.8                                                      \
+    }
 
 /* One named tensor on its way through: f32, row-major, `dims[0..rank)`. Borrowed for the call. */
 struct stage {
@@ -175,16 +182,16 @@ int session_steps_left(const struct session *session);
 int session_width(const struct session *session);
 int session_height(const struct session *session);
 
-/* Advances each of sessions[0..count) by one step. All belong to `model`, share width and height and
- * have steps left. On error no session has advanced. */
+/* Advances each of sessions[0..count) by one step. All belong to `model`, share width and height
+ * and have steps left. On error no session has advanced. */
 int engine_step(struct model *model, struct session *const sessions[], int count,
                 struct err *err) must_check;
 
 /* Decodes the latents into 8-bit RGB; the pixels are the caller's to release. Steps may be left. */
 int session_decode(struct session *session, struct image *image, struct err *err) must_check;
 
-/* Appends the whole state, portable between machines of one device class. A restored session ends in
- * the same bytes as one that was never saved. Restoring checks version, model and length. */
+/* Appends the whole state, portable between machines of one device class. A restored session ends
+ * in the same bytes as one that was never saved. Restoring checks version, model and length. */
 int session_save(const struct session *session, struct buf *out, struct err *err) must_check;
 int session_restore(struct session **session, struct model *model, const void *bytes, size_t len,
                     const struct stage_observer *observer, struct err *err) must_check;

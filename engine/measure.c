@@ -8,9 +8,9 @@
 #define TRIES 6
 
 static const char *const NAMES[OP_KIND_COUNT] = {
-    [OP_CONV3X3] = "conv 3x3",       [OP_CONV_STRIDED] = "conv strided",
-    [OP_MATMUL] = "matmul",          [OP_ATTENTION] = "attention",
-    [OP_GROUP_NORM] = "group norm",  [OP_LAYER_NORM] = "layer norm",
+    [OP_CONV3X3] = "conv 3x3",      [OP_CONV_STRIDED] = "conv strided",
+    [OP_MATMUL] = "matmul",         [OP_ATTENTION] = "attention",
+    [OP_GROUP_NORM] = "group norm", [OP_LAYER_NORM] = "layer norm",
     [OP_OTHER] = "other",
 };
 
@@ -77,7 +77,8 @@ static int measure_matmul(struct engine *engine, double *rate, struct err *err)
     }
     if (t.backend->ops->weight_create(t.backend, &spec, &linear.weight, err) != 0)
         goto out;
-    struct tensor x = pass_tensor(&t.pass, 1, 1, ROWS, IN), y = pass_tensor(&t.pass, 1, 1, ROWS, OUT);
+    struct tensor x = pass_tensor(&t.pass, 1, 1, ROWS, IN),
+                  y = pass_tensor(&t.pass, 1, 1, ROWS, OUT);
     for (int i = 0; i < TRIES && !t.pass.failed; i++) {
         double begin = seconds_now();
         op_matmul(&t.pass, &(struct matmul){.linear = &linear, .x = &x, .y = &y});

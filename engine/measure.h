@@ -36,7 +36,8 @@ const char *op_kind_name(enum op_kind kind);
 /* From now on every operator's time is added to `profile` (borrowed); NULL stops that. */
 void engine_profile(struct engine *engine, struct profile *profile);
 
-/* This device's own best rates, in FLOP/s: each the fastest of several runs of one large operator. */
+/* This device's own best rates, in FLOP/s: each the fastest of several runs of one large operator.
+ */
 struct ceiling {
     double matmul; /* 4096 × 1024 × 4096 in the engine's type */
     double direct; /* 3×3, 512 → 512 channels at 64², oneDNN's direct form; 0 on other back ends */

@@ -8,33 +8,37 @@ struct rename {
     const char *from, *to;
 };
 
-static const struct rename UNET_RESNET[] = {
-    {"norm1", "in_layers.0"},  {"conv1", "in_layers.2"},  {"time_emb_proj", "emb_layers.1"},
-    {"norm2", "out_layers.0"}, {"conv2", "out_layers.3"}, {"conv_shortcut", "skip_connection"},
-    {NULL, NULL}};
+static const struct rename UNET_RESNET[] = {{"norm1", "in_layers.0"},
+                                            {"conv1", "in_layers.2"},
+                                            {"time_emb_proj", "emb_layers.1"},
+                                            {"norm2", "out_layers.0"},
+                                            {"conv2", "out_layers.3"},
+                                            {"conv_shortcut", "skip_connection"},
+                                            {NULL, NULL}};
 
-static const struct rename UNET_TOP[] = {
-    {"time_embedding.linear_1", "time_embed.0"}, {"time_embedding.linear_2", "time_embed.2"},
-    {"conv_in", "input_blocks.0.0"},             {"conv_norm_out", "out.0"},
-    {"conv_out", "out.2"},                       {"mid_block.attentions.0", "middle_block.1"},
-    {NULL, NULL}};
+static const struct rename UNET_TOP[] = {{"time_embedding.linear_1", "time_embed.0"},
+                                         {"time_embedding.linear_2", "time_embed.2"},
+                                         {"conv_in", "input_blocks.0.0"},
+                                         {"conv_norm_out", "out.0"},
+                                         {"conv_out", "out.2"},
+                                         {"mid_block.attentions.0", "middle_block.1"},
+                                         {NULL, NULL}};
 
 static const struct rename VAE_RESNET[] = {{"conv_shortcut", "nin_shortcut"}, {NULL, NULL}};
 
-static const struct rename VAE_ATTENTION[] = {{"group_norm", "norm"}, {"to_q", "q"},
-                                              {"to_k", "k"},          {"to_v", "v"},
-                                              {"to_out.0", "proj_out"}, {NULL, NULL}};
+static const struct rename VAE_ATTENTION[] = {
+    {"group_norm", "norm"},   {"to_q", "q"}, {"to_k", "k"}, {"to_v", "v"},
+    {"to_out.0", "proj_out"}, {NULL, NULL}};
 
-static const struct rename VAE_LEGACY[] = {{"to_q", "query"}, {"to_k", "key"},
-                                           {"to_v", "value"}, {"to_out.0", "proj_attn"},
-                                           {NULL, NULL}};
+static const struct rename VAE_LEGACY[] = {
+    {"to_q", "query"}, {"to_k", "key"}, {"to_v", "value"}, {"to_out.0", "proj_attn"}, {NULL, NULL}};
 
 /* The rest of `name` after `from`, if `from` ends at a part's boundary. */
 static const char *after(const char *name, const char *from)
 {
     size_t len = strlen(from);
     return strncmp(name, from, len) == 0 && (name[len] == '.' || name[len] == '\0') ? name + len
-                                                                                     : NULL;
+                                                                                    : NULL;
 }
 
 static bool put(char *out, const char *prefix, const char *middle, const char *rest)
@@ -44,8 +48,7 @@ static bool put(char *out, const char *prefix, const char *middle, const char *r
 }
 
 /* prefix + the first matching rename applied to `name`; unmatched names stay as they are. */
-static bool put_renamed(char *out, const char *prefix, const struct rename *table,
-                        const char *name)
+static bool put_renamed(char *out, const char *prefix, const struct rename *table, const char *name)
 {
     for (; table->from != NULL; table++) {
         const char *rest = after(name, table->from);
@@ -112,7 +115,8 @@ static bool vae_name(const struct ldm_layout *l, const char *name, char *out)
         return put_renamed(out, prefix, attention ? VAE_ATTENTION : VAE_RESNET, name + used);
     }
     if (sscanf(name, "%15[a-z].%*[a-z]_blocks.%d.%15[a-z].%d.%n", side, &block, kind, &item,
-               &used) == 4 && used) {
+               &used) == 4 &&
+        used) {
         bool decoder = strcmp(side, "decoder") == 0;
         const char *way = decoder ? "up" : "down";
         int level = decoder ? l->vae_levels - 1 - block : block;

@@ -10,7 +10,7 @@
 
 /* What the numbering of an LDM file depends on. */
 struct ldm_layout {
-    int layers;       /* resnets of one level on the way down: 2 */
+    int layers; /* resnets of one level on the way down: 2 */
     int vae_levels;
     /* Whether the up block has attention, which moves its upsampler from .1 to .2. */
     bool up_attention[16];
@@ -21,7 +21,6 @@ bool ldm_name(const struct ldm_layout *layout, enum component component, const c
               char out[CHECKPOINT_NAME_MAX_BYTES]);
 
 /* The older diffusers or transformers spelling of `name`, or false. */
-bool legacy_name(enum component component, const char *name,
-                 char out[CHECKPOINT_NAME_MAX_BYTES]);
+bool legacy_name(enum component component, const char *name, char out[CHECKPOINT_NAME_MAX_BYTES]);
 
 #endif

@@ -29,7 +29,7 @@ struct engine {
     size_t arena_bytes;
     size_t memory_max_bytes;
     struct profile *profile; /* borrowed; NULL: nobody measures */
-    struct model *models; /* a list, newest first */
+    struct model *models;    /* a list, newest first */
     void (*warn)(void *user, const char *message);
     void *user;
 };
@@ -62,19 +62,19 @@ struct model {
 
 struct session {
     struct model *model;
-    int width, height;   /* pixels */
+    int width, height; /* pixels */
     int latent_h, latent_w;
     bool guided;
     double guidance_scale;
     struct sampler_plan plan;
     struct sampler_state state;
     struct rng rng;
-    int tokens;          /* per prompt */
-    float *text;         /* (guided ? 2 : 1) × tokens × context: negative first */
-    size_t count;        /* of one latent tensor */
-    float *latents;      /* LATENT_CHANNELS × latent_h × latent_w */
-    float *history;      /* SAMPLER_HISTORY × count */
-    float *noise;        /* count, scratch */
+    int tokens;     /* per prompt */
+    float *text;    /* (guided ? 2 : 1) × tokens × context: negative first */
+    size_t count;   /* of one latent tensor */
+    float *latents; /* LATENT_CHANNELS × latent_h × latent_w */
+    float *history; /* SAMPLER_HISTORY × count */
+    float *noise;   /* count, scratch */
     struct stage_observer observer;
 };
 
@@ -83,8 +83,8 @@ int work_plan_find(struct model *model, enum work work, int rows, int height, in
                    struct work_plan *plan, struct err *err) must_check;
 
 /* Makes the arena ready for the plan and starts a pass in `act`. The lock is held. */
-int work_begin(struct model *model, const struct work_plan *plan, enum dtype act,
-               struct pass *pass, struct err *err) must_check;
+int work_begin(struct model *model, const struct work_plan *plan, enum dtype act, struct pass *pass,
+               struct err *err) must_check;
 
 /* The type of a model's activations in UNet and VAE. */
 enum dtype model_act(const struct model *model);
@@ -94,7 +94,7 @@ void session_show(const struct session *session, const char *name, const float *
                   const int64_t *dims);
 
 /* Memory for a session of this shape; fields from `width` to `text` need not be set. */
-int session_alloc(struct session **session, struct model *model, int width, int height,
-                  bool guided, struct err *err) must_check;
+int session_alloc(struct session **session, struct model *model, int width, int height, bool guided,
+                  struct err *err) must_check;
 
 #endif

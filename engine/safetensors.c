@@ -42,13 +42,13 @@ static int dtype_bits(const char *name, struct stored_tensor *tensor)
         bool usable;
         enum dtype dtype;
     } KNOWN[] = {
-        {"F32", 32, true, DTYPE_F32},   {"F16", 16, true, DTYPE_F16},
-        {"BF16", 16, true, DTYPE_BF16}, {"F64", 64, false, DTYPE_F32},
-        {"I64", 64, false, DTYPE_F32},  {"I32", 32, false, DTYPE_F32},
-        {"I16", 16, false, DTYPE_F32},  {"I8", 8, false, DTYPE_F32},
-        {"U8", 8, false, DTYPE_F32},    {"U16", 16, false, DTYPE_F32},
-        {"U32", 32, false, DTYPE_F32},  {"U64", 64, false, DTYPE_F32},
-        {"BOOL", 8, false, DTYPE_F32},  {"F8_E4M3", 8, false, DTYPE_F32},
+        {"F32", 32, true, DTYPE_F32},     {"F16", 16, true, DTYPE_F16},
+        {"BF16", 16, true, DTYPE_BF16},   {"F64", 64, false, DTYPE_F32},
+        {"I64", 64, false, DTYPE_F32},    {"I32", 32, false, DTYPE_F32},
+        {"I16", 16, false, DTYPE_F32},    {"I8", 8, false, DTYPE_F32},
+        {"U8", 8, false, DTYPE_F32},      {"U16", 16, false, DTYPE_F32},
+        {"U32", 32, false, DTYPE_F32},    {"U64", 64, false, DTYPE_F32},
+        {"BOOL", 8, false, DTYPE_F32},    {"F8_E4M3", 8, false, DTYPE_F32},
         {"F8_E5M2", 8, false, DTYPE_F32},
     };
 
@@ -135,7 +135,8 @@ static int check_overlap(struct safetensors *file, struct err *err)
 
 static int parse(struct safetensors *file, struct err *err)
 {
-    struct json_limits limits = {.bytes = SAFETENSORS_HEADER_MAX_BYTES, .depth = 8, .nodes = 1u << 24};
+    struct json_limits limits = {
+        .bytes = SAFETENSORS_HEADER_MAX_BYTES, .depth = 8, .nodes = 1u << 24};
     uint64_t header_len = 0, data_len;
     const struct json *root;
 

@@ -2,8 +2,8 @@
  * safetensors.h: a memory-mapped .safetensors file, read without trust.
  *
  * Every length, shape product and offset is checked against the file before anything is handed out;
- * overlapping, overflowing or out-of-range tensors are an error that names file and tensor. The file
- * owns names and data; both live until safetensors_close. Reading is safe from many threads.
+ * overlapping, overflowing or out-of-range tensors are an error that names file and tensor. The
+ * file owns names and data; both live until safetensors_close. Reading is safe from many threads.
  *
  * Format: 8 bytes little-endian header length, JSON header, data.
  * Source: https://github.com/huggingface/safetensors#format

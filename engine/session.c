@@ -14,12 +14,6 @@
 #define STEP_PIXELS_MAX 16384
 #define STEP_ROWS_MAX (2 * ENGINE_SESSIONS_MAX)
 
-void image_release(struct image *image)
-{
-    free(image->rgb);
-    *image = (struct image){0};
-}
-
 void session_show(const struct session *s, const char *name, const float *data, int rank,
                   const int64_t *dims)
 {
@@ -87,13 +81,12 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     s->latent_w = width / factor;
     s->latent_h = height / factor;
     s->guided = guided;
-    s->tokens = TOKENIZER_CLIP_TOKENS < model->clip.config.positions
-                    ? TOKENIZER_CLIP_TOKENS
-                    : model->clip.config.positions;
+    s->tokens = TOKENIZER_CLIP_TOKENS < model->clip.config.positions ? TOKENIZER_CLIP_TOKENS
+                                                                     : model->clip.config.positions;
     s->count = (size_t)LATENT_CHANNELS * (size_t)s->latent_h * (size_t)s->latent_w;
-    s->text = calloc((size_t)(guided ? 2 : 1) * (size_t)s->tokens *
-                         (size_t)model->unet.config.context,
-                     sizeof(float));
+    s->text =
+        calloc((size_t)(guided ? 2 : 1) * (size_t)s->tokens * (size_t)model->unet.config.context,
+               sizeof(float));
     s->latents = calloc((2 + SAMPLER_HISTORY) * s->count, sizeof(float));
     if (s->text == NULL || s->latents == NULL) {
         session_free(s);
@@ -179,7 +172,8 @@ static int encode_text(struct session *s, const struct draw *d, struct err *err)
     if (!s->guided)
         return 0;
     /* Clip skip never reaches the negative prompt, as in diffusers. */
-    if (tokenize(s, "negative_prompt", d->negative_prompt ? d->negative_prompt : "", ids, err) != 0 ||
+    if (tokenize(s, "negative_prompt", d->negative_prompt ? d->negative_prompt : "", ids, err) !=
+            0 ||
         encode_prompt(s, ids, 0, s->text, err) != 0)
         return -1;
     session_show(s, "negative_prompt_embeds", s->text, 3, dims);
@@ -217,8 +211,8 @@ static int encode_image(struct session *s, const struct image *image, struct err
     for (size_t i = 0; i < s->count; i++) {
         float log_variance = fminf(fmaxf(moments[s->count + i], -30), 20);
         float sample = moments[i] + expf(0.5f * log_variance) * s->noise[i];
-        s->latents[i] = (float)m->vae.config.scaling_factor *
-                        (sample - (float)m->vae.config.shift_factor);
+        s->latents[i] =
+            (float)m->vae.config.scaling_factor * (sample - (float)m->vae.config.shift_factor);
     }
     rc = 0;
 out:

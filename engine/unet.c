@@ -216,8 +216,7 @@ static void feed_forward(struct pass *pass, const struct transformer_block *t, s
     struct tensor wide = pass_tensor(pass, x->n, x->h, x->w, 4 * x->c);
 
     op_layer_norm(pass, x, &t->norm3, h);
-    op_matmul(pass,
-              &(struct matmul){.linear = &t->geglu, .x = h, .y = &wide, .act = ACT_GEGLU});
+    op_matmul(pass, &(struct matmul){.linear = &t->geglu, .x = h, .y = &wide, .act = ACT_GEGLU});
     op_matmul(pass, &(struct matmul){.linear = &t->ff, .x = &wide, .y = x, .residual = x});
     pass_drop(pass, &wide);
 }

@@ -11,19 +11,19 @@
 
 #define UNET_WIDTH_MAX 8192
 #define UNET_LEVELS_MAX 6
-#define UNET_LAYERS_MAX 4  /* resnets of one level on the way down */
-#define UNET_DEPTH_MAX 12  /* transformer blocks after one resnet */
+#define UNET_LAYERS_MAX 4 /* resnets of one level on the way down */
+#define UNET_DEPTH_MAX 12 /* transformer blocks after one resnet */
 #define UNET_SKIPS_MAX (UNET_LEVELS_MAX * (UNET_LAYERS_MAX + 1) + 1)
 
 struct unet_config {
     int in_channels, out_channels;
     int levels;
     int channels[UNET_LEVELS_MAX];
-    int layers[UNET_LEVELS_MAX];   /* resnets on the way down; one more on the way up */
-    int depth[UNET_LEVELS_MAX];    /* transformer blocks per attention; 0: none at this level */
+    int layers[UNET_LEVELS_MAX]; /* resnets on the way down; one more on the way up */
+    int depth[UNET_LEVELS_MAX];  /* transformer blocks per attention; 0: none at this level */
     int heads[UNET_LEVELS_MAX];
     int mid_depth;
-    int context;                   /* width of the text embedding */
+    int context; /* width of the text embedding */
     int groups;
     float eps;
     bool flip_sin_to_cos;
@@ -32,29 +32,29 @@ struct unet_config {
 
 struct transformer_block {
     struct norm norm1;
-    struct linear qkv;        /* 3c × c */
-    struct linear out1;       /* c × c */
+    struct linear qkv;  /* 3c × c */
+    struct linear out1; /* c × c */
     struct norm norm2;
-    struct linear q;          /* c × c */
-    struct linear kv;         /* 2c × context */
-    struct linear out2;       /* c × c */
+    struct linear q;    /* c × c */
+    struct linear kv;   /* 2c × context */
+    struct linear out2; /* c × c */
     struct norm norm3;
-    struct linear geglu;      /* 8c × c */
-    struct linear ff;         /* c × 4c */
+    struct linear geglu; /* 8c × c */
+    struct linear ff;    /* c × 4c */
 };
 
 struct transformer {
-    struct norm norm;         /* [c] in groups */
-    struct linear proj_in;    /* c × c */
+    struct norm norm;      /* [c] in groups */
+    struct linear proj_in; /* c × c */
     struct transformer_block blocks[UNET_DEPTH_MAX];
     int depth, heads;
-    struct linear proj_out;   /* c × c */
+    struct linear proj_out; /* c × c */
 };
 
 struct unet_level {
     struct resnet resnets[UNET_LAYERS_MAX + 1];
     struct transformer attentions[UNET_LAYERS_MAX + 1];
-    struct conv resample;     /* to the next level; resample.in is 0 at the last */
+    struct conv resample; /* to the next level; resample.in is 0 at the last */
 };
 
 struct unet {

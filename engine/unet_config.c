@@ -39,9 +39,9 @@ static int check_fixed_fields(const struct json *json, struct checkpoint *c, str
                    {"mid_block_type", "UNetMidBlock2DCrossAttn"},
                    {"resnet_time_scale_shift", "default"},
                    {"time_embedding_type", "positional"}};
-    static const char *ABSENT[] = {"addition_embed_type", "class_embed_type", "encoder_hid_dim",
-                                   "encoder_hid_dim_type", "time_cond_proj_dim", "timestep_post_act",
-                                   "cross_attention_norm", "num_class_embeds"};
+    static const char *ABSENT[] = {
+        "addition_embed_type", "class_embed_type",  "encoder_hid_dim",      "encoder_hid_dim_type",
+        "time_cond_proj_dim",  "timestep_post_act", "cross_attention_norm", "num_class_embeds"};
     static const char *FALSE[] = {"center_input_sample", "dual_cross_attention",
                                   "only_cross_attention", "class_embeddings_concat"};
 
@@ -149,9 +149,11 @@ static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct
     for (int i = 0; i < u->levels; i++) {
         if (u->channels[i] < 2 || u->channels[i] > UNET_WIDTH_MAX ||
             u->channels[i] % u->groups != 0)
-            return refuse(c, err, "block_out_channels", "a width that norm_num_groups does not divide");
+            return refuse(c, err, "block_out_channels",
+                          "a width that norm_num_groups does not divide");
         if (u->heads[i] < 1 || u->channels[i] % u->heads[i] != 0)
-            return refuse(c, err, "attention_head_dim", "a number of heads that does not divide its width");
+            return refuse(c, err, "attention_head_dim",
+                          "a number of heads that does not divide its width");
         if (u->layers[i] < 1 || u->layers[i] > UNET_LAYERS_MAX)
             return refuse(c, err, "layers_per_block", "a number outside of 1 to 4");
         if (u->depth[i] < 0 || u->depth[i] > UNET_DEPTH_MAX || u->mid_depth < 1 ||

@@ -189,12 +189,9 @@ static void attention_apply(struct pass *pass, const struct vae_attention *a, st
     struct affine pre = op_group_norm(pass, x, &a->norm, false);
 
     op_matmul(pass, &(struct matmul){.linear = &a->qkv, .x = x, .y = &qkv, .pre = &pre});
-    op_attention(pass, &(struct attention){.q = &q,
-                                           .k = &k,
-                                           .v = &v,
-                                           .y = &h,
-                                           .heads = 1,
-                                           .scale = 1 / sqrtf((float)x->c)});
+    op_attention(
+        pass, &(struct attention){
+                  .q = &q, .k = &k, .v = &v, .y = &h, .heads = 1, .scale = 1 / sqrtf((float)x->c)});
     op_matmul(pass, &(struct matmul){.linear = &a->out, .x = &h, .y = x, .residual = x});
     affine_drop(pass, &pre);
     pass_drop(pass, &h);
@@ -225,13 +222,14 @@ void vae_decode(struct pass *pass, const struct vae *vae, const struct tensor *l
 {
     const struct vae_config *v = &vae->config;
     const struct vae_half *d = &vae->decoder;
-    struct tensor z = pass_tensor_of(pass, DTYPE_F32, latents->n, latents->h, latents->w, latents->c);
+    struct tensor z =
+        pass_tensor_of(pass, DTYPE_F32, latents->n, latents->h, latents->w, latents->c);
     struct tensor x = pass_tensor(pass, z.n, z.h, z.w, d->conv_in.out);
 
     if (d->quant.in > 0)
         op_matmul(pass, &(struct matmul){.linear = &d->quant, .x = latents, .y = &z});
-    op_conv2d(pass, &(struct conv2d){
-                        .conv = &d->conv_in, .x = d->quant.in > 0 ? &z : latents, .y = &x});
+    op_conv2d(pass,
+              &(struct conv2d){.conv = &d->conv_in, .x = d->quant.in > 0 ? &z : latents, .y = &x});
     pass_drop(pass, &z);
     mid_apply(pass, d, v->mid_attention, &x);
     for (int k = 0; k < v->levels; k++) {

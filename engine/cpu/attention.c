@@ -2,8 +2,8 @@
  * Attention after Dao et al. 2022 ("FlashAttention"): blocks of queries against blocks of keys with
  * an online softmax, so that scores exist only for one block at a time, in a thread's cache.
  *
- * Keys and values are packed once per head into the panels that the matrix kernels read. Blocks have
- * fixed sizes that start at query 0, so that a sample's result depends on nothing else.
+ * Keys and values are packed once per head into the panels that the matrix kernels read. Blocks
+ * have fixed sizes that start at query 0, so that a sample's result depends on nothing else.
  */
 #include "engine/cpu/cpu.h"
 
@@ -17,9 +17,9 @@ struct plan {
     const struct cpu_backend *cpu;
     const struct attention *a;
     int d, tq, tk;
-    int d_even, tk_even;       /* padded for bf16 pairs */
-    size_t element;            /* bytes of what the kernels read */
-    size_t head_k, head_v;     /* elements of one head's packed keys, values */
+    int d_even, tk_even;   /* padded for bf16 pairs */
+    size_t element;        /* bytes of what the kernels read */
+    size_t head_k, head_v; /* elements of one head's packed keys, values */
     size_t q_bytes, s_bytes, p_bytes, o_bytes, thread_bytes;
 };
 
@@ -56,8 +56,8 @@ static size_t panel_column(const struct plan *p, int column, int columns, int de
     return (size_t)j * (size_t)depth + (size_t)(column - j) * (p->element == 2 ? 2 : 1);
 }
 
-/* One head's keys become the d × tk matrix of q·kᵀ, scaled so that scores come out in units of ln 2.
- * `row` holds d floats, then d narrow ones. */
+/* One head's keys become the d × tk matrix of q·kᵀ, scaled so that scores come out in units of
+ * ln 2. `row` holds d floats, then d narrow ones. */
 static void pack_keys(const struct plan *p, int n, int head, void *keys, float *row)
 {
     const struct cpu_kernels *kernels = p->cpu->kernels;
@@ -147,9 +147,9 @@ static void store_rows(const struct plan *p, int n, int head, int first, int row
 
     for (int i = 0; i < rows; i++) {
         k->scale(o + (size_t)i * ldo, p->d, 1 / sum[i]);
-        k->finish(o + (size_t)i * ldo, p->d,
-                  &(struct finish){.y = row_at(&y, (int64_t)n * p->tq + first + i),
-                                   .y_dtype = y.dtype});
+        k->finish(
+            o + (size_t)i * ldo, p->d,
+            &(struct finish){.y = row_at(&y, (int64_t)n * p->tq + first + i), .y_dtype = y.dtype});
     }
 }
 
@@ -213,8 +213,8 @@ void cpu_attention(struct pass *pass, const struct attention *a)
             float *row = (float *)(scratch + p.thread_bytes * (size_t)omp_get_thread_num() +
                                    p.q_bytes + p.s_bytes + p.p_bytes);
             pack_keys(&p, (int)(h / a->heads), (int)(h % a->heads), mine, row);
-            pack_values(&p, (int)(h / a->heads), (int)(h % a->heads),
-                        mine + p.head_k * p.element, row);
+            pack_values(&p, (int)(h / a->heads), (int)(h % a->heads), mine + p.head_k * p.element,
+                        row);
         }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cpu->base.threads)
         for (int64_t task = 0; task < heads * blocks; task++) {

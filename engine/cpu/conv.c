@@ -11,15 +11,15 @@
 #define WINOGRAD_SMALL_WEIGHTS (320 * 320)
 #define DIRECT_PIXELS_MIN (8 * 8)
 
-/* The table: what was fastest where both were measured (docs/benchmarks/cpu.md). Winograd's f32 beats
- * even native bf16 from 32×32 outputs on; below, few tiles share weights that are four times as
- * large in f32, and memory decides. */
+/* The table: what was fastest where both were measured (docs/benchmarks/cpu.md). Winograd's f32
+ * beats even native bf16 from 32×32 outputs on; below, few tiles share weights that are four times
+ * as large in f32, and memory decides. */
 static enum conv_algorithm by_table(const struct cpu_backend *cpu, const struct conv2d *a)
 {
     int64_t pixels = (int64_t)a->y->h * a->y->w;
     int64_t weights = (int64_t)a->conv->in * a->conv->out;
-    bool direct = !a->upsample && direct_supports(cpu->direct, cpu->base.compute) &&
-                  !cpu->emulated_bf16;
+    bool direct =
+        !a->upsample && direct_supports(cpu->direct, cpu->base.compute) && !cpu->emulated_bf16;
 
     if (winograd_suits(a) && (pixels >= WINOGRAD_PIXELS_MIN || weights <= WINOGRAD_SMALL_WEIGHTS))
         return CONV_WINOGRAD;
@@ -187,8 +187,7 @@ void cpu_conv2d(struct pass *pass, const struct conv2d *a)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
     enum conv_algorithm algorithm = choose(cpu, a);
-    enum dtype dtype =
-        weight_is_exact(cpu, a->conv->weight) ? DTYPE_F32 : cpu->base.compute;
+    enum dtype dtype = weight_is_exact(cpu, a->conv->weight) ? DTYPE_F32 : cpu->base.compute;
     bool as_it_is = a->pre == NULL && a->x->dtype == dtype;
     struct tensor x = *a->x;
 

@@ -11,9 +11,9 @@
 #include "engine/cpu/kernels.h"
 
 #define CPU_THREADS_MAX 512
-#define CPU_STACK_MAX 3       /* parts of one weight */
-#define CPU_SEGMENT_MAX 2560  /* k of one product before the next begins */
-#define CPU_PAD 16            /* elements between rows of scratch, against cache aliasing */
+#define CPU_STACK_MAX 3      /* parts of one weight */
+#define CPU_SEGMENT_MAX 2560 /* k of one product before the next begins */
+#define CPU_PAD 16           /* elements between rows of scratch, against cache aliasing */
 
 enum panel_type {
     PANEL_F32,
@@ -27,8 +27,8 @@ enum panel_type {
 struct panels {
     enum panel_type type;
     void *data;
-    int n;         /* columns, gates and padding of GEGLU included */
-    int n_padded;  /* columns in memory */
+    int n;        /* columns, gates and padding of GEGLU included */
+    int n_padded; /* columns in memory */
     int segments;
     int segment_k; /* rows of a segment */
     int last_k;    /* rows of the last one; all are even where the type needs it */
@@ -89,8 +89,8 @@ size_t weight_pack_bytes(const struct cpu_backend *cpu, const struct weight *wei
 /* The panels as they are or, before packing, as they will be (data NULL), for planning. */
 struct panels weight_panels(const struct cpu_backend *cpu, const struct weight *weight);
 
-/* Fills rows [row, row + rows) of segment `segment` of A at stride ld: f32, or bf16 for PANEL_PAIRS.
- * Pads an odd k with zero. */
+/* Fills rows [row, row + rows) of segment `segment` of A at stride ld: f32, or bf16 for
+ * PANEL_PAIRS. Pads an odd k with zero. */
 typedef void (*gemm_fill)(const void *context, int segment, int64_t row, int rows, void *a,
                           size_t ld);
 /* Takes finished columns [column, column + columns) of those rows. */

@@ -41,8 +41,8 @@ struct direct {
 
 /* ---- what differs between 2.x and 3.x ---- */
 
-static dnnl_status_t desc_make(desc_t *desc, int rank, const dnnl_dim_t *dims, dnnl_data_type_t type,
-                               dnnl_format_tag_t tag)
+static dnnl_status_t desc_make(desc_t *desc, int rank, const dnnl_dim_t *dims,
+                               dnnl_data_type_t type, dnnl_format_tag_t tag)
 {
 #if DNNL_VERSION_MAJOR >= 3
     return dnnl_memory_desc_create_with_tag(desc, rank, dims, type, tag);
@@ -77,14 +77,15 @@ static dnnl_status_t conv_desc_make(dnnl_primitive_desc_t *pd, dnnl_engine_t eng
     const dnnl_dims_t dilates = {0, 0};
 #if DNNL_VERSION_MAJOR >= 3
     return dnnl_convolution_forward_primitive_desc_create(
-        pd, engine, dnnl_forward_inference, dnnl_convolution_direct, d[0], d[1], d[2], d[3], strides,
-        dilates, left, right, attr);
+        pd, engine, dnnl_forward_inference, dnnl_convolution_direct, d[0], d[1], d[2], d[3],
+        strides, dilates, left, right, attr);
 #else
     dnnl_convolution_desc_t op;
     dnnl_status_t status = dnnl_dilated_convolution_forward_desc_init(
         &op, dnnl_forward_inference, dnnl_convolution_direct, &d[0], &d[1], &d[2], &d[3], strides,
         dilates, left, right);
-    return status != dnnl_success ? status : dnnl_primitive_desc_create(pd, &op, attr, engine, NULL);
+    return status != dnnl_success ? status
+                                  : dnnl_primitive_desc_create(pd, &op, attr, engine, NULL);
 #endif
 }
 
@@ -183,8 +184,8 @@ static bool reorder_weights(struct direct_engine *e, struct primitive *p, const 
     }
     if (dnnl_memory_create(&plain, desc_of(&desc), e->engine, copy) == dnnl_success &&
         dnnl_memory_create(&p->weights, wanted, e->engine, DNNL_MEMORY_ALLOCATE) == dnnl_success &&
-        dnnl_reorder_primitive_desc_create(&pd, desc_of(&desc), e->engine, wanted, e->engine, NULL) ==
-            dnnl_success &&
+        dnnl_reorder_primitive_desc_create(&pd, desc_of(&desc), e->engine, wanted, e->engine,
+                                           NULL) == dnnl_success &&
         dnnl_primitive_create(&reorder, pd) == dnnl_success) {
         dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, plain}, {DNNL_ARG_TO, p->weights}};
         made = dnnl_primitive_execute(reorder, e->stream, 2, args) == dnnl_success &&
@@ -257,9 +258,8 @@ static bool make_primitive(struct cpu_backend *cpu, const struct conv2d *a, cons
                dnnl_memory_create(&p->dst, desc_of(&descs[3]), e->engine, DNNL_MEMORY_NONE) ==
                    dnnl_success &&
                dnnl_memory_create(&p->scratch, pad, e->engine, DNNL_MEMORY_NONE) == dnnl_success &&
-               (d->bias != NULL ||
-                dnnl_memory_create(&d->bias, desc_of(&descs[2]), e->engine,
-                                   (void *)(uintptr_t)c->bias) == dnnl_success);
+               (d->bias != NULL || dnnl_memory_create(&d->bias, desc_of(&descs[2]), e->engine,
+                                                      (void *)(uintptr_t)c->bias) == dnnl_success);
         if (made && !share_weights(d, p, wanted, e)) {
             made = reorder_weights(e, p, c->weight, wanted, x->dtype, type);
             d->weights_bytes += made ? desc_bytes(wanted) : 0;
@@ -295,8 +295,9 @@ static struct primitive *find_primitive(struct cpu_backend *cpu, const struct co
         return NULL;
     }
     /* The first shape owns the weights that others share, so it is never the one to go. */
-    struct primitive *slot = &w->direct->shapes[w->direct->count < SHAPES_MAX
-                                                    ? w->direct->count++
+    struct primitive *slot =
+        &w->direct
+             ->shapes[w->direct->count < SHAPES_MAX ? w->direct->count++
                                                     : 1 + w->direct->next++ % (SHAPES_MAX - 1)];
     primitive_release(slot);
     *slot = made;
@@ -317,8 +318,10 @@ void direct_conv2d(struct pass *pass, const struct conv2d *a, const struct tenso
     scratch = pass_scratch(pass, p->scratch_bytes);
     for (int n = 0; n < x->n && !pass->planning && !pass->failed; n++) {
         struct direct *d = a->conv->weight->direct;
-        dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->src},   {DNNL_ARG_WEIGHTS, p->weights},
-                                  {DNNL_ARG_BIAS, d->bias}, {DNNL_ARG_DST, p->dst},
+        dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->src},
+                                  {DNNL_ARG_WEIGHTS, p->weights},
+                                  {DNNL_ARG_BIAS, d->bias},
+                                  {DNNL_ARG_DST, p->dst},
                                   {DNNL_ARG_SCRATCHPAD, p->scratch}};
         dnnl_memory_set_data_handle(p->src, row_at(x, (int64_t)n * x->h * x->w));
         dnnl_memory_set_data_handle(p->dst, row_at(y, (int64_t)n * y->h * y->w));

@@ -11,7 +11,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#define ROW_BLOCK 96      /* a multiple of every microkernel's rows */
+#define ROW_BLOCK 96 /* a multiple of every microkernel's rows */
 #define COLUMN_BLOCK 512
 
 size_t panel_type_bytes(enum panel_type type)
@@ -110,8 +110,7 @@ static void put_element(const struct panels *p, size_t base, int width, int k, i
         ((uint16_t *)p->data)[i] = bf16_from_f32(element_to_f32(row, dtype, from));
     else
         ((uint16_t *)p->data)[base + (size_t)(k / 2) * (size_t)width * 2 + (size_t)column * 2 +
-                              (size_t)(k & 1)] =
-            bf16_from_f32(element_to_f32(row, dtype, from));
+                              (size_t)(k & 1)] = bf16_from_f32(element_to_f32(row, dtype, from));
 }
 
 /* One panel of one segment. */
@@ -227,7 +226,8 @@ static void block_product(const struct cpu_backend *cpu, const struct gemm *g,
 {
     const struct cpu_kernels *k = cpu->kernels;
     const struct panels *p = &g->b;
-    float *c = (float *)(scratch + b->a_bytes), *wide = (float *)(scratch + b->a_bytes + b->c_bytes);
+    float *c = (float *)(scratch + b->a_bytes),
+          *wide = (float *)(scratch + b->a_bytes + b->c_bytes);
 
     for (int s = 0; s < p->segments; s++) {
         int depth = segment_depth(p, s);
@@ -312,8 +312,9 @@ static void matmul_fill(const void *context, int segment, int64_t row, int rows,
             pre.scale += first;
             pre.shift += first;
         }
-        fill_row(m->cpu, p, exact, (char *)row_at(x, row + i) + (size_t)first * dtype_bytes(x->dtype),
-                 x->dtype, n, &pre, (char *)a + (size_t)i * ld * element);
+        fill_row(m->cpu, p, exact,
+                 (char *)row_at(x, row + i) + (size_t)first * dtype_bytes(x->dtype), x->dtype, n,
+                 &pre, (char *)a + (size_t)i * ld * element);
     }
 }
 
@@ -351,9 +352,8 @@ static void matmul_emit(const void *context, int64_t row, int rows, int column, 
 
 void cpu_matmul(struct pass *pass, const struct matmul *args)
 {
-    struct matmul_context context = {.cpu = cpu_of(pass),
-                                     .args = args,
-                                     .rows_per_sample = (int64_t)args->x->h * args->x->w};
+    struct matmul_context context = {
+        .cpu = cpu_of(pass), .args = args, .rows_per_sample = (int64_t)args->x->h * args->x->w};
 
     cpu_gemm(pass, &(struct gemm){.b = weight_panels(cpu_of(pass), args->linear->weight),
                                   .rows = tensor_rows(args->x),

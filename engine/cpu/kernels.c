@@ -295,16 +295,16 @@ static inline float sum_of(vec v)
     {                                                                                              \
         vec acc[ROWS][VECS];                                                                       \
         _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                    \
-            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++)                                 \
-                acc[i][j] = add ? load(c + (size_t)i * ldc + j * VL) : splat(0);                   \
+            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) acc[i][j] =                     \
+                add ? load(c + (size_t)i * ldc + j * VL) : splat(0);                               \
         for (int p = 0; p < k; p++) {                                                              \
             vec bv[VECS];                                                                          \
-            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++)                                 \
-                bv[j] = load(b + (size_t)p * (VECS * VL) + j * VL);                                \
-            _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++) {                              \
+            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) bv[j] =                         \
+                load(b + (size_t)p * (VECS * VL) + j * VL);                                        \
+            _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                \
+            {                                                                                      \
                 vec av = splat(a[(size_t)i * lda + (size_t)p]);                                    \
-                _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++)                             \
-                    acc[i][j] += av * bv[j];                                                       \
+                _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) acc[i][j] += av * bv[j];    \
             }                                                                                      \
         }                                                                                          \
         _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                    \
@@ -318,19 +318,19 @@ static inline float sum_of(vec v)
     {                                                                                              \
         __m512 acc[ROWS][VECS];                                                                    \
         _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                    \
-            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++)                                 \
-                acc[i][j] =                                                                        \
-                    add ? _mm512_loadu_ps(c + (size_t)i * ldc + j * VL) : _mm512_setzero_ps();     \
+            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) acc[i][j] =                     \
+                add ? _mm512_loadu_ps(c + (size_t)i * ldc + j * VL) : _mm512_setzero_ps();         \
         for (int p = 0; p < k; p += 2) {                                                           \
             __m512bh bv[VECS];                                                                     \
-            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++)                                 \
-                bv[j] = (__m512bh)_mm512_loadu_si512(b + (size_t)p * (VECS * VL) + j * 2 * VL);    \
-            _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++) {                              \
+            _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) bv[j] =                         \
+                (__m512bh)_mm512_loadu_si512(b + (size_t)p * (VECS * VL) + j * 2 * VL);            \
+            _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                \
+            {                                                                                      \
                 int pair;                                                                          \
                 memcpy(&pair, a + (size_t)i * lda + (size_t)p, sizeof(pair));                      \
                 __m512bh av = (__m512bh)_mm512_set1_epi32(pair);                                   \
-                _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++)                             \
-                    acc[i][j] = _mm512_dpbf16_ps(acc[i][j], av, bv[j]);                            \
+                _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) acc[i][j] =                 \
+                    _mm512_dpbf16_ps(acc[i][j], av, bv[j]);                                        \
             }                                                                                      \
         }                                                                                          \
         _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                    \
@@ -343,12 +343,14 @@ static inline float sum_of(vec v)
     do {                                                                                           \
         int i = 0;                                                                                 \
         for (; i + MR <= m; i += MR)                                                               \
-            PASTE(micro_##TYPE##_, PASTE(MR, _##VECS))(k, a + (size_t)i * lda, lda, b,             \
-                                                       c + (size_t)i * ldc, ldc, add);             \
+            PASTE(micro_##TYPE##_, PASTE(MR, _##VECS))                                             \
+            (k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc, add);                       \
         for (; i + 4 <= m; i += 4)                                                                 \
-            micro_##TYPE##_4_##VECS(k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc, add);\
+            micro_##TYPE##_4_##VECS(k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc,      \
+                                    add);                                                          \
         for (; i < m; i++)                                                                         \
-            micro_##TYPE##_1_##VECS(k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc, add);\
+            micro_##TYPE##_1_##VECS(k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc,      \
+                                    add);                                                          \
     } while (0)
 
 MICRO_F32(1, 1)
@@ -612,7 +614,8 @@ static inline void output_1d(const vec in[6], vec out[4])
 static inline void filter_1d(const vecd in[3], vecd out[6])
 {
     const double a = WINOGRAD_A, b = WINOGRAD_B;
-    const double f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b), fb = 2 * b * b * (b * b - a * a);
+    const double f0 = a * a * b * b, fa = 2 * a * a * (a * a - b * b),
+                 fb = 2 * b * b * (b * b - a * a);
     vecd u = (in[0] + a * a * in[2]) * (1 / fa), v = in[1] * (a / fa);
     vecd p = (in[0] + b * b * in[2]) * (1 / fb), q = in[1] * (b / fb);
 
@@ -656,8 +659,7 @@ static void winograd_input(const void *const pixels[36], enum dtype dtype, int n
                 const void *pixel = pixels[y * 6 + x];
                 column[x] = pixel == NULL
                                 ? splat(0)
-                                : apply_pre(pre, i, count,
-                                            load_as(pixel, dtype, (size_t)i, count));
+                                : apply_pre(pre, i, count, load_as(pixel, dtype, (size_t)i, count));
             }
             input_1d(column, rows[y]);
         }

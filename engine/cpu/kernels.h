@@ -6,8 +6,8 @@
  * cpu_kernels_find picks one at run time. All functions are pure, single-threaded and allocate
  * nothing.
  *
- * A matrix B of k × n is packed into panels of `nr` columns, each panel k × nr and contiguous; a last
- * panel of at most `vl` columns is k × vl. Columns beyond n are zero. In the bf16 form two
+ * A matrix B of k × n is packed into panels of `nr` columns, each panel k × nr and contiguous; a
+ * last panel of at most `vl` columns is k × vl. Columns beyond n are zero. In the bf16 form two
  * consecutive k lie together, (k / 2) × width × 2, and k is padded to even with zeros.
  *
  * Each element of a product is one chain of fused multiply-adds over k in order, whatever m and n
@@ -85,8 +85,8 @@ struct cpu_kernels {
     /* x[n] *= factor */
     void (*scale)(float *x, int n, float factor);
 
-    /* Winograd's filters: g[tap][nr] for nr outputs of one input channel; column j of tap t of G g Gᵀ
-     * goes to u[t · stride + j] for j < width, a multiple of vl. */
+    /* Winograd's filters: g[tap][nr] for nr outputs of one input channel; column j of tap t of G g
+     * Gᵀ goes to u[t · stride + j] for j < width, a multiple of vl. */
     void (*winograd_filter)(const float *g, int width, float *u, size_t stride);
 
     /* Winograd F(4×4, 3×3). pixels[36] point at n channels each, NULL outside of the picture; tap t

@@ -1,8 +1,8 @@
 /*
  * 3×3 convolutions as Winograd F(4×4, 3×3): a quarter of the multiplications, in f32 throughout.
  *
- * The picture is cut into tiles of 4×4 outputs (6×6 inputs). A block of tiles is transformed into 36
- * matrices tiles × in, each is multiplied with its packed in × out matrix, and the products are
+ * The picture is cut into tiles of 4×4 outputs (6×6 inputs). A block of tiles is transformed into
+ * 36 matrices tiles × in, each is multiplied with its packed in × out matrix, and the products are
  * transformed back with bias, time embedding and residual. Group norm and SiLU happen in the input
  * transform, upsampling in which pixel it reads.
  *
@@ -111,8 +111,8 @@ static struct job make_job(const struct cpu_backend *cpu, const struct conv2d *a
     j.ldv = (size_t)a->conv->in + CPU_PAD;
     j.ldm = (size_t)padded_out(cpu, a->conv->out) + CPU_PAD;
     per_tile = TAPS * (j.ldv + j.ldm) * sizeof(float);
-    j.shared = TAPS * matrix_elements(cpu, a->conv->weight) * sizeof(float) >
-               PRIVATE_WEIGHTS_MAX_BYTES;
+    j.shared =
+        TAPS * matrix_elements(cpu, a->conv->weight) * sizeof(float) > PRIVATE_WEIGHTS_MAX_BYTES;
     fit = j.shared ? SHARED_TILES_MAX : (int64_t)(PRIVATE_BLOCK_BYTES / per_tile) / 12 * 12;
     if (!j.shared && fit * cpu->base.threads > j.tiles)
         fit = div_up(div_up(j.tiles, cpu->base.threads), 12) * 12;
@@ -149,8 +149,8 @@ static void load_tile(const struct job *j, int64_t index, float *v)
     for (int i = 0; i < TAPS; i++) {
         int py = t.y + i / 6 - 1, px = t.x + i % 6 - 1;
         bool inside = py >= 0 && px >= 0 && py < j->a->y->h && px < j->a->y->w;
-        pixels[i] = inside ? row_at(x, (t.sample * x->h + (py >> shift)) * x->w + (px >> shift))
-                           : NULL;
+        pixels[i] =
+            inside ? row_at(x, (t.sample * x->h + (py >> shift)) * x->w + (px >> shift)) : NULL;
     }
     j->cpu->kernels->winograd_input(pixels, x->dtype, x->c, &pre, v, j->v_tap);
 }
@@ -165,13 +165,13 @@ static void store_tile(const struct job *j, int64_t index, const float *m)
         int py = t.y + i / TILE, px = t.x + i % TILE;
         int64_t row = (t.sample * a->y->h + py) * a->y->w + px;
         bool inside = py < a->y->h && px < a->y->w;
-        finish[i] = (struct finish){
-            .bias = a->conv->bias,
-            .time = a->time ? (const float *)row_at(a->time, t.sample) : NULL,
-            .residual = a->residual && inside ? row_at(a->residual, row) : NULL,
-            .residual_dtype = a->residual ? a->residual->dtype : DTYPE_F32,
-            .y = inside ? row_at(a->y, row) : NULL,
-            .y_dtype = a->y->dtype};
+        finish[i] =
+            (struct finish){.bias = a->conv->bias,
+                            .time = a->time ? (const float *)row_at(a->time, t.sample) : NULL,
+                            .residual = a->residual && inside ? row_at(a->residual, row) : NULL,
+                            .residual_dtype = a->residual ? a->residual->dtype : DTYPE_F32,
+                            .y = inside ? row_at(a->y, row) : NULL,
+                            .y_dtype = a->y->dtype};
     }
     j->cpu->kernels->winograd_output(m, j->m_tap, a->conv->out, finish);
 }
@@ -181,8 +181,8 @@ static void multiply(const struct job *j, int tap, int tiles, int first, int col
                      const float *v, float *m)
 {
     const struct weight *w = j->a->conv->weight;
-    const float *u = w->winograd + (size_t)tap * matrix_elements(j->cpu, w) +
-                     (size_t)first * (size_t)w->in;
+    const float *u =
+        w->winograd + (size_t)tap * matrix_elements(j->cpu, w) + (size_t)first * (size_t)w->in;
 
     j->cpu->kernels->gemm_f32(tiles, columns, w->in, v + (size_t)tap * j->v_tap, j->ldv, u,
                               (size_t)w->in * (size_t)j->cpu->kernels->nr,

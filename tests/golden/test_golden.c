@@ -4,10 +4,10 @@
  *
  *     test_golden BACKEND ISA PRECISION [JOB-PREFIX]
  *
- * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35 dB,
- * or, for the few random networks that magnify rounding, at least as close as diffusers itself comes
- * in bf16 (bf16.json) less 2 dB.
- * Run from the source root. Prints the worst figures per model.
+ * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35
+ * dB, or, for the few random networks that magnify rounding, at least as close as diffusers itself
+ * comes in bf16 (bf16.json) less 2 dB. Run from the source root. Prints the worst figures per
+ * model.
  */
 #include "common/json.h"
 #include "engine/engine.h"

@@ -1,16 +1,16 @@
 /*
  * Every operator of the dnnl back end against the reference, over odd shapes, both types and every
- * instruction set that this processor has; and each sample of a batch against the sample alone, byte
- * for byte.
+ * instruction set that this processor has; and each sample of a batch against the sample alone,
+ * byte for byte.
  */
 #include "engine/backend.h"
 #include "engine/cpu/kernels.h"
 
+#include <cmocka.h>
 #include <math.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -66,16 +66,19 @@ static void bench_close(struct bench *b)
 static struct weight *make_weight(struct bench *b, const float *data, int in, int out, int kernel,
                                   bool geglu)
 {
-    struct weight_part parts[2] = {{.data = data, .dtype = DTYPE_F32, .out = out / 2},
-                                   {.data = data + (size_t)(out / 2) * (size_t)(in * kernel * kernel),
-                                    .dtype = DTYPE_F32,
-                                    .out = out - out / 2}};
-    struct weight_spec one = {.parts = &(struct weight_part){.data = data, .dtype = DTYPE_F32, .out = out},
-                              .part_count = 1,
-                              .in = in,
-                              .kernel = kernel,
-                              .geglu = geglu};
-    struct weight_spec two = {.parts = parts, .part_count = 2, .in = in, .kernel = kernel, .geglu = geglu};
+    struct weight_part parts[2] = {
+        {.data = data, .dtype = DTYPE_F32, .out = out / 2},
+        {.data = data + (size_t)(out / 2) * (size_t)(in * kernel * kernel),
+         .dtype = DTYPE_F32,
+         .out = out - out / 2}};
+    struct weight_spec one = {
+        .parts = &(struct weight_part){.data = data, .dtype = DTYPE_F32, .out = out},
+        .part_count = 1,
+        .in = in,
+        .kernel = kernel,
+        .geglu = geglu};
+    struct weight_spec two = {
+        .parts = parts, .part_count = 2, .in = in, .kernel = kernel, .geglu = geglu};
     struct weight **w = &b->weights[b->weight_count++];
 
     assert_int_equal(
@@ -107,8 +110,8 @@ struct shape {
     bool causal;
 };
 
-typedef size_t (*run_fn)(struct bench *b, const struct shape *s, const struct input *in,
-                         int first, int n, float *planes);
+typedef size_t (*run_fn)(struct bench *b, const struct shape *s, const struct input *in, int first,
+                         int n, float *planes);
 
 static size_t run_conv(struct bench *b, const struct shape *s, const struct input *in, int first,
                        int n, float *planes)
@@ -119,11 +122,16 @@ static size_t run_conv(struct bench *b, const struct shape *s, const struct inpu
     int ow = s->stride == 2 ? (s->pad_end ? s->w / 2 : (s->w + 1) / 2)
              : s->upsample  ? 2 * s->w - (s->odd_up ? 1 : 0)
                             : s->w;
-    size_t x_each = (size_t)s->in * (size_t)(s->h * s->w), y_each = (size_t)s->out * (size_t)(oh * ow);
-    struct conv conv = {.in = s->in, .out = s->out, .kernel = 3, .stride = s->stride, .bias = in->bias};
-    struct norm norm = {.gamma = in->more, .beta = in->more + s->in, .channels = s->in, .groups = 1, .eps = 1e-5f};
-    struct tensor x = make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * x_each);
-    struct tensor y = make_tensor(b, b->pass.act, n, oh, ow, s->out, NULL), time = {0}, residual = {0};
+    size_t x_each = (size_t)s->in * (size_t)(s->h * s->w),
+           y_each = (size_t)s->out * (size_t)(oh * ow);
+    struct conv conv = {
+        .in = s->in, .out = s->out, .kernel = 3, .stride = s->stride, .bias = in->bias};
+    struct norm norm = {
+        .gamma = in->more, .beta = in->more + s->in, .channels = s->in, .groups = 1, .eps = 1e-5f};
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * x_each);
+    struct tensor y = make_tensor(b, b->pass.act, n, oh, ow, s->out, NULL), time = {0},
+                  residual = {0};
     struct affine pre = {0};
 
     conv.weight = make_weight(b, in->w, s->in, s->out, 3, false);
@@ -132,7 +140,8 @@ static size_t run_conv(struct bench *b, const struct shape *s, const struct inpu
     if (s->time)
         time = make_tensor(b, DTYPE_F32, n, 1, 1, s->out, in->other + first * s->out);
     if (s->residual)
-        residual = make_tensor(b, b->pass.act, n, oh, ow, s->out, in->more + (size_t)first * y_each);
+        residual =
+            make_tensor(b, b->pass.act, n, oh, ow, s->out, in->more + (size_t)first * y_each);
     op_conv2d(&b->pass, &(struct conv2d){.conv = &conv,
                                          .x = &x,
                                          .y = &y,
@@ -149,10 +158,13 @@ static size_t run_matmul(struct bench *b, const struct shape *s, const struct in
                          int n, float *planes)
 {
     int columns = s->act == ACT_GEGLU ? s->out / 2 : s->out;
-    size_t x_each = (size_t)s->in * (size_t)(s->h * s->w), y_each = (size_t)columns * (size_t)(s->h * s->w);
+    size_t x_each = (size_t)s->in * (size_t)(s->h * s->w),
+           y_each = (size_t)columns * (size_t)(s->h * s->w);
     struct linear linear = {.in = s->in, .out = s->out, .bias = in->bias};
-    struct norm norm = {.gamma = in->more, .beta = in->more + s->in, .channels = s->in, .groups = 1, .eps = 1e-5f};
-    struct tensor x = make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * x_each);
+    struct norm norm = {
+        .gamma = in->more, .beta = in->more + s->in, .channels = s->in, .groups = 1, .eps = 1e-5f};
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * x_each);
     struct tensor y = make_tensor(b, b->pass.act, n, s->h, s->w, columns, NULL), residual = {0};
     struct affine pre = {0};
 
@@ -160,7 +172,8 @@ static size_t run_matmul(struct bench *b, const struct shape *s, const struct in
     if (s->pre)
         pre = op_group_norm(&b->pass, &x, &norm, false);
     if (s->residual)
-        residual = make_tensor(b, b->pass.act, n, s->h, s->w, columns, in->more + (size_t)first * y_each);
+        residual =
+            make_tensor(b, b->pass.act, n, s->h, s->w, columns, in->more + (size_t)first * y_each);
     op_matmul(&b->pass, &(struct matmul){.linear = &linear,
                                          .x = &x,
                                          .y = &y,
@@ -175,8 +188,10 @@ static size_t run_attention(struct bench *b, const struct shape *s, const struct
                             int first, int n, float *planes)
 {
     size_t q_each = (size_t)s->in * (size_t)s->w, k_each = (size_t)s->in * 2 * (size_t)s->keys;
-    struct tensor q = make_tensor(b, b->pass.act, n, 1, s->w, s->in, in->x + (size_t)first * q_each);
-    struct tensor kv = make_tensor(b, b->pass.act, n, 1, s->keys, 2 * s->in, in->more + (size_t)first * k_each);
+    struct tensor q =
+        make_tensor(b, b->pass.act, n, 1, s->w, s->in, in->x + (size_t)first * q_each);
+    struct tensor kv =
+        make_tensor(b, b->pass.act, n, 1, s->keys, 2 * s->in, in->more + (size_t)first * k_each);
     struct tensor k = tensor_columns(&kv, 0, s->in), v = tensor_columns(&kv, s->in, s->in);
     struct tensor y = make_tensor(b, b->pass.act, n, 1, s->w, s->in, NULL);
 
@@ -196,7 +211,8 @@ static size_t run_layer_norm(struct bench *b, const struct shape *s, const struc
 {
     size_t each = (size_t)s->in * (size_t)(s->h * s->w);
     struct norm norm = {.gamma = in->bias, .beta = in->more, .channels = s->in, .eps = 1e-5f};
-    struct tensor x = make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
     struct tensor y = make_tensor(b, b->pass.act, n, s->h, s->w, s->in, NULL);
 
     op_layer_norm(&b->pass, &x, &norm, &y);
@@ -207,9 +223,12 @@ static size_t run_layer_norm(struct bench *b, const struct shape *s, const struc
 static size_t run_concat(struct bench *b, const struct shape *s, const struct input *in, int first,
                          int n, float *planes)
 {
-    size_t each = (size_t)s->in * (size_t)(s->h * s->w), other = (size_t)s->out * (size_t)(s->h * s->w);
-    struct tensor x = make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
-    struct tensor z = make_tensor(b, b->pass.act, n, s->h, s->w, s->out, in->more + (size_t)first * other);
+    size_t each = (size_t)s->in * (size_t)(s->h * s->w),
+           other = (size_t)s->out * (size_t)(s->h * s->w);
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
+    struct tensor z =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->out, in->more + (size_t)first * other);
     struct tensor y = make_tensor(b, b->pass.act, n, s->h, s->w, s->in + s->out, NULL);
 
     op_concat(&b->pass, &x, &z, &y);
@@ -222,7 +241,8 @@ static size_t run_embed(struct bench *b, const struct shape *s, const struct inp
 {
     struct weight_part tokens = {.data = in->w, .dtype = DTYPE_F32, .out = 50};
     struct weight_part positions = {.data = in->more, .dtype = DTYPE_F32, .out = s->w};
-    struct weight_spec spec = {.parts = &tokens, .part_count = 1, .in = s->in, .kernel = 1, .lookup = true};
+    struct weight_spec spec = {
+        .parts = &tokens, .part_count = 1, .in = s->in, .kernel = 1, .lookup = true};
     struct embedding t = {.rows = 50, .columns = s->in}, p = {.rows = s->w, .columns = s->in};
     struct tensor y = make_tensor(b, DTYPE_F32, n, 1, s->w, s->in, NULL);
     int ids[64];
@@ -254,7 +274,8 @@ static double relative_error(const float *got, const float *want, size_t count)
 
 #define VALUES_MAX (1u << 20)
 
-static void compare(const char *name, run_fn run, const struct shape *s, struct backend_options options)
+static void compare(const char *name, run_fn run, const struct shape *s,
+                    struct backend_options options)
 {
     struct input in = {.x = random_array(VALUES_MAX),
                        .w = random_array(VALUES_MAX),
@@ -324,9 +345,23 @@ static void test_conv2d(void **state)
         {.n = 2, .h = 9, .w = 7, .in = 24, .out = 20, .stride = 2},
         {.n = 2, .h = 8, .w = 6, .in = 16, .out = 20, .stride = 2, .pad_end = true},
         {.n = 2, .h = 5, .w = 4, .in = 32, .out = 16, .stride = 1, .upsample = true},
-        {.n = 2, .h = 5, .w = 3, .in = 20, .out = 36, .stride = 1, .upsample = true, .odd_up = true},
+        {.n = 2,
+         .h = 5,
+         .w = 3,
+         .in = 20,
+         .out = 36,
+         .stride = 1,
+         .upsample = true,
+         .odd_up = true},
         {.n = 1, .h = 17, .w = 19, .in = 64, .out = 4, .stride = 1, .pre = true},
-        {.n = 2, .h = 7, .w = 10, .in = 128, .out = 160, .stride = 1, .residual = true, .time = true},
+        {.n = 2,
+         .h = 7,
+         .w = 10,
+         .in = 128,
+         .out = 160,
+         .stride = 1,
+         .residual = true,
+         .time = true},
     };
     (void)state;
     EVERYWHERE(run_conv, SHAPES);
@@ -400,8 +435,8 @@ static void test_embed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv2d),    cmocka_unit_test(test_conv2d_shared),
-        cmocka_unit_test(test_matmul),    cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_conv2d),     cmocka_unit_test(test_conv2d_shared),
+        cmocka_unit_test(test_matmul),     cmocka_unit_test(test_attention),
         cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_concat),
         cmocka_unit_test(test_embed),
     };

@@ -284,6 +284,7 @@ static void print_text(const struct bench_options *o, const struct figures *f)
 
 static void print_json(const struct bench_options *o, const struct figures *f)
 {
+    const char *precision = f->info.precision == PRECISION_BF16 ? "bf16" : "f32";
     struct buf out;
 
     buf_init(&out, 1u << 20);
@@ -296,13 +297,21 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                "\"load_s\":%.4f,\"text_s\":%.4f,\"step_s\":%.4f,\"first_step_s\":%.4f,"
                "\"decode_s\":%.4f,\"first_decode_s\":%.4f,\"new_size_first_s\":%.4f,"
                "\"new_size_step_s\":%.4f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
-               "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu}\n",
+               "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu,",
                f->info.backend, f->info.isa, f->info.precision == PRECISION_BF16 ? "bf16" : "f32",
                f->info.threads, (long long)o->width, (long long)o->height, (long long)o->batch,
                f->ceiling.matmul, f->ceiling.direct, f->load, f->text, f->step, f->first_step,
                f->decode, f->first_decode, f->new_first, f->new_step,
                total_flop(&f->step_profile) * (double)o->batch, total_flop(&f->decode_profile),
                f->memory.weights_bytes, f->memory.activations_bytes, f->peak_bytes);
+    /* A guided picture is two rows of the UNet. */
+    buf_printf(&out,
+               "\"results\":[{\"network\":\"unet\",\"precision\":\"%s\",\"width\":%lld,"
+               "\"height\":%lld,\"batch\":%lld,\"seconds\":%.4f},"
+               "{\"network\":\"vae_decode\",\"precision\":\"%s\",\"width\":%lld,"
+               "\"height\":%lld,\"batch\":1,\"seconds\":%.4f}]}\n",
+               precision, (long long)o->width, (long long)o->height, (long long)(2 * o->batch),
+               f->step, precision, (long long)o->width, (long long)o->height, f->decode);
     fputs(out.data, stdout);
     buf_release(&out);
 }

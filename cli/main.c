@@ -6,7 +6,9 @@
 #include "schema/job.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct command {
     const char *name;
@@ -19,9 +21,7 @@ static const struct command commands[] = {
     {"generate", command_generate, "draw one picture"},
     {"model", command_model, "inspect PATH: say what a model is"},
     {"schema", command_schema, "job: print the JSON Schema of a job"},
-#ifdef ATELIER_BENCH
     {"bench", command_bench, "engine: measure this machine"},
-#endif
     {"version", command_version, "print the version"},
     {"help", command_help, "this text; --markdown: all options, as docs/configuration.md has them"},
 };
@@ -52,7 +52,8 @@ int command_version(int argc, char **argv)
 
 static void write_markdown(void)
 {
-    static const struct conf_table *const tables[] = {&run_table, &generate_table, &model_table};
+    static const struct conf_table *const tables[] = {&run_table, &generate_table, &model_table,
+                                                     &bench_table};
     struct buf out;
     buf_init(&out, 1 << 20);
     buf_str(&out,
@@ -95,8 +96,19 @@ static int fail_unknown(const char *name)
     return EXIT_USAGE;
 }
 
+/* GNU's OpenMP runtime lets idle threads spin for milliseconds, which on a busy machine costs far
+ * more than it saves, and reads its limit before main: set it and begin again, once. */
+static void limit_spinning(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") != NULL || getenv("GOMP_SPINCOUNT") != NULL)
+        return;
+    if (setenv("GOMP_SPINCOUNT", "20000", 0) == 0)
+        execv("/proc/self/exe", argv); /* goes on as it is if that fails */
+}
+
 int main(int argc, char **argv)
 {
+    limit_spinning(argv);
     if (argc < 2) {
         write_help(stderr);
         return EXIT_USAGE;

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#define EOS_LARGEST 2 /* the published configurations' wrong eos_token_id */
+
 static const char *const QKV[] = {"q_proj", "k_proj", "v_proj"};
 
 static int config_from_shapes(struct clip_config *c, struct checkpoint *checkpoint)
@@ -10,7 +12,7 @@ static int config_from_shapes(struct clip_config *c, struct checkpoint *checkpoi
     const enum component text = COMPONENT_TEXT;
     const char *tokens = "text_model.embeddings.token_embedding.weight";
 
-    *c = (struct clip_config){.act = ACT_QUICK_GELU, .eps = 1e-5f};
+    *c = (struct clip_config){.act = ACT_QUICK_GELU, .eps = 1e-5f, .eos = EOS_LARGEST};
     c->vocabulary = bind_dim(checkpoint, text, 0, "%s", tokens);
     c->hidden = bind_dim(checkpoint, text, 1, "%s", tokens);
     c->positions = bind_dim(checkpoint, text, 0, "text_model.embeddings.position_embedding.weight");
@@ -46,6 +48,7 @@ int clip_config_read(struct clip_config *c, struct checkpoint *checkpoint, struc
             .heads = (int)json_int_or(json_get(json, "num_attention_heads"), 8),
             .act = act_by_name(json_string_or(json_get(json, "hidden_act"), "quick_gelu")),
             .eps = (float)json_double_or(json_get(json, "layer_norm_eps"), 1e-5),
+            .eos = (int)json_int_or(json_get(json, "eos_token_id"), EOS_LARGEST),
         };
     if (c->hidden < 1 || c->intermediate < 1 || c->heads < 1 || c->hidden % c->heads != 0 ||
         c->layers < 1 || c->layers > CLIP_LAYERS_MAX || c->positions < 2 || c->act == ACT_NONE)
@@ -129,4 +132,17 @@ void clip_forward(struct pass *pass, const struct clip *clip, const int *ids, in
         layer_forward(pass, &clip->config, &clip->layers[i], &x);
     op_layer_norm(pass, &x, &clip->final_norm, y);
     pass_drop(pass, &x);
+}
+
+int clip_pooled_position(const struct clip_config *config, const int *ids, int tokens)
+{
+    int at = 0;
+
+    for (int i = 0; i < tokens; i++) {
+        if (config->eos != EOS_LARGEST && ids[i] == config->eos)
+            return i;
+        if (config->eos == EOS_LARGEST && ids[i] > ids[at])
+            at = i;
+    }
+    return at;
 }

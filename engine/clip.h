@@ -17,6 +17,7 @@ struct clip_config {
     int layers, heads;
     enum activation act;
     float eps;
+    int eos; /* token whose vector is the pooled one; 2: the largest id's, as transformers has it */
 };
 
 struct clip_layer {
@@ -50,5 +51,8 @@ void clip_release(struct clip *clip);
  * after the final norm. 0 <= skip <= layers. */
 void clip_forward(struct pass *pass, const struct clip *clip, const int *ids, int skip,
                   struct tensor *y);
+
+/* The token whose final vector stands for the whole prompt. */
+int clip_pooled_position(const struct clip_config *config, const int *ids, int tokens);
 
 #endif

@@ -157,6 +157,29 @@ static int encode_prompt(struct session *s, const int *ids, int skip, float *emb
     return pass.failed ? -1 : 0;
 }
 
+/* For the observer alone: no network of this version reads the pooled vector. */
+static int show_pooled(struct session *s, const struct draw *d, const int *ids,
+                       const float *positive, struct err *err)
+{
+    const struct clip_config *c = &s->model->clip.config;
+    size_t at = (size_t)clip_pooled_position(c, ids, s->tokens) * (size_t)c->hidden;
+    float *whole = NULL;
+    int rc = 0;
+
+    if (s->observer.see == NULL)
+        return 0;
+    if (d->clip_skip > 0) {
+        whole = malloc((size_t)s->tokens * (size_t)c->hidden * sizeof(float));
+        rc = whole != NULL ? encode_prompt(s, ids, 0, whole, err)
+                           : err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a stage");
+        positive = whole;
+    }
+    if (rc == 0)
+        session_show(s, "pooled", positive + at, 2, (int64_t[]){1, c->hidden});
+    free(whole);
+    return rc;
+}
+
 static int encode_text(struct session *s, const struct draw *d, struct err *err)
 {
     size_t one = (size_t)s->tokens * (size_t)s->model->unet.config.context;
@@ -169,6 +192,8 @@ static int encode_text(struct session *s, const struct draw *d, struct err *err)
         return -1;
     show_tokens(s, ids);
     session_show(s, "prompt_embeds", positive, 3, dims);
+    if (show_pooled(s, d, ids, positive, err) != 0)
+        return -1;
     if (!s->guided)
         return 0;
     /* Clip skip never reaches the negative prompt, as in diffusers. */

@@ -364,7 +364,7 @@ static void count_stages(void *user, const struct stage *stage)
  * the smaller one is drawn. */
 static void test_a_size_that_does_not_fit(void **state)
 {
-    struct draw fits = draw_of("a", 128, 128, 1), large = draw_of("a", 2048, 2048, 1);
+    struct draw fits = draw_of("a", 128, 128, 3), large = draw_of("a", 2048, 2048, 1);
     struct memory_use use;
     struct session *session;
     struct stage_observer observer;
@@ -378,7 +378,9 @@ static void test_a_size_that_does_not_fit(void **state)
     drop(&drawn);
     use = engine_memory(f.engine);
     close_fixture(&f);
-    assert_int_equal(open_fixture(&small, *state, use.weights_bytes + use.activations_bytes), 0);
+    /* Planning the large one may already have brought some weights into another form. */
+    assert_int_equal(
+        open_fixture(&small, *state, use.weights_bytes + use.activations_bytes + (128u << 10)), 0);
     observer = (struct stage_observer){.see = count_stages, .user = &stages};
     assert_int_equal(session_create(&session, small.model, &large, &observer, &err), -1);
     assert_int_equal(err.code, ERR_MEMORY);
@@ -389,7 +391,6 @@ static void test_a_size_that_does_not_fit(void **state)
     assert_int_equal(engine_memory(small.engine).activations_bytes, 0);
     drawn = finish(&small, begin(&small, &fits));
     drop(&drawn);
-    use = engine_memory(small.engine);
     close_fixture(&small);
 }
 

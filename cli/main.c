@@ -53,7 +53,7 @@ int command_version(int argc, char **argv)
 static void write_markdown(void)
 {
     static const struct conf_table *const tables[] = {&run_table, &generate_table, &model_table,
-                                                     &bench_table};
+                                                      &bench_table};
     struct buf out;
     buf_init(&out, 1 << 20);
     buf_str(&out,

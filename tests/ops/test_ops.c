@@ -5,12 +5,9 @@
  */
 #include "engine/backend.h"
 #include "engine/cpu/kernels.h"
+#include "tests/unit/unit.h"
 
-#include <cmocka.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -16,6 +16,7 @@ typedef const dnnl_memory_desc_t *desc_ref;
 #endif
 
 #define SHAPES_MAX 64 /* primitives kept per layer; the oldest goes first */
+#define LAYOUTS_MAX 4 /* of one layer's weights; oneDNN wants one or two */
 
 struct direct_engine {
     dnnl_engine_t engine;
@@ -28,13 +29,15 @@ struct primitive {
     bool pad_end_only;
     dnnl_primitive_t conv;
     dnnl_memory_t src, dst, scratch;
-    dnnl_memory_t weights; /* the layer's, in this primitive's layout */
+    dnnl_memory_t weights; /* one of the layer's layouts */
     size_t scratch_bytes;
 };
 
 struct direct {
     struct primitive shapes[SHAPES_MAX];
     int count, next;
+    dnnl_memory_t layouts[LAYOUTS_MAX]; /* the weights, once per layout that a shape wanted */
+    int layout_count;
     dnnl_memory_t bias;
     size_t weights_bytes;
 };
@@ -130,8 +133,8 @@ static void primitive_release(struct primitive *p)
 {
     if (p->conv)
         dnnl_primitive_destroy(p->conv);
-    dnnl_memory_t memories[] = {p->src, p->dst, p->scratch, p->weights};
-    for (int i = 0; i < 4; i++)
+    dnnl_memory_t memories[] = {p->src, p->dst, p->scratch};
+    for (int i = 0; i < 3; i++)
         if (memories[i])
             dnnl_memory_destroy(memories[i]);
     *p = (struct primitive){0};
@@ -143,6 +146,8 @@ size_t direct_free(struct direct *direct)
 
     for (int i = 0; direct != NULL && i < direct->count; i++)
         primitive_release(&direct->shapes[i]);
+    for (int i = 0; direct != NULL && i < direct->layout_count; i++)
+        dnnl_memory_destroy(direct->layouts[i]);
     if (direct != NULL && direct->bias)
         dnnl_memory_destroy(direct->bias);
     free(direct);
@@ -167,8 +172,9 @@ static void *source_filter(const struct weight *w, enum dtype compute)
     return copy;
 }
 
-static bool reorder_weights(struct direct_engine *e, struct primitive *p, const struct weight *w,
-                            desc_ref wanted, enum dtype compute, dnnl_data_type_t type)
+static bool reorder_weights(struct direct_engine *e, dnnl_memory_t *made_memory,
+                            const struct weight *w, desc_ref wanted, enum dtype compute,
+                            dnnl_data_type_t type)
 {
     const dnnl_dims_t dims = {w->out, w->in, 3, 3};
     dnnl_memory_t plain = NULL;
@@ -183,11 +189,11 @@ static bool reorder_weights(struct direct_engine *e, struct primitive *p, const 
         return false;
     }
     if (dnnl_memory_create(&plain, desc_of(&desc), e->engine, copy) == dnnl_success &&
-        dnnl_memory_create(&p->weights, wanted, e->engine, DNNL_MEMORY_ALLOCATE) == dnnl_success &&
+        dnnl_memory_create(made_memory, wanted, e->engine, DNNL_MEMORY_ALLOCATE) == dnnl_success &&
         dnnl_reorder_primitive_desc_create(&pd, desc_of(&desc), e->engine, wanted, e->engine,
                                            NULL) == dnnl_success &&
         dnnl_primitive_create(&reorder, pd) == dnnl_success) {
-        dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, plain}, {DNNL_ARG_TO, p->weights}};
+        dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, plain}, {DNNL_ARG_TO, *made_memory}};
         made = dnnl_primitive_execute(reorder, e->stream, 2, args) == dnnl_success &&
                dnnl_stream_wait(e->stream) == dnnl_success;
     }
@@ -202,25 +208,36 @@ static bool reorder_weights(struct direct_engine *e, struct primitive *p, const 
     return made;
 }
 
-/* An earlier shape's weights serve when the layout is the same. */
-static bool share_weights(struct direct *d, struct primitive *p, desc_ref wanted,
-                          const struct direct_engine *e)
+/* The layer's weights in the wanted layout: those of an earlier shape where the layout is the same.
+ */
+static bool find_weights(struct cpu_backend *cpu, struct direct *d, const struct conv2d *a,
+                         desc_ref wanted, enum dtype compute, dnnl_data_type_t type,
+                         dnnl_memory_t *weights)
 {
-    for (int i = 0; i < d->count; i++) {
-        void *data = NULL;
+    for (int i = 0; i < d->layout_count; i++) {
 #if DNNL_VERSION_MAJOR >= 3
         const_dnnl_memory_desc_t have = NULL;
 #else
         const dnnl_memory_desc_t *have = NULL;
 #endif
-        if (d->shapes[i].weights == NULL ||
-            dnnl_memory_get_memory_desc(d->shapes[i].weights, &have) != dnnl_success ||
-            !dnnl_memory_desc_equal(have, wanted))
-            continue;
-        dnnl_memory_get_data_handle(d->shapes[i].weights, &data);
-        return dnnl_memory_create(&p->weights, wanted, e->engine, data) == dnnl_success;
+        if (dnnl_memory_get_memory_desc(d->layouts[i], &have) == dnnl_success &&
+            dnnl_memory_desc_equal(have, wanted)) {
+            *weights = d->layouts[i];
+            return true;
+        }
     }
-    return false;
+    if (d->layout_count == LAYOUTS_MAX)
+        return false;
+    *weights = NULL;
+    if (!reorder_weights(cpu->direct, weights, a->conv->weight, wanted, compute, type)) {
+        if (*weights)
+            dnnl_memory_destroy(*weights);
+        return false;
+    }
+    d->layouts[d->layout_count++] = *weights;
+    d->weights_bytes += desc_bytes(wanted);
+    cpu->base.weights_bytes += desc_bytes(wanted);
+    return true;
 }
 
 static bool make_primitive(struct cpu_backend *cpu, const struct conv2d *a, const struct tensor *x,
@@ -260,11 +277,7 @@ static bool make_primitive(struct cpu_backend *cpu, const struct conv2d *a, cons
                dnnl_memory_create(&p->scratch, pad, e->engine, DNNL_MEMORY_NONE) == dnnl_success &&
                (d->bias != NULL || dnnl_memory_create(&d->bias, desc_of(&descs[2]), e->engine,
                                                       (void *)(uintptr_t)c->bias) == dnnl_success);
-        if (made && !share_weights(d, p, wanted, e)) {
-            made = reorder_weights(e, p, c->weight, wanted, x->dtype, type);
-            d->weights_bytes += made ? desc_bytes(wanted) : 0;
-            cpu->base.weights_bytes += made ? desc_bytes(wanted) : 0;
-        }
+        made = made && find_weights(cpu, d, a, wanted, x->dtype, type, &p->weights);
     }
     if (pd)
         dnnl_primitive_desc_destroy(pd);
@@ -294,11 +307,9 @@ static struct primitive *find_primitive(struct cpu_backend *cpu, const struct co
         primitive_release(&made);
         return NULL;
     }
-    /* The first shape owns the weights that others share, so it is never the one to go. */
     struct primitive *slot =
-        &w->direct
-             ->shapes[w->direct->count < SHAPES_MAX ? w->direct->count++
-                                                    : 1 + w->direct->next++ % (SHAPES_MAX - 1)];
+        &w->direct->shapes[w->direct->count < SHAPES_MAX ? w->direct->count++
+                                                         : w->direct->next++ % SHAPES_MAX];
     primitive_release(slot);
     *slot = made;
     return slot;

@@ -24,18 +24,16 @@ static int smaller(int a, int b)
     return a < b ? a : b;
 }
 
-int decode_plan(struct model *m, int height, int width, size_t *arena_bytes, struct err *err)
+int decode_plan(struct model *m, int height, int width, struct work_plan *plan, struct err *err)
 {
-    struct work_plan plan;
     struct err tiled;
     int side = tile_side(m);
-    bool fits = fits_whole(m, height, width, &plan, err);
+    bool fits = fits_whole(m, height, width, plan, err);
 
     /* What does not fit in tiles, either, is told in terms of the whole picture. */
     if (!fits && err->code == ERR_MEMORY)
-        fits = work_plan_find(m, WORK_DECODE, 1, smaller(height, side), smaller(width, side), &plan,
+        fits = work_plan_find(m, WORK_DECODE, 1, smaller(height, side), smaller(width, side), plan,
                               &tiled) == 0;
-    *arena_bytes = plan.arena_bytes;
     return fits ? 0 : -1;
 }
 

@@ -12,9 +12,9 @@
 
 #include "engine/runtime.h"
 
-/* Whether latents of this size can be decoded in the engine's budget, whole or in tiles, and in how
- * large an arena. Errors as work_plan_find. The lock is held. */
-int decode_plan(struct model *model, int height, int width, size_t *arena_bytes,
+/* Whether latents of this size can be decoded in the engine's budget, whole or in tiles, and the
+ * plan of the whole or of one tile. Errors as work_plan_find. The lock is held. */
+int decode_plan(struct model *model, int height, int width, struct work_plan *plan,
                 struct err *err) must_check;
 
 /* latents: LATENT_CHANNELS × height × width, unscaled. planes: 3 × f·height × f·width in -1 … 1,

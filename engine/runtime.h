@@ -1,5 +1,6 @@
 /*
- * runtime.h: what engine.c, session.c and session_state.c share; nobody else includes it.
+ * runtime.h: what engine.c, plan.c, session.c, session_state.c, decode.c and measure.c share;
+ * nobody else includes it.
  *
  * The device lock is held by every function that computes. One arena serves all models, since only
  * one pass runs at a time; it grows when a shape first needs more and never within a step.
@@ -81,6 +82,10 @@ struct session {
 /* Finds or makes the plan; fails with ERR_MEMORY when the budget does not hold it. */
 int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
                    struct work_plan *plan, struct err *err) must_check;
+
+/* Whether the budget holds what all these plans prepare, and the largest arena of them. */
+int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,
+                   struct err *err) must_check;
 
 /* Makes the arena ready for the plan and starts a pass in `act`. The lock is held. */
 int work_begin(struct model *model, const struct work_plan *plan, enum dtype act, struct pass *pass,

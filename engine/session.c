@@ -261,14 +261,15 @@ static int start(struct session *s, const struct draw *d, struct err *err)
 /* Everything that can be refused is refused before anything is computed. */
 static int check_plans(struct session *s, bool from_image, struct err *err)
 {
-    struct work_plan plan;
-    int h = s->latent_h, w = s->latent_w;
-    size_t unused;
+    struct work_plan plans[3];
+    int h = s->latent_h, w = s->latent_w, count = 0;
 
-    if (work_plan_find(s->model, WORK_STEP, s->guided ? 2 : 1, h, w, &plan, err) != 0 ||
-        decode_plan(s->model, h, w, &unused, err) != 0)
+    if (work_plan_find(s->model, WORK_STEP, s->guided ? 2 : 1, h, w, &plans[count++], err) != 0 ||
+        decode_plan(s->model, h, w, &plans[count++], err) != 0)
         return -1;
-    return from_image ? work_plan_find(s->model, WORK_ENCODE, 1, h, w, &plan, err) : 0;
+    if (from_image && work_plan_find(s->model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
+        return -1;
+    return work_plans_fit(s->model, plans, count, err);
 }
 
 int session_create(struct session **out, struct model *model, const struct draw *draw,
@@ -556,8 +557,7 @@ out:
 int model_plan(struct model *model, int width, int height, int count, size_t *bytes,
                struct err *err)
 {
-    struct work_plan step;
-    size_t decoding;
+    struct work_plan step, decoding;
     int w = width / model->info.vae_factor, h = height / model->info.vae_factor;
     int fit = STEP_PIXELS_MAX / (2 * w * h > 0 ? 2 * w * h : 1), rows;
     int rc;
@@ -571,6 +571,6 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
     pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0)
         return -1;
-    *bytes = step.arena_bytes > decoding ? step.arena_bytes : decoding;
+    *bytes = step.arena_bytes > decoding.arena_bytes ? step.arena_bytes : decoding.arena_bytes;
     return 0;
 }

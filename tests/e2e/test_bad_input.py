@@ -186,7 +186,7 @@ class Files(e2e.Case):
 
     def test_a_size_that_does_not_fit_memory(self):
         self.write_jobs([e2e.job(id="small"), e2e.job(id="large", width=2048, height=2048)])
-        result = self.run_jobs("--memory", "200M", expect=4)
+        result = self.run_jobs("--memory", "60M", expect=4)
         self.audit(["small"])
         self.assertIn("2048×2048 does not fit", self.records("failed.jsonl")[0]["error"])
         self.assertIn("2048×2048 does not fit", result.stderr)

@@ -1,0 +1,145 @@
+/*
+ * What a piece of work needs of memory, known before it is done: the network's forward function
+ * runs over an arena without memory, and the peak is kept per model, kind of work and shape.
+ */
+#include "engine/runtime.h"
+
+static void plan_text(struct pass *pass, const struct model *model, int rows, int tokens)
+{
+    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, 1, tokens, model->clip.config.hidden);
+
+    clip_forward(pass, &model->clip, NULL, 0, &y);
+    pass_drop(pass, &y);
+}
+
+static void plan_step(struct pass *pass, const struct model *model, int rows, int h, int w)
+{
+    const int text_tokens = TOKENIZER_CLIP_TOKENS;
+    struct tensor x = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.in_channels);
+    struct tensor text = pass_tensor(pass, rows, 1, text_tokens, model->unet.config.context);
+    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.out_channels);
+
+    unet_forward(pass, &model->unet, &x, NULL, &text, &y);
+    pass_drop(pass, &y);
+    pass_drop(pass, &text);
+    pass_drop(pass, &x);
+}
+
+static void plan_vae(struct pass *pass, const struct model *model, bool decode, int rows, int h,
+                     int w)
+{
+    int factor = model->info.vae_factor;
+    struct tensor latents =
+        pass_tensor_of(pass, DTYPE_F32, rows, h, w, decode ? LATENT_CHANNELS : 2 * LATENT_CHANNELS);
+    struct tensor pixels = pass_tensor_of(pass, DTYPE_F32, rows, h * factor, w * factor, 3);
+
+    if (decode)
+        vae_decode(pass, &model->vae, &latents, &pixels);
+    else
+        vae_encode(pass, &model->vae, &pixels, &latents);
+    pass_drop(pass, &pixels);
+    pass_drop(pass, &latents);
+}
+
+/* Runs the forward function over addresses without memory. */
+static int make_plan(const struct model *model, struct work_plan *plan, struct err *err)
+{
+    struct arena arena;
+    struct pass pass;
+
+    arena_init_plan(&arena);
+    pass = pass_begin(model->engine->backend, &arena,
+                      plan->work == WORK_TEXT ? DTYPE_F32 : model_act(model), err);
+    pass.planning = true;
+    switch (plan->work) {
+    case WORK_TEXT:
+        plan_text(&pass, model, plan->rows, plan->width);
+        break;
+    case WORK_STEP:
+        plan_step(&pass, model, plan->rows, plan->height, plan->width);
+        break;
+    case WORK_DECODE:
+    case WORK_ENCODE:
+        plan_vae(&pass, model, plan->work == WORK_DECODE, plan->rows, plan->height, plan->width);
+        break;
+    }
+    plan->arena_bytes = arena.peak_bytes;
+    plan->prepare_bytes = pass.prepare_bytes;
+    plan->weights_bytes = model->engine->backend->weights_bytes;
+    return pass.failed ? -1 : 0;
+}
+
+int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,
+                   struct err *err)
+{
+    const struct engine *engine = model->engine;
+    size_t need = engine->backend->weights_bytes, arena = 0;
+    int factor = model->info.vae_factor;
+
+    for (int i = 0; i < count; i++) {
+        need += plans[i].prepare_bytes;
+        arena = plans[i].arena_bytes > arena ? plans[i].arena_bytes : arena;
+    }
+    need += arena;
+    if (need <= engine->memory_max_bytes)
+        return 0;
+    return err_set(
+        err, ERR_MEMORY, ERR_RETRY,
+        "width and height: %d × %d needs %zu MiB with the model's weights, the engine may "
+        "use %zu MiB; draw it smaller or give it more memory",
+        plans[0].width * factor, plans[0].height * factor, (need >> 20) + 1,
+        engine->memory_max_bytes >> 20);
+}
+
+int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
+                   struct work_plan *plan, struct err *err)
+{
+    for (int i = 0; i < model->plan_count; i++) {
+        struct work_plan *known = &model->plans[i];
+        if (known->work != work || known->rows != rows || known->height != height ||
+            known->width != width)
+            continue;
+        /* What it was to prepare may have been made since, and then counts as weights. */
+        if (known->prepare_bytes > 0 &&
+            known->weights_bytes != model->engine->backend->weights_bytes &&
+            make_plan(model, known, err) != 0)
+            return -1;
+        *plan = *known;
+        return work_plans_fit(model, plan, 1, err);
+    }
+    *plan = (struct work_plan){.work = work, .rows = rows, .height = height, .width = width};
+    if (make_plan(model, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
+        return -1;
+    model->plans[model->plan_count < PLANS_MAX ? model->plan_count++
+                                               : model->plan_next++ % PLANS_MAX] = *plan;
+    return 0;
+}
+
+static int grow_arena(struct engine *engine, size_t bytes, struct err *err)
+{
+    const struct backend_ops *ops = engine->backend->ops;
+
+    if (bytes <= engine->arena_bytes)
+        return 0;
+    ops->memory_free(engine->backend, engine->arena_memory, engine->arena_bytes);
+    engine->arena_bytes = 0;
+    engine->arena_memory = ops->memory_alloc(engine->backend, bytes);
+    if (engine->arena_memory == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for %zu MiB of activations",
+                       bytes >> 20);
+    engine->arena_bytes = bytes;
+    return 0;
+}
+
+int work_begin(struct model *model, const struct work_plan *plan, enum dtype act, struct pass *pass,
+               struct err *err)
+{
+    struct engine *engine = model->engine;
+
+    if (grow_arena(engine, plan->arena_bytes, err) != 0)
+        return -1;
+    arena_init(&engine->arena, engine->arena_memory, engine->arena_bytes);
+    *pass = pass_begin(engine->backend, &engine->arena, act, err);
+    pass->profile = engine->profile;
+    return 0;
+}

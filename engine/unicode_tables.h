@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-
 /* A run of characters that share a value. */
 struct unicode_range {
     uint32_t first, last;

@@ -344,7 +344,7 @@ static inline float sum_of(vec v)
         int i = 0;                                                                                 \
         for (; i + MR <= m; i += MR)                                                               \
             PASTE(micro_##TYPE##_, PASTE(MR, _##VECS))                                             \
-            (k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc, add);                       \
+        (k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc, add);                           \
         for (; i + 4 <= m; i += 4)                                                                 \
             micro_##TYPE##_4_##VECS(k, a + (size_t)i * lda, lda, b, c + (size_t)i * ldc, ldc,      \
                                     add);                                                          \

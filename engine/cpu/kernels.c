@@ -609,8 +609,8 @@ static inline void output_1d(const vec in[6], vec out[4])
     out[3] = a * a * a * d + b * b * b * q + in[5];
 }
 
-/* out = G in, one dimension. In double, since an error that all channels share does not average
- * out: f32 here costs a decimal digit of the whole convolution. */
+/* out = G in, one dimension. In double: an error of a constant that all channels share does not
+ * average out in the sum over them. */
 static inline void filter_1d(const vecd in[3], vecd out[6])
 {
     const double a = WINOGRAD_A, b = WINOGRAD_B;

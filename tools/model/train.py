@@ -1,12 +1,16 @@
-"""Trains the tiny-shapes model: first the VAE, then the text encoder and the UNet together.
+"""Trains the tiny-shapes model, one part after the other.
 
     python tools/model/train.py vae     --work DIR [--steps N]
     python tools/model/train.py latents --work DIR [--pictures N]
+    python tools/model/train.py text    --work DIR [--steps N]
     python tools/model/train.py unet    --work DIR [--steps N]
     python tools/model/train.py decoder --work DIR [--steps N]
 
-The latents fix the encoder; `decoder` sharpens the VAE's decoder alone and may run at any time
-after `latents`.
+`text` teaches the text encoder to read: behind a prompt's last word, its outputs say what lies in
+each ninth of the picture. A network this small finds that out by denoising alone only after tens
+of thousands of steps; read off the scenes it takes minutes. The encoder is then fixed and `unet`
+learns to draw what it says. The latents fix the VAE's encoder; `decoder` sharpens its decoder
+alone and may run at any time after `latents`.
 
 Every stage is seeded, writes DIR/<stage>.pt every few minutes and goes on from there when it is
 started again. The learning rate is warmed up, held, and falls to zero over the last third of the
@@ -40,7 +44,7 @@ VAE = {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "sample_size":
        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
        "block_out_channels": [64, 64, 64, 64], "layers_per_block": 1, "norm_num_groups": 32,
        "act_fn": "silu"}
-TEXT = {"vocab_size": 49408, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3,
+TEXT = {"vocab_size": 49408, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 5,
         "num_attention_heads": 4, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
         "projection_dim": 32, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 UNET = {"in_channels": 4, "out_channels": 4, "sample_size": draw.SIDE // 8,
@@ -260,18 +264,123 @@ def make_latents(args):
     print(f"scaling factor {scale:.5f}", flush=True)
 
 
-# ---- text encoder and UNet --------------------------------------------------------------------
+# ---- text encoder -----------------------------------------------------------------------------
+
+# The outputs from FIRST_ROLE on, where every training prompt has ended, take turns: nine tell of
+# the ninths of the picture, row by row, and the tenth tells of the background.
+FIRST_ROLE, ROLES = 33, 10
+GROUNDS = ("", *draw.BACKGROUNDS)
+SHAPES, COLOURS, STYLES = ("", *draw.SHAPES), ("", *draw.COLOURS), ("", *draw.STYLES)
+SIZES = ("", *draw.SIZES, "of two", "of three")
+NINTHS = {"centre": 4, "left": 3, "right": 5, "top": 1, "bottom": 7,
+          "top left": 0, "top right": 2, "bottom left": 6, "bottom right": 8}
+
+
+def meaning(scene):
+    """[nine of (shape, colour, style, size)], background: indices into the lists above, 0 for
+    nothing. Without a scene, as for the empty prompt, nothing is anywhere."""
+    ninths = [(0, 0, 0, 0)] * 9
+    if not scene:
+        return ninths, 0
+
+    def put(where, thing, size):
+        shape, colour = thing
+        ninths[where] = (SHAPES.index(shape), COLOURS.index(colour),
+                         STYLES.index(scene["style"]), SIZES.index(size))
+
+    if scene["kind"] == "two":
+        places = {"left": (3, 5), "above": (1, 7)}[scene["relation"]]
+        for where, thing in zip(places, scene["objects"]):
+            put(where, thing, "of two")
+    elif scene["kind"] == "three":
+        for where in (3, 4, 5):
+            put(where, scene["objects"][0], "of three")
+    else:
+        put(NINTHS[scene["place"]], scene["objects"][0], scene["size"])
+    return ninths, GROUNDS.index(scene["background"])
+
+
+class Reader(torch.nn.Module):
+    """Reads scenes off the text encoder's outputs; only training needs it."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = [len(SHAPES), len(COLOURS), len(STYLES), len(SIZES)]
+        self.ninth = torch.nn.Linear(TEXT["hidden_size"], sum(self.sizes))
+        self.ground = torch.nn.Linear(TEXT["hidden_size"], len(GROUNDS))
+
+    def forward(self, states, ninths, grounds):
+        """states [n, 77, width], ninths [n, 9, 4], grounds [n]: loss, share of scenes read right."""
+        roles = torch.arange(FIRST_ROLE, states.shape[1]) % ROLES
+        at = roles < ROLES - 1
+        said = self.ninth(states[:, FIRST_ROLE:][:, at]).split(self.sizes, -1)
+        wanted = ninths[:, roles[at]]
+        ground = self.ground(states[:, FIRST_ROLE:][:, ~at])
+        want = grounds[:, None].expand(ground.shape[:2])
+        loss, right = F.cross_entropy(ground.flatten(0, 1), want.flatten()), (ground.argmax(-1) == want).all(1)
+        for i, part in enumerate(said):
+            loss = loss + F.cross_entropy(part.flatten(0, 1), wanted[..., i].flatten())
+            right &= (part.argmax(-1) == wanted[..., i]).all(1)
+        return loss, right.float().mean()
+
+
+def read_prompts(words, scenes, rng):
+    """Token ids [n, 77] of one wording of each scene; None is worded as nothing."""
+    prompts = [draw.prompt(scene, rng) if scene else "" for scene in scenes]
+    return words(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+
+
+def text_encoder():
+    return CLIPTextModel(CLIPTextConfig(**TEXT, attn_implementation="eager"))
+
+
+def train_text(args):
+    torch.manual_seed(4)
+    text, reader, words = text_encoder(), Reader(), tokenizer.load()
+    run = Run("text", args, {"text": text, "reader": reader}, Muon([text, reader], 2e-3), 2e-3, average=0.99)
+    for step in run:
+        scenes = [None if random.random() < 0.02 else draw.training_scene(random) for _ in range(args.batch)]
+        ninths, grounds = zip(*map(meaning, scenes))
+        loss, right = reader(text(read_prompts(words, scenes, random))[0],
+                             torch.tensor(ninths), torch.tensor(grounds))
+        run.learn(loss)
+        run.show("loss {:.4f} read right {:.3f}", loss, right)
+    print(f"held-out prompts read right: {held_out_read(run, words):.4f}", flush=True)
+
+
+@torch.no_grad()
+def held_out_read(run, words, count=2000):
+    """The share of held-out prompts that the averaged weights read right."""
+    text, reader = text_encoder(), Reader()
+    text.load_state_dict(run.average["text"])
+    reader.load_state_dict(run.average["reader"])
+    rng, right = random.Random(5), 0.0
+    scenes = [s for s in (draw.random_scene(rng) for _ in range(count * 14)) if draw.held_out(s)][:count]
+    for i in range(0, len(scenes), 200):
+        some = scenes[i:i + 200]
+        ninths, grounds = zip(*map(meaning, some))
+        right += len(some) * reader(text(read_prompts(words, some, rng))[0],
+                                    torch.tensor(ninths), torch.tensor(grounds))[1].item()
+    return right / len(scenes)
+
+
+# ---- UNet -------------------------------------------------------------------------------------
+
+def load_text(work):
+    text = text_encoder()
+    text.load_state_dict(torch.load(os.path.join(work, "text.pt"), weights_only=False)["average"]["text"])
+    return text.eval().requires_grad_(False)
+
 
 def train_unet(args):
     data = torch.load(os.path.join(args.work, "latents.pt"), weights_only=False)
     latents, scenes = data["latents"], data["scenes"]
     torch.manual_seed(3)
-    text = CLIPTextModel(CLIPTextConfig(**TEXT, attn_implementation="eager"))
+    text, words = load_text(args.work), tokenizer.load()
     unet = UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())    # its backward pass is the faster one on a CPU
-    run = Run("unet", args, {"unet": unet, "text": text}, Muon([unet, text], 1.5e-3), 1.5e-3)
+    run = Run("unet", args, {"unet": unet}, Muon([unet], 1.5e-3), 1.5e-3)
     run.extra["scale"] = data["scale"]
-    words = tokenizer.load()
     noising = DDPMScheduler(**SCHEDULER)
     signal = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weights = signal.clamp(max=5) / signal      # min-SNR-5, for epsilon
@@ -280,15 +389,15 @@ def train_unet(args):
     for step in run:
         chosen = torch.randint(len(scenes), (args.batch,))
         x = latents[chosen]
-        prompts = ["" if random.random() < 0.1 else draw.prompt(scenes[i], random)
-                   for i in chosen.tolist()]
-        ids = words(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        worded = [None if random.random() < 0.1 else scenes[i] for i in chosen.tolist()]
+        with torch.no_grad():
+            context = text(read_prompts(words, worded, random))[0]
         noise = torch.randn_like(x)
         # One random offset, evenly spread: every batch sees the whole range of timesteps.
         t = ((torch.rand(1) + torch.arange(args.batch) / args.batch) % 1 * 1000).long()
         noisy = noising.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
         with half():
-            guess = unet(noisy, t, text(ids)[0]).sample
+            guess = unet(noisy, t, context).sample
         loss = ((guess.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
         run.learn(loss)
         run.show("loss {:.4f}", loss)
@@ -296,7 +405,7 @@ def train_unet(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "latents", "unet", "decoder"))
+    parser.add_argument("stage", choices=("vae", "latents", "text", "unet", "decoder"))
     parser.add_argument("--work", required=True, help="folder for checkpoints")
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--batch", type=int, default=0)
@@ -305,11 +414,11 @@ def main():
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; faster")
     parser.add_argument("--pause-file", default=os.environ.get("PAUSE_FILE", ""))
     args = parser.parse_args()
-    args.steps = args.steps or {"vae": 5000, "latents": 0, "unet": 12000, "decoder": 4000}[args.stage]
-    args.batch = args.batch or {"vae": 4, "latents": 0, "unet": 32, "decoder": 4}[args.stage]
+    args.steps = args.steps or {"vae": 5000, "latents": 0, "text": 3000, "unet": 12000, "decoder": 4000}[args.stage]
+    args.batch = args.batch or {"vae": 4, "latents": 0, "text": 128, "unet": 32, "decoder": 4}[args.stage]
     torch.set_num_threads(args.threads)
     os.makedirs(args.work, exist_ok=True)
-    {"vae": train_vae, "latents": make_latents, "unet": train_unet,
+    {"vae": train_vae, "latents": make_latents, "text": train_text, "unet": train_unet,
      "decoder": train_decoder}[args.stage](args)
 
 

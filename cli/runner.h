@@ -16,7 +16,7 @@
 #include "cli/setup.h"
 #include "scheduler/scheduler.h"
 #include "worker/journal.h"
-#include "worker/ledger.h"
+#include "common/ledger.h"
 #include "worker/models.h"
 #include "worker/pipeline.h"
 #include "worker/store_dir.h"

@@ -14,7 +14,7 @@
 
 #include "common/buf.h"
 #include "common/err.h"
-#include "worker/ledger.h"
+#include "common/ledger.h"
 #include "worker/store_dir.h"
 
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "worker/ledger.h"
+#include "common/ledger.h"
 
 #include "common/sha256.h"
 

@@ -6,8 +6,8 @@
  * the moment of growing. Hashes are SHA-256's first bytes; two ids of a million share one with a
  * probability of 3e-8, and then the second is reported as a repeat.
  */
-#ifndef ATELIER_WORKER_LEDGER_H
-#define ATELIER_WORKER_LEDGER_H
+#ifndef ATELIER_COMMON_LEDGER_H
+#define ATELIER_COMMON_LEDGER_H
 
 #include "common/err.h"
 

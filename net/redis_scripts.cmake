@@ -1,0 +1,10 @@
+# Writes OUT: the Lua scripts FILES as C strings, in their order.
+set(text "#include \"net/redis_scripts.h\"\n\nconst char *const redis_scripts[SCRIPT_COUNT] = {\n")
+foreach(file IN LISTS FILES)
+    file(READ "${file}" script)
+    string(REPLACE "\\" "\\\\" script "${script}")
+    string(REPLACE "\"" "\\\"" script "${script}")
+    string(REPLACE "\n" "\\n\"\n    \"" script "${script}")
+    string(APPEND text "    \"${script}\",\n")
+endforeach()
+file(WRITE "${OUT}" "${text}};\n")

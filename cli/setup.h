@@ -8,7 +8,7 @@
 #include "common/err.h"
 #include "common/file.h"
 #include "engine/engine.h"
-#include "worker/catalogue.h"
+#include "schema/catalogue.h"
 
 #include <stdbool.h>
 #include <stdint.h>

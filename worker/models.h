@@ -9,7 +9,7 @@
 
 #include "common/err.h"
 #include "engine/engine.h"
-#include "worker/catalogue.h"
+#include "schema/catalogue.h"
 
 struct models;
 

@@ -20,7 +20,7 @@
 #include "engine/engine.h"
 #include "schema/job.h"
 #include "schema/manifest.h"
-#include "worker/catalogue.h"
+#include "schema/catalogue.h"
 #include "worker/models.h"
 #include "worker/store_dir.h"
 

@@ -1,4 +1,4 @@
-#include "worker/catalogue.h"
+#include "schema/catalogue.h"
 
 #include "common/json.h"
 #include "common/nearest.h"
@@ -128,37 +128,85 @@ out:
     return rc;
 }
 
+static bool is_one_of(const char *text, const char *const *names)
+{
+    for (; text && *names; names++)
+        if (strcmp(text, *names) == 0)
+            return true;
+    return false;
+}
+
+static bool is_sha256(const char *text)
+{
+    return strlen(text) == 64 && strspn(text, "0123456789abcdef") == 64;
+}
+
+/* One key of a model's entry but "defaults"; false for what is unknown or out of range. */
+static bool read_key(struct catalogue_model *model, const struct json *value)
+{
+    static const char *const tiers[] = {"fast", "standard", "premium", NULL};
+    static const char *const predictions[] = {"epsilon", "v_prediction", NULL};
+    static const char *const families[] = {"sd15", "sd21", "sdxl", "sdxl-refiner", NULL};
+    const char *key = value->key, *text = json_string_or(value, NULL);
+    int64_t number;
+    if (strcmp(key, "bytes") == 0 && json_int64(value, &number) && number > 0)
+        model->bytes = (uint64_t)number;
+    else if (strcmp(key, "tier") == 0 && is_one_of(text, tiers))
+        model->tier = text;
+    else if (strcmp(key, "prediction") == 0 && is_one_of(text, predictions))
+        model->prediction = text;
+    else if (strcmp(key, "family") == 0 && is_one_of(text, families))
+        model->family = text;
+    else if (strcmp(key, "source") == 0 && text && strstr(text, "://"))
+        model->source = text;
+    else if (strcmp(key, "sha256") == 0 && text && is_sha256(text))
+        model->sha256 = text;
+    else
+        return strcmp(key, "description") == 0 && text;
+    return true;
+}
+
 static int read_entry(struct catalogue *catalogue, const struct json *entry, struct err *err)
 {
-    char hint[512];
-    int number = catalogue_find(catalogue, entry->key);
-    if (number < 0) {
-        catalogue_hint(catalogue, entry->key, hint, sizeof(hint));
-        return err_set(err, ERR_NOT_FOUND, ERR_FATAL,
-                       "%s/" FILE_NAME ": there is no model \"%.80s\" beside it%s", catalogue->dir,
-                       entry->key, hint);
-    }
-    struct catalogue_model *model = &catalogue->models[number];
+    struct catalogue_model *model = &catalogue->models[catalogue_find(catalogue, entry->key)];
     model->listed = true;
-    if (entry->type != JSON_OBJECT)
-        return bad(err, catalogue, entry->key, "", "must be an object");
     for (const struct json *value = entry->child; value; value = value->next) {
-        const char *text = json_string_or(value, NULL);
         if (strcmp(value->key, "defaults") == 0 && value->type == JSON_OBJECT) {
             if (read_defaults(catalogue, model, value, err) != 0)
                 return -1;
-        } else if (strcmp(value->key, "tier") == 0 && text &&
-                   (strcmp(text, "fast") == 0 || strcmp(text, "standard") == 0 ||
-                    strcmp(text, "premium") == 0)) {
-            model->tier = text;
-        } else if (strcmp(value->key, "prediction") == 0 && text &&
-                   (strcmp(text, "epsilon") == 0 || strcmp(text, "v_prediction") == 0)) {
-            model->prediction = text;
-        } else if (strcmp(value->key, "description") != 0 || !text) {
+        } else if (!read_key(model, value)) {
             return bad(err, catalogue, entry->key, value->key,
                        "is no key with a good value (known are tier: fast, standard, premium; "
-                       "prediction: epsilon, v_prediction; defaults; description)");
+                       "family: sd15, sd21, sdxl, sdxl-refiner; prediction: epsilon, v_prediction; "
+                       "source: a URI; sha256: 64 hexadecimal digits; bytes; defaults; "
+                       "description)");
         }
+    }
+    return 0;
+}
+
+/* Every model of the file has a place: it is beside it, or has a source. */
+static int add_listed(struct catalogue *catalogue, const struct json *models, struct err *err)
+{
+    char hint[512];
+    for (const struct json *entry = models->child; entry; entry = entry->next) {
+        if (entry->type != JSON_OBJECT)
+            return bad(err, catalogue, entry->key, "", "must be an object");
+        if (catalogue_find(catalogue, entry->key) >= 0)
+            continue;
+        if (!json_get(entry, "source")) {
+            catalogue_hint(catalogue, entry->key, hint, sizeof(hint));
+            return err_set(err, ERR_NOT_FOUND, ERR_FATAL,
+                           "%s/" FILE_NAME ": there is no model \"%.80s\" beside it, and it has no "
+                           "source%s",
+                           catalogue->dir, entry->key, hint);
+        }
+        if (add(catalogue, entry->key, strlen(entry->key), err) != 0)
+            return -1;
+        struct catalogue_model *model = &catalogue->models[catalogue->count - 1];
+        free(model->path);
+        model->path = NULL;
+        qsort(catalogue->models, catalogue->count, sizeof(*catalogue->models), by_name);
     }
     return 0;
 }
@@ -177,6 +225,8 @@ static int read_file(struct catalogue *catalogue, struct err *err)
     const struct json *models = json_get(json_root(catalogue->doc), "models");
     if (!models || models->type != JSON_OBJECT)
         return err_set(err, ERR_FORMAT, ERR_FATAL, "%s: expected {\"models\": {…}}", path);
+    if (add_listed(catalogue, models, err) != 0)
+        return -1;
     for (const struct json *entry = models->child; entry; entry = entry->next)
         if (read_entry(catalogue, entry, err) != 0)
             return -1;
@@ -190,13 +240,13 @@ int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err
         return err_set(err, ERR_LIMIT, ERR_FATAL, "the models directory's path is too long");
     strcpy(catalogue->dir, dir);
     int rc = list(catalogue, err);
+    if (rc == 0)
+        rc = read_file(catalogue, err);
     if (rc == 0 && catalogue->count == 0)
         rc = err_set(err, ERR_NOT_FOUND, ERR_FATAL,
                      "%s holds no model: expected folders with a model_index.json or .safetensors "
                      "files (if it is a model itself, give the directory above it)",
                      dir);
-    if (rc == 0)
-        rc = read_file(catalogue, err);
     if (rc != 0)
         catalogue_release(catalogue);
     return rc;

@@ -5,13 +5,15 @@
  * or by the file without its extension. An optional catalogue.json in the directory gives tiers and
  * defaults:
  *
- *     {"models": {"tiny-shapes": {"tier": "fast", "prediction": "epsilon",
+ *     {"models": {"tiny-shapes": {"tier": "fast", "family": "sd15", "prediction": "epsilon",
+ *                                 "source": "s3://models/tiny-shapes.tar", "sha256": "…",
  *                                 "defaults": {"steps": 20, "guidance_scale": 4, "width": 128}}}}
  *
- * An unknown key or a model that is not there is an error. Read once, then constant: any thread.
+ * A model with a source need not be there: a worker fetches it. An unknown key, or a model that is
+ * neither there nor has a source, is an error. Read once, then constant: any thread.
  */
-#ifndef ATELIER_WORKER_CATALOGUE_H
-#define ATELIER_WORKER_CATALOGUE_H
+#ifndef ATELIER_SCHEMA_CATALOGUE_H
+#define ATELIER_SCHEMA_CATALOGUE_H
 
 #include "common/err.h"
 #include "common/file.h"
@@ -27,7 +29,11 @@ struct json_doc;
 
 struct catalogue_model {
     char *name;
-    char *path;
+    char *path; /* NULL: not there; to be fetched from `source` */
+    const char *source;     /* URI of a .safetensors file or of a folder, or NULL */
+    const char *sha256;     /* of that file, hexadecimal, or NULL */
+    const char *family;     /* "sd15", "sd21", "sdxl", …: for routing and prices; or NULL */
+    uint64_t bytes;         /* of its weights, for the same; 0: not said */
     const char *tier;       /* or NULL */
     const char *prediction; /* "epsilon" or "v_prediction" over what is detected; or NULL */
     /* Defaults for jobs that do not say; "not given" as in struct job. */

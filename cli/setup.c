@@ -3,9 +3,6 @@
 #include "worker/support.h"
 
 #include <string.h>
-#include <unistd.h>
-
-#define LEVELS_UP 4
 
 const char *const setup_devices[] = {"auto", "cpu", "dnnl", "ref", NULL};
 const char *const setup_isas[] = {"auto", "generic", "avx2", "avx512", "avx512_bf16", NULL};
@@ -14,23 +11,9 @@ const char *const setup_precisions[] = {"auto", "f32", "bf16", NULL};
 int setup_models_dir(const struct setup_options *options, char out[FILE_PATH_MAX_BYTES],
                      struct err *err)
 {
-    char here[FILE_PATH_MAX_BYTES];
     if (options->models)
         return file_join(out, options->models, "", err);
-    ssize_t len = readlink("/proc/self/exe", here, sizeof(here) - 1);
-    here[len > 0 ? len : 0] = '\0';
-    for (int i = 0; i <= LEVELS_UP; i++) {
-        char *slash = strrchr(here, '/');
-        if (!slash)
-            break;
-        *slash = '\0';
-        if (file_join(out, here, "models", err) != 0)
-            return -1;
-        if (file_is_dir(out))
-            return 0;
-    }
-    strcpy(out, "models");
-    if (file_is_dir(out))
+    if (file_find(out, "models"))
         return 0;
     return err_set(err, ERR_NOT_FOUND, ERR_FATAL,
                    "no models directory beside the program or here; name one with --models DIR");

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define READ_STEP_BYTES (64u << 10)
+#define LEVELS_UP 4 /* above the executable */
 
 int file_error(struct err *err, int error, const char *what, const char *path)
 {
@@ -198,4 +199,21 @@ int file_join(char out[FILE_PATH_MAX_BYTES], const char *dir, const char *name, 
     if (n < 0 || n >= FILE_PATH_MAX_BYTES)
         return err_set(err, ERR_LIMIT, ERR_REJECT, "the path %.60s…/%.60s is too long", dir, name);
     return 0;
+}
+
+bool file_find(char out[FILE_PATH_MAX_BYTES], const char *name)
+{
+    char here[FILE_PATH_MAX_BYTES];
+    struct err err;
+    ssize_t len = readlink("/proc/self/exe", here, sizeof(here) - 1);
+    here[len > 0 ? len : 0] = '\0';
+    for (int i = 0; i <= LEVELS_UP; i++) {
+        char *slash = strrchr(here, '/');
+        if (!slash)
+            break;
+        *slash = '\0';
+        if (file_join(out, here, name, &err) == 0 && file_exists(out))
+            return true;
+    }
+    return file_join(out, ".", name, &err) == 0 && file_exists(out);
 }

@@ -48,6 +48,10 @@ bool file_is_dir(const char *path);
 int file_join(char out[FILE_PATH_MAX_BYTES], const char *dir, const char *name,
               struct err *err) must_check;
 
+/* Finds what belongs to the program: `name` beside the executable, in one of the four directories
+ * above it, or in the working directory. False when there is none. */
+bool file_find(char out[FILE_PATH_MAX_BYTES], const char *name);
+
 /* Fills in `err` for a failed system call on `path` from `error` (an errno): "what path: reason".
  */
 int file_error(struct err *err, int error, const char *what, const char *path);

@@ -60,7 +60,7 @@ def main():
     unet = UNet2DConditionModel(**train.UNET)
     unet.load_state_dict(state["average"]["unet"])
     text = CLIPTextModel(CLIPTextConfig(**train.TEXT))
-    text.load_state_dict(state["average"]["text"])
+    text.load_state_dict(checkpoint("text")["average"]["text"])
 
     for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(os.path.join(args.to, part), ignore_errors=True)

@@ -1,0 +1,227 @@
+/*
+ * cell.h: what a leader knows and does, in one thread: the parts of the coordinator share it.
+ *
+ *     replay.c   the state topic → jobs, ids, paused batches: once, when the lead is taken
+ *     ingest.c   requests and operators' orders → jobs, dead letters
+ *     jobs.c     a job's life: accepted, assigned, ended; each change journalled
+ *     routes.c   what the policy and the cost model say of a job, as the scheduler's profiles
+ *     fleet.c    workers: beats, reports, leases, orders
+ *     view.c     Redis, as dashboards see it
+ *     lead.c     the loop
+ *
+ * The truth is the journal: what is here follows from it, and Redis follows from what is here. An
+ * assignment is not journalled: a new leader learns what runs from the workers' beats, and a job
+ * that two workers draw all the same has one manifest, which the store creates only once.
+ */
+#ifndef ATELIER_COORDINATOR_CELL_H
+#define ATELIER_COORDINATOR_CELL_H
+
+#include "common/clock.h"
+#include "common/ledger.h"
+#include "common/log.h"
+#include "coordinator/journal.h"
+#include "coordinator/names.h"
+#include "coordinator/options.h"
+#include "net/kafka.h"
+#include "net/redis.h"
+#include "scheduler/cost.h"
+#include "scheduler/explain.h"
+#include "scheduler/policy.h"
+#include "scheduler/scheduler.h"
+#include "schema/catalogue.h"
+#include "schema/job.h"
+#include "schema/state.h"
+#include "schema/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CELL_BATCHES_MAX (1u << 20)
+#define CELL_TENANTS_MAX 4096
+#define CELL_PROFILES_MAX 16384
+#define CELL_NAME_BYTES 128
+#define CELL_BOOT_BYTES 40
+
+enum source { SOURCE_JOBS, SOURCE_INTERACTIVE, SOURCE_CONTROL, SOURCE_COUNT };
+
+enum entry_state { ENTRY_FREE, ENTRY_WAITING, ENTRY_RUNNING };
+
+/* A live job; its slot is the scheduler's. */
+struct entry {
+    char *text; /* id, then traceparent, checkpoint and request at their offsets; owned */
+    uint32_t request_at;
+    uint16_t trace_at, checkpoint_at;
+    uint32_t batch, tenant; /* numbers; a batch may be NAMES_NONE */
+    uint32_t model;         /* in the catalogue */
+    uint32_t worker;        /* RUNNING */
+    uint64_t content;
+    int64_t accepted_ns;
+    int64_t sent_ns; /* RUNNING: monotonic, when the order went out or was last seen in a beat */
+    int attempts, crashes;
+    float effort;             /* in pictures of its profile */
+    float predicted_s, price; /* RUNNING; negative: unknown */
+    uint16_t profile;
+    uint8_t state;    /* enum entry_state */
+    uint8_t priority; /* enum job_class */
+    bool guided, accepted /* its record is committed */, cancelling, confirmed /* seen in a beat */;
+    bool shown; /* in Redis */
+};
+
+/* Where an id's ledger entry points when the job has ended. */
+#define LEDGER_ENDED 0
+
+struct batch_counts {
+    uint32_t live, succeeded, failed, dead, cancelled, expired, repeated;
+    bool paused, dirty;
+};
+
+struct worker {
+    bool present, draining, ordered_to_drain;
+    char boot[CELL_BOOT_BYTES];
+    uint32_t device_class;
+    int64_t beat_ns; /* monotonic */
+    uint32_t running;
+    struct scheduler_worker is;
+};
+
+/* What a scheduler_profile was made of, so that it can be made again. */
+struct profile {
+    uint32_t model, tenant;
+    int side; /* pixels of the square that stands for its sizes */
+    bool guided, confidential;
+    char tier[16];
+};
+
+struct cell_stats {
+    uint64_t accepted, repeated, rejected, assigned, succeeded, failed, dead, cancelled, expired;
+    uint64_t crashes, retries, returned, stale;
+};
+
+struct cell {
+    const struct coordinator_options *options;
+    const struct clock *clock;
+    const struct log *log;
+    struct kafka_options kafka;
+    char topics[5][TOPIC_NAME_BYTES]; /* sources first, then state, dlq */
+    char group_leader[TOPIC_NAME_BYTES], group_ingest[TOPIC_NAME_BYTES];
+    char transactional_id[TOPIC_NAME_BYTES];
+    char name[CELL_NAME_BYTES];
+    struct catalogue catalogue;
+    struct policy *policy;
+    struct cost *cost;
+
+    /* ---- of a term ---- */
+    uint64_t epoch;
+    char nonce[CELL_BOOT_BYTES];
+    bool settled;         /* workers have had time to say what runs: assigning has begun */
+    int64_t settle_ns;    /* when that is, monotonic */
+    struct scheduler *scheduler;
+    struct journal *journal;
+    struct kafka_reader *readers[SOURCE_COUNT];
+    bool paused_reading;  /* the window is full */
+    struct redis *redis;  /* orders and status */
+    struct redis *listen; /* blocks on the reports */
+    bool listening;
+    char last_report[64], trim_to[64]; /* stream ids */
+    int64_t silent_until_ns;           /* leases do not end before: Redis was away */
+    struct entry *entries;
+    uint32_t *free_slots, free_count, slots_used;
+    struct ledger ledger;
+    struct names batches, tenants, workers;
+    struct batch_counts *batch_counts;
+    uint32_t batch_counts_cap;
+    struct worker *worker_table; /* by number */
+    uint32_t *tenant_live; /* by number */
+    struct names profile_names;
+    struct profile *profiles; /* by number */
+    bool learned; /* since the profiles were made */
+    const char *last_error; /* of the job whose event the scheduler is told */
+    struct cell_stats stats;
+    struct job_problems problems;
+    struct buf scratch, message;
+    bool over; /* the term has ended; `why` says so */
+    struct err why;
+};
+
+/* ---- jobs.c ---- */
+
+/* Whether one more request may be taken; interactive ones have some room of their own. */
+bool cell_has_room(const struct cell *cell, bool interactive);
+
+/* A new live job from a judged request, whose text is copied; `past` is its state record when it is
+ * replayed, NULL when it is new. Ends the term when memory is out. */
+void cell_accept(struct cell *cell, const struct job *job, int model, const char *request,
+                 size_t request_len, const struct state *past, const char *traceparent);
+
+/* The live job of an id, or NULL. `ended` (may be NULL) says whether the id is known and over. */
+struct entry *cell_find(const struct cell *cell, const char *id, bool *ended);
+
+uint32_t cell_slot(const struct cell *cell, const struct entry *entry);
+const char *entry_id(const struct entry *entry);
+const char *entry_request(const struct entry *entry);
+const char *entry_checkpoint(const struct entry *entry); /* or NULL */
+const char *entry_trace(const struct entry *entry);      /* or NULL */
+int entry_set_checkpoint(struct entry *entry, const char *checkpoint);
+
+/* Journals the end, tells the view once that is safe, frees the entry. The scheduler's slot must be
+ * free already. `report` may be NULL. */
+void cell_end(struct cell *cell, struct entry *entry, enum state_kind kind, const char *error,
+              const struct report *report);
+
+/* Journals a job that waits again. */
+void cell_requeue(struct cell *cell, struct entry *entry);
+
+/* Steps the scheduler and does what it says. */
+void cell_step(struct cell *cell, struct scheduler_event *event);
+
+/* Orders a job away from wherever it is. */
+void cell_cancel(struct cell *cell, struct entry *entry);
+
+/* The number of the job's profile, registered with the scheduler. NAMES_NONE: no class may draw it,
+ * and cell->scratch says why not. */
+uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort);
+
+/* The policy has been read again, or the cost model has learned: profiles follow. */
+void cell_refresh_profiles(struct cell *cell);
+
+struct batch_counts *cell_batch(struct cell *cell, uint32_t batch);
+
+/* ---- replay.c ---- */
+int cell_replay(struct cell *cell, struct err *err) must_check;
+
+/* ---- ingest.c ---- */
+
+/* Takes what has come, up to a bound; true if there may be more at once. */
+bool cell_ingest(struct cell *cell, struct err *err);
+
+/* Reads a request: 0: a job of `model` in the catalogue, the catalogue's defaults filled in; -1:
+ * cell->problems says what is wrong. The job is the caller's to release in either case. */
+int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, int *model);
+
+/* ---- fleet.c ---- */
+
+enum note { NOTE_ACCEPTED, NOTE_ENDED, NOTE_ACK, NOTE_TRIM };
+
+void fleet_listen(struct cell *cell); /* asks for more reports where none are asked for */
+void fleet_order(struct cell *cell, uint32_t worker, const struct order *order,
+                 const struct entry *entry);
+void fleet_assign(struct cell *cell, struct entry *entry, const struct scheduler_action *action);
+void fleet_check_leases(struct cell *cell);
+void fleet_note(struct cell *cell, const struct journal_note *note);
+int fleet_begin(struct cell *cell, struct err *err) must_check;
+
+/* ---- view.c ---- */
+void view_waiting(struct cell *cell, struct entry *entry);
+void view_ended(struct cell *cell, const struct journal_note *note);
+void view_batches(struct cell *cell);   /* those that changed */
+void view_everything(struct cell *cell); /* Redis has forgotten */
+void view_lead(struct cell *cell);       /* keeps the lead in Redis, and sees whether it forgot */
+
+/* ---- lead.c ---- */
+
+/* Leads until the lead is lost or the program is to stop. */
+int cell_lead(struct cell *cell, struct kafka_member *member, const volatile int *stop,
+              struct err *err) must_check;
+void cell_over(struct cell *cell, const struct err *why);
+
+#endif

@@ -1,0 +1,184 @@
+/* atelier-coordinator: stands for election, leads while it is elected. */
+#include "coordinator/cell.h"
+
+#include "common/conf.h"
+#include "common/file.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EXIT_OPTIONS 2
+#define EXIT_BROKEN 5
+#define STANDBY_MS 200
+#define AGAIN_S 1
+#define TOPICS_TIMEOUT_MS 60000
+#define REFUSED_MAX 3 /* terms in a row that an error ended before they began */
+
+static volatile int stopping;
+
+static void on_signal(int number)
+{
+    (void)number;
+    if (stopping)
+        _exit(128 + number);
+    stopping = 1;
+}
+
+static enum log_level level_of(const char *name)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    int level = LOG_INFO;
+    for (int i = 0; i < 4; i++)
+        if (strcmp(names[i], name) == 0)
+            level = i;
+    return (enum log_level)level;
+}
+
+/* ---- opening ---- */
+
+static int find_file(char out[FILE_PATH_MAX_BYTES], const char *given, const char *name,
+                     const char *flag, struct err *err)
+{
+    if (given && strlen(given) < FILE_PATH_MAX_BYTES) {
+        strcpy(out, given);
+        return 0;
+    }
+    if (file_find(out, name))
+        return 0;
+    return err_set(err, ERR_NOT_FOUND, ERR_FATAL, "no %s beside the program or here; give --%s",
+                   name, flag);
+}
+
+static int name_all(struct cell *cell, struct err *err)
+{
+    static const char *const topics[] = {TOPIC_JOBS, TOPIC_INTERACTIVE, TOPIC_CONTROL, TOPIC_STATE,
+                                         TOPIC_DLQ};
+    const struct service_options *services = &cell->options->services;
+    char host[64] = "coordinator";
+    for (int i = 0; i < 5; i++)
+        if (service_topic(services, topics[i], cell->topics[i], err) != 0)
+            return -1;
+    (void)gethostname(host, sizeof(host) - 1);
+    if (cell->options->name)
+        snprintf(cell->name, sizeof(cell->name), "%s", cell->options->name);
+    else
+        snprintf(cell->name, sizeof(cell->name), "%s-%d", host, (int)getpid());
+    if (service_topic(services, GROUP_LEADER, cell->group_leader, err) != 0 ||
+        service_topic(services, GROUP_INGEST, cell->group_ingest, err) != 0)
+        return -1;
+    return service_topic(services, TRANSACTIONAL_ID, cell->transactional_id, err);
+}
+
+static int ensure_topics(const struct cell *cell, struct err *err)
+{
+    static const char journal[] = "cleanup.policy=compact;min.cleanable.dirty.ratio=0.1;"
+                                  "max.message.bytes=2097152";
+    static const char plain[] = "max.message.bytes=2097152";
+    int partitions = (int)cell->options->partitions;
+    const struct kafka_topic topics[] = {
+        {cell->topics[0], partitions, plain},   {cell->topics[1], 1, plain},
+        {cell->topics[2], 1, plain},            {cell->topics[3], partitions, journal},
+        {cell->topics[4], partitions, plain},
+    };
+    return kafka_topics_ensure(&cell->kafka, topics, 5, TOPICS_TIMEOUT_MS, err);
+}
+
+static int open_cell(struct cell *cell, struct err *err)
+{
+    char models[FILE_PATH_MAX_BYTES], policy[FILE_PATH_MAX_BYTES];
+    const struct service_options *services = &cell->options->services;
+    if (name_all(cell, err) != 0 ||
+        find_file(models, cell->options->models, "models", "models", err) != 0 ||
+        catalogue_open(&cell->catalogue, models, err) != 0 ||
+        find_file(policy, cell->options->policy, "deploy/routing.json", "policy", err) != 0 ||
+        policy_read(&cell->policy, policy, err) != 0 || cost_create(&cell->cost, NULL, err) != 0)
+        return -1;
+    cell->kafka = (struct kafka_options){.brokers = services->brokers,
+                                         .client_id = cell->name,
+                                         .properties = services->kafka_properties,
+                                         .log = cell->log};
+    buf_init(&cell->scratch, 8 << 20);
+    buf_init(&cell->message, 8 << 20);
+    return ensure_topics(cell, err);
+}
+
+static void close_cell(struct cell *cell)
+{
+    catalogue_release(&cell->catalogue);
+    policy_free(cell->policy);
+    cost_free(cell->cost);
+    buf_release(&cell->scratch);
+    buf_release(&cell->message);
+}
+
+/* ---- standing by and leading ---- */
+
+static void pause_a_second(void)
+{
+    if (!stopping)
+        sleep(AGAIN_S);
+}
+
+static int serve(struct cell *cell, struct err *err)
+{
+    struct kafka_member *member;
+    int session_ms = (int)cell->options->session_s * 1000, refused = 0, rc = 0;
+    if (kafka_member_create(&member, &cell->kafka, cell->group_leader, cell->topics[SOURCE_CONTROL],
+                            session_ms, err) != 0)
+        return -1;
+    log_event(cell->log, LOG_INFO, "standing_by", "name", cell->name, NULL);
+    while (!stopping && rc == 0) {
+        if (!kafka_member_poll(member, STANDBY_MS))
+            continue;
+        if (cell_lead(cell, member, &stopping, err) == 0)
+            break;
+        log_event(cell->log, LOG_WARN, "lead_lost", "why", err->message, NULL);
+        refused = err->class == ERR_FATAL && err->code != ERR_CONFLICT ? refused + 1 : 0;
+        if (refused == REFUSED_MAX)
+            rc = -1;
+        pause_a_second();
+    }
+    kafka_member_free(member);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    static struct coordinator_options options;
+    static struct cell cell;
+    struct log log = {.out = stderr, .clock = clock_system()};
+    struct sigaction action = {.sa_handler = on_signal};
+    struct err err;
+    struct buf help;
+    int rc = conf_parse(&coordinator_table, &options, argc - 1, argv + 1, &err);
+    if (rc > 0) {
+        buf_init(&help, 1 << 20);
+        conf_help(&coordinator_table, &help);
+        fputs(help.data, stdout);
+        buf_release(&help);
+        return 0;
+    }
+    if (rc < 0) {
+        fprintf(stderr, "atelier-coordinator: %s\n", err.message);
+        return EXIT_OPTIONS;
+    }
+    log.level = level_of(options.log_level);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    cell.options = &options;
+    cell.clock = log.clock;
+    cell.log = &log;
+    rc = open_cell(&cell, &err);
+    if (rc == 0)
+        rc = serve(&cell, &err);
+    if (rc != 0)
+        log_event(&log, LOG_ERROR, "stopped", "why", err.message, NULL);
+    else
+        log_event(&log, LOG_INFO, "stopped", NULL);
+    close_cell(&cell);
+    return rc == 0 ? 0 : EXIT_BROKEN;
+}

@@ -1,0 +1,121 @@
+/* What the policy and the cost model say of a job, as the scheduler's profiles. */
+#include "coordinator/cell.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PROFILE_STEPS 20
+#define SIZE_BUCKETS_PER_OCTAVE 4 /* of pixels */
+#define BYTES_UNKNOWN (2ull << 30)
+#define MEMORY_ROUND (256ull << 20)
+
+static struct policy_facts facts_of(const struct cell *cell, const struct profile *profile)
+{
+    const struct catalogue_model *model = &cell->catalogue.models[profile->model];
+    return (struct policy_facts){.tier = profile->tier,
+                                 .family = model->family,
+                                 .model = model->name,
+                                 .tenant = cell->tenants.names[profile->tenant],
+                                 .width = profile->side,
+                                 .height = profile->side,
+                                 .confidential = profile->confidential,
+                                 .memory_gb = (double)model->bytes / (1u << 30)};
+}
+
+static double predict(struct cell *cell, const struct profile *profile, const char *class)
+{
+    const struct catalogue_model *model = &cell->catalogue.models[profile->model];
+    struct cost_query query = {.class = class,
+                               .family = model->family,
+                               .model = model->name,
+                               .width = profile->side,
+                               .height = profile->side,
+                               .steps = PROFILE_STEPS,
+                               .images = 1,
+                               .guidance = profile->guided};
+    return cost_predict(cell->cost, &query);
+}
+
+/* False when no class may draw it. */
+static bool make(struct cell *cell, const struct profile *from, struct scheduler_profile *to)
+{
+    const struct catalogue_model *model = &cell->catalogue.models[from->model];
+    struct policy_facts facts = facts_of(cell, from);
+    struct policy_route route;
+    policy_route(cell->policy, &facts, &route);
+    if (route.count == 0) {
+        char text[512];
+        policy_why_not(cell->policy, &facts, text, sizeof(text));
+        buf_clear(&cell->scratch);
+        buf_str(&cell->scratch, text);
+        return false;
+    }
+    *to = (struct scheduler_profile){.route_count = route.count, .needs = from->confidential};
+    to->memory_bytes = (model->bytes + MEMORY_ROUND - 1) / MEMORY_ROUND * MEMORY_ROUND;
+    for (int i = 0; i < route.count; i++) {
+        uint8_t number = route.classes[i];
+        const char *class = policy_class(cell->policy, number)->name;
+        to->route[i] = number;
+        to->seconds[number] = (float)predict(cell, from, class);
+        to->switch_s[number] =
+            (float)cost_switch(cell->cost, class, model->bytes ? model->bytes : BYTES_UNKNOWN);
+    }
+    return true;
+}
+
+static int side_of(const struct job *job)
+{
+    double pixels = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
+    double bucket = round(log2(pixels) * SIZE_BUCKETS_PER_OCTAVE) / SIZE_BUCKETS_PER_OCTAVE;
+    return (int)lround(sqrt(exp2(bucket)));
+}
+
+static void tell(struct cell *cell, uint32_t number, const struct scheduler_profile *profile)
+{
+    struct scheduler_event event = {
+        .type = EVENT_PROFILE, .number = number, .profile = *profile};
+    cell_step(cell, &event);
+}
+
+uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort)
+{
+    char name[256];
+    struct scheduler_profile made;
+    struct profile profile = {
+        .model = model, .side = side_of(job), .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
+        .confidential = job->confidential};
+    double pixels = (double)profile.side * profile.side;
+    double own = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
+    int steps = job->steps ? job->steps : PROFILE_STEPS;
+    profile.tenant = names_enter(&cell->tenants, job->tenant);
+    snprintf(profile.tier, sizeof(profile.tier), "%s", job->tier ? job->tier : "standard");
+    *effort = job->images * (own / pixels) * steps / PROFILE_STEPS;
+    snprintf(name, sizeof(name), "%u %d %d %d %s %u", model, profile.side, profile.guided,
+             profile.confidential, profile.tier, profile.tenant);
+    uint32_t known = cell->profile_names.count;
+    uint32_t number = names_find(&cell->profile_names, name);
+    if (number != NAMES_NONE)
+        return number;
+    if (!make(cell, &profile, &made))
+        return NAMES_NONE;
+    number = names_enter(&cell->profile_names, name);
+    if (number == NAMES_NONE) {
+        buf_clear(&cell->scratch);
+        buf_str(&cell->scratch, "too many different models, sizes and tenants at once");
+        return NAMES_NONE;
+    }
+    ASSERT(number == known);
+    cell->profiles[number] = profile;
+    tell(cell, number, &made);
+    return number;
+}
+
+void cell_refresh_profiles(struct cell *cell)
+{
+    struct scheduler_profile made;
+    cell->learned = false;
+    for (uint32_t i = 0; i < cell->profile_names.count; i++)
+        if (make(cell, &cell->profiles[i], &made))
+            tell(cell, i, &made);
+}

@@ -1,0 +1,184 @@
+/*
+ * Redis as dashboards see it. Every write carries the epoch and is refused by the script where a
+ * later leader has written; that is how this one learns that its term is over, should Kafka not
+ * have told it first.
+ */
+#include "coordinator/cell.h"
+
+#include "common/json.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define FIELDS_MAX 48
+
+/* Fields and values of a hash; texts live in a buffer until they are sent. */
+struct fields {
+    struct redis_arg args[2 * FIELDS_MAX + 4];
+    size_t count;
+    char numbers[FIELDS_MAX][32];
+    size_t number_count;
+};
+
+static void field(struct fields *fields, const char *name, const char *value)
+{
+    if (!value || fields->count + 2 > 2 * FIELDS_MAX)
+        return;
+    fields->args[fields->count++] = redis_text(name);
+    fields->args[fields->count++] = redis_text(value);
+}
+
+static void field_number(struct fields *fields, const char *name, double value)
+{
+    if (value < 0 || fields->number_count == FIELDS_MAX)
+        return;
+    char *text = fields->numbers[fields->number_count++];
+    snprintf(text, sizeof(fields->numbers[0]), "%.10g", value);
+    field(fields, name, text);
+}
+
+static void on_written(void *user, const struct redis_value *reply)
+{
+    struct cell *cell = user;
+    struct err err;
+    if (!reply || reply->type != REDIS_INTEGER || reply->integer >= 0)
+        return;
+    cell->stats.stale++;
+    err_set(&err, ERR_CONFLICT, ERR_FATAL, "Redis has been written by a later leader");
+    cell_over(cell, &err);
+}
+
+/* KEYS cell, hash    ARGV epoch, seconds to live, fields */
+static void write_hash(struct cell *cell, const char *prefix, const char *name, int64_t keep_s,
+                       const struct fields *fields)
+{
+    struct redis_arg args[2 * FIELDS_MAX + 8];
+    char key[sizeof(REDIS_WORKER) + 2 * CELL_NAME_BYTES], epoch[24], keep[24];
+    size_t count = 0;
+    snprintf(key, sizeof(key), "%s%s", prefix, name);
+    snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
+    snprintf(keep, sizeof(keep), "%" PRId64, keep_s);
+    args[count++] = redis_text(REDIS_CELL);
+    args[count++] = redis_text(key);
+    args[count++] = redis_text(epoch);
+    args[count++] = redis_text(keep);
+    memcpy(args + count, fields->args, fields->count * sizeof(*args));
+    redis_eval(cell->redis, SCRIPT_STATUS, on_written, cell, 2, count + fields->count, args);
+}
+
+/* ---- jobs ---- */
+
+static const char *const priorities[CLASS_COUNT] = {"interactive", "normal", "bulk"};
+
+void view_waiting(struct cell *cell, struct entry *entry)
+{
+    struct fields fields = {.count = 0};
+    char accepted[CLOCK_RFC3339_BYTES];
+    clock_format_rfc3339(entry->accepted_ns, accepted);
+    field(&fields, "status", entry->attempts > 0 ? "retrying" : "queued");
+    field(&fields, "model", cell->catalogue.models[entry->model].name);
+    field(&fields, "tenant", cell->tenants.names[entry->tenant]);
+    if (entry->batch != NAMES_NONE)
+        field(&fields, "batch", cell->batches.names[entry->batch]);
+    field(&fields, "priority", priorities[entry->priority]);
+    field(&fields, "accepted", accepted);
+    if (entry->attempts > 0)
+        field_number(&fields, "attempt", entry->attempts);
+    if (entry->crashes > 0)
+        field_number(&fields, "crashes", entry->crashes);
+    entry->shown = true;
+    write_hash(cell, REDIS_JOB, entry_id(entry), 0, &fields);
+}
+
+/* From the state record, which is what lasts. */
+void view_ended(struct cell *cell, const struct journal_note *note)
+{
+    static const char *const texts[] = {"batch",    "tenant", "accepted",     "finished",
+                                        "worker",   "device_class", "manifest", "error"};
+    struct fields fields = {.count = 0};
+    struct json_doc *doc;
+    struct err err;
+    if (json_parse(&doc, note->text, strlen(note->text), NULL, &err) != 0)
+        return;
+    const struct json *root = json_root(doc);
+    field(&fields, "status", state_name((enum state_kind)note->slot));
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        field(&fields, texts[i], json_string_or(json_get(root, texts[i]), NULL));
+    field_number(&fields, "attempt", json_double_or(json_get(root, "attempts"), -1));
+    field_number(&fields, "seconds", json_double_or(json_get(root, "seconds"), -1));
+    field_number(&fields, "price", json_double_or(json_get(root, "price"), -1));
+    write_hash(cell, REDIS_JOB, note->id, cell->options->keep_s, &fields);
+    json_doc_free(doc);
+}
+
+/* ---- batches ---- */
+
+static void write_batch(struct cell *cell, uint32_t number)
+{
+    struct batch_counts *batch = &cell->batch_counts[number];
+    struct fields fields = {.count = 0};
+    uint32_t ended =
+        batch->succeeded + batch->failed + batch->dead + batch->cancelled + batch->expired;
+    field(&fields, "status", batch->live == 0 ? "complete" : batch->paused ? "paused" : "live");
+    field_number(&fields, "jobs", (double)batch->live + ended);
+    field_number(&fields, "live", batch->live);
+    field_number(&fields, "succeeded", batch->succeeded);
+    field_number(&fields, "failed", batch->failed);
+    field_number(&fields, "dead", batch->dead);
+    field_number(&fields, "cancelled", batch->cancelled);
+    field_number(&fields, "expired", batch->expired);
+    field_number(&fields, "repeated", batch->repeated);
+    batch->dirty = false;
+    write_hash(cell, REDIS_BATCH, cell->batches.names[number],
+               batch->live == 0 ? cell->options->keep_s : 0, &fields);
+}
+
+void view_batches(struct cell *cell)
+{
+    if (!redis_connected(cell->redis))
+        return;
+    for (uint32_t i = 0; i < cell->batches.count && i < cell->batch_counts_cap; i++)
+        if (cell->batch_counts[i].dirty)
+            write_batch(cell, i);
+}
+
+/* ---- the whole ---- */
+
+void view_everything(struct cell *cell)
+{
+    for (uint32_t i = 0; i < cell->slots_used; i++) {
+        struct entry *entry = &cell->entries[i];
+        if (entry->state != ENTRY_FREE)
+            view_waiting(cell, entry);
+    }
+    for (uint32_t i = 0; i < cell->batches.count && i < cell->batch_counts_cap; i++)
+        cell->batch_counts[i].dirty = true;
+    view_batches(cell);
+}
+
+static void on_lead(void *user, const struct redis_value *reply)
+{
+    struct cell *cell = user;
+    struct err err;
+    if (!reply || reply->type != REDIS_INTEGER)
+        return;
+    if (reply->integer < 0) {
+        err_set(&err, ERR_CONFLICT, ERR_FATAL, "Redis knows a later leader");
+        cell_over(cell, &err);
+    } else if (reply->integer == 0) {
+        log_event(cell->log, LOG_INFO, "redis_rebuilt", NULL);
+        view_everything(cell);
+    }
+}
+
+void view_lead(struct cell *cell)
+{
+    char epoch[24], time[CLOCK_RFC3339_BYTES];
+    snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
+    clock_format_rfc3339(clock_wall_ns(cell->clock), time);
+    const struct redis_arg args[] = {redis_text(REDIS_CELL), redis_text(epoch),
+                                     redis_text(cell->name), redis_text(cell->nonce),
+                                     redis_text(time)};
+    redis_eval(cell->redis, SCRIPT_LEAD, on_lead, cell, 1, 5, args);
+}

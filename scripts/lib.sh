@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 script="$(basename "$0")"
 
 BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build libdnnl-dev libspng-dev libjpeg-dev libwebp-dev
-    libssl-dev)
+    libssl-dev libcurl4-openssl-dev)
 TEST_PACKAGES=("${BUILD_PACKAGES[@]}" libcmocka-dev python3)
 FUZZ_PACKAGES=(clang)
 

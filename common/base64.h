@@ -1,0 +1,14 @@
+/*
+ * base64.h: reading base64 (RFC 4648), the URL alphabet too, with or without padding.
+ */
+#ifndef ATELIER_COMMON_BASE64_H
+#define ATELIER_COMMON_BASE64_H
+
+#include "common/buf.h"
+#include "common/err.h"
+
+/* Appends the bytes to `out`. Errors: ERR_FORMAT (ERR_REJECT); ERR_LIMIT over the buffer's maximum.
+ */
+int base64_decode(const char *text, struct buf *out, struct err *err) must_check;
+
+#endif

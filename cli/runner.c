@@ -124,7 +124,7 @@ int runner_open(struct runner *runner, const struct run_options *options, struct
     char models[FILE_PATH_MAX_BYTES];
     *runner = (struct runner){.options = options,
                               .clock = clock_system(),
-                              .store.lock_fd = -1,
+                              .out.lock_fd = -1,
                               .journal.fd = -1,
                               .lines.fd = -1};
     progress_begin(&runner->progress, runner->clock, options->json);
@@ -136,12 +136,14 @@ int runner_open(struct runner *runner, const struct run_options *options, struct
     runner->tally.total = runner->lines.total;
     if (options->dry_run)
         return 0;
-    if (store_dir_open(&runner->store, options->out, err) != 0)
+    if (store_dir_open(&runner->out, options->out, err) != 0)
         return -1;
-    store_dir_sweep_root(&runner->store);
+    store_dir_sweep_root(&runner->out);
+    runner->store = store_dir_store(&runner->out);
     if (options->dump_stages && file_make_dir(options->dump_stages, err) != 0)
         return -1;
-    if (journal_open(&runner->journal, &runner->store, &runner->ledger, err) != 0 ||
+    if (journal_open(&runner->journal, runner->out.root, &runner->store, &runner->ledger, err) !=
+            0 ||
         report_open(&runner->rejected, options->out, "rejected.jsonl", err) != 0 ||
         report_open(&runner->failed, options->out, "failed.jsonl", err) != 0 ||
         models_create(&runner->models, runner->engine, &runner->catalogue, err) != 0 ||
@@ -169,7 +171,7 @@ void runner_release(struct runner *runner)
     engine_free(runner->engine);
     journal_close(&runner->journal);
     ledger_release(&runner->ledger);
-    store_dir_close(&runner->store);
+    store_dir_close(&runner->out);
     lines_close(&runner->lines);
     catalogue_release(&runner->catalogue);
     free(runner->tasks);

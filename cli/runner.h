@@ -50,7 +50,8 @@ struct runner {
     struct model_rate *rates; /* as many as the catalogue has */
     struct engine *engine;
     struct models *models;
-    struct store_dir store;
+    struct store_dir out;
+    struct store store; /* the same */
     struct ledger ledger;
     struct journal journal;
     struct scheduler *scheduler;

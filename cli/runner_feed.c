@@ -98,7 +98,7 @@ static int compare_manifest(struct runner *runner, const struct job *job, bool k
     int rc = 0;
     if (!known) {
         buf_init(&text, MANIFEST_MAX_BYTES);
-        rc = store_dir_manifest(&runner->store, job->id, &text, err);
+        rc = store_manifest(&runner->store, job->id, &text, err);
         if (rc == 0)
             rc = manifest_read(&view, text.data, text.len, err);
         buf_release(&text);
@@ -141,7 +141,10 @@ static enum verdict compare(struct runner *runner, const struct job *job, struct
     uint64_t known_content = entry->content;
     entry->seen = 1;
     entry->content = job->content;
-    if (!store_dir_is_done(&runner->store, job->id))
+    bool done;
+    if (store_is_done(&runner->store, job->id, &done, err) != 0)
+        return VERDICT_ERROR;
+    if (!done)
         return VERDICT_NEW;
     switch (compare_manifest(runner, job, known, known_content, err)) {
     case 0:

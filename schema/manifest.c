@@ -4,6 +4,7 @@
 #include "common/json.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,4 +118,30 @@ void manifest_view_release(struct manifest_view *view)
 {
     json_doc_free(view->doc);
     *view = (struct manifest_view){0};
+}
+
+/* A seed may lie beyond what a signed number holds. */
+static uint64_t number_or_zero(const struct json *value)
+{
+    return value && value->type == JSON_NUMBER ? strtoull(value->text, NULL, 10) : 0;
+}
+
+size_t manifest_view_files(const struct manifest_view *view, struct manifest_file *files,
+                           size_t count)
+{
+    const struct json *object = view->files->child;
+    for (size_t i = 0; i < count && object; i++, object = object->next) {
+        struct manifest_file *file = &files[i];
+        *file = (struct manifest_file){
+            .bytes = number_or_zero(json_get(object, "bytes")),
+            .seed = number_or_zero(json_get(object, "seed")),
+            .width = (int)json_int_or(json_get(object, "width"), 0),
+            .height = (int)json_int_or(json_get(object, "height"), 0),
+        };
+        snprintf(file->name, sizeof(file->name), "%s",
+                 json_string_or(json_get(object, "name"), ""));
+        snprintf(file->sha256, sizeof(file->sha256), "%s",
+                 json_string_or(json_get(object, "sha256"), ""));
+    }
+    return view->files->count;
 }

@@ -73,4 +73,8 @@ int manifest_read(struct manifest_view *view, const char *text, size_t len,
                   struct err *err) must_check;
 void manifest_view_release(struct manifest_view *view);
 
+/* The files of a manifest that was read: at most `count` of them. Returns how many there are. */
+size_t manifest_view_files(const struct manifest_view *view, struct manifest_file *files,
+                           size_t count);
+
 #endif

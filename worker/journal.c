@@ -183,27 +183,27 @@ int journal_card(struct journal *journal, const struct journal_card *card, struc
     return 0;
 }
 
-static int sweep(struct journal *journal, const struct store_dir *store,
-                 const struct open_jobs *open, struct err *err)
+static int sweep(struct journal *journal, const struct store *store, const struct open_jobs *open,
+                 struct err *err)
 {
     for (size_t i = 0; i < open->count; i++) {
         if (!job_id_valid(open->ids[i]))
             continue;
-        store_dir_sweep(store, open->ids[i]);
-        if (journal_word(journal, "swept", open->ids[i], err) != 0)
+        if (store_sweep(store, open->ids[i], err) != 0 ||
+            journal_word(journal, "swept", open->ids[i], err) != 0)
             return -1;
     }
     return 0;
 }
 
-int journal_open(struct journal *journal, const struct store_dir *store, struct ledger *ledger,
-                 struct err *err)
+int journal_open(struct journal *journal, const char *dir, const struct store *store,
+                 struct ledger *ledger, struct err *err)
 {
     struct loading loading = {.ledger = ledger};
     int rc = -1;
     *journal = (struct journal){.fd = -1, .ledger = ledger};
     buf_init(&journal->line, JOURNAL_LINE_MAX_BYTES);
-    if (file_join(journal->path, store->root, JOURNAL_NAME, err) != 0)
+    if (file_join(journal->path, dir, JOURNAL_NAME, err) != 0)
         return -1;
     journal->fd = open(journal->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (journal->fd < 0)

@@ -14,8 +14,9 @@
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "common/file.h"
 #include "common/ledger.h"
-#include "worker/store_dir.h"
+#include "worker/store.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -44,10 +45,10 @@ struct journal_card {
     char (*files)[96]; /* names within results/<id>/ */
 };
 
-/* Opens and reads the journal: done jobs enter the ledger, jobs that were begun and not ended are
- * swept from the store. */
-int journal_open(struct journal *journal, const struct store_dir *store, struct ledger *ledger,
-                 struct err *err) must_check;
+/* Opens and reads the journal in `dir`: done jobs enter the ledger, jobs that were begun and not
+ * ended are swept from the store. */
+int journal_open(struct journal *journal, const char *dir, const struct store *store,
+                 struct ledger *ledger, struct err *err) must_check;
 void journal_close(struct journal *journal);
 
 int journal_begin(struct journal *journal, const char *id, struct err *err) must_check;

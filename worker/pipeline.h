@@ -22,7 +22,7 @@
 #include "schema/manifest.h"
 #include "schema/catalogue.h"
 #include "worker/models.h"
-#include "worker/store_dir.h"
+#include "worker/store.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,7 +34,7 @@ struct pipeline_options {
     struct engine *engine;
     struct models *models;
     const struct catalogue *catalogue;
-    const struct store_dir *store;
+    const struct store *store;
     const char *base_dir; /* of relative inputs */
     const char *dump_dir; /* NULL: no stages are dumped */
     const struct clock *clock;

@@ -56,7 +56,7 @@ static int prepare_task(struct pipeline *pipeline, struct task *task, struct ima
     support_fill(job, model_info(task->held));
     if (check_memory(task, err) != 0)
         return -1;
-    return store_dir_begin(options->store, job->id, err);
+    return store_begin(options->store, job->id, err);
 }
 
 static int prepare_picture(struct pipeline *pipeline, struct picture *picture,

@@ -54,13 +54,41 @@ static int publish_picture(const struct pipeline *pipeline, struct picture *pict
     file->seed = (uint64_t)job->seed + (uint64_t)picture->index;
     file->width = picture->image.width;
     file->height = picture->image.height;
-    rc = store_dir_put(pipeline->options.store, job->id, file->name, bytes.data, bytes.len, err);
+    rc = store_put(pipeline->options.store, job->id, file->name, bytes.data, bytes.len, err);
     if (rc == 0 && picture->dumping)
         rc = write_dump(pipeline, picture, err);
 out:
     buf_release(&request);
     buf_release(&bytes);
     return rc;
+}
+
+/* Another attempt was first: its result is the job's. */
+static int adopt(const struct pipeline *pipeline, struct task *task, struct err *err)
+{
+    const struct job *job = &task->job;
+    struct manifest_view view = {0};
+    struct buf text;
+    buf_init(&text, MANIFEST_MAX_BYTES);
+    int rc = store_manifest(pipeline->options.store, job->id, &text, err);
+    if (rc == 0)
+        rc = manifest_read(&view, text.data, text.len, err);
+    if (rc == 0 &&
+        (view.content != job->content ||
+         manifest_view_files(&view, task->files, (size_t)job->images) != (size_t)job->images))
+        rc = err_set(err, ERR_CONFLICT, ERR_REJECT,
+                     "another request's pictures are stored under the id %s", job->id);
+    manifest_view_release(&view);
+    buf_release(&text);
+    return rc;
+}
+
+/* Leftovers that cannot be removed stay: nobody sees them, and the next attempt's sweep tries. */
+static void sweep(const struct pipeline *pipeline, const struct task *task)
+{
+    struct err err;
+    int rc = store_sweep(pipeline->options.store, task->job.id, &err);
+    (void)rc;
 }
 
 static int publish_manifest(const struct pipeline *pipeline, struct task *task, struct err *err)
@@ -100,9 +128,12 @@ static int publish_manifest(const struct pipeline *pipeline, struct task *task, 
         err_set(err, ERR_MEMORY, ERR_RETRY, "out of memory for a manifest");
         goto out;
     }
-    rc = store_dir_finish(options->store, job->id, text.data, text.len, err);
-    if (rc != 0 && err->code == ERR_CONFLICT) /* another attempt was first: its result stands */
-        rc = 0;
+    rc = store_finish(options->store, job->id, text.data, text.len, err);
+    bool first = rc == 0;
+    if (rc != 0 && err->code == ERR_CONFLICT)
+        rc = adopt(pipeline, task, err);
+    if (rc == 0 && (!first || task->attempt > 1))
+        sweep(pipeline, task);
 out:
     buf_release(&text);
     buf_release(&request);
@@ -120,7 +151,7 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
         failed = true;
     }
     if (failed)
-        store_dir_sweep(pipeline->options.store, task->job.id);
+        sweep(pipeline, task);
     if (task->held)
         models_release(pipeline->options.models, task->model);
     task->held = NULL;

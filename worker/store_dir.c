@@ -55,6 +55,8 @@ void store_dir_close(struct store_dir *store)
     store->lock_fd = -1;
 }
 
+/* ---- results ---- */
+
 /* results/<id>/<name>; an empty name gives the folder. */
 static int object_path(const struct store_dir *store, const char *id, const char *name,
                        char out[FILE_PATH_MAX_BYTES], struct err *err)
@@ -67,14 +69,20 @@ static int object_path(const struct store_dir *store, const char *id, const char
     return 0;
 }
 
-bool store_dir_is_done(const struct store_dir *store, const char *id)
+static bool has_manifest(const struct store_dir *store, const char *id)
 {
     char path[FILE_PATH_MAX_BYTES];
     return object_path(store, id, MANIFEST_NAME, path, NULL) == 0 && file_exists(path);
 }
 
-int store_dir_manifest(const struct store_dir *store, const char *id, struct buf *out,
-                       struct err *err)
+static int is_done(void *store, const char *id, bool *done, struct err *err)
+{
+    (void)err;
+    *done = has_manifest(store, id);
+    return 0;
+}
+
+static int manifest(void *store, const char *id, struct buf *out, struct err *err)
 {
     char path[FILE_PATH_MAX_BYTES];
     if (object_path(store, id, MANIFEST_NAME, path, err) != 0)
@@ -95,8 +103,9 @@ static void empty_dir(const char *path, const char *only_prefix)
     closedir(dir);
 }
 
-int store_dir_begin(const struct store_dir *store, const char *id, struct err *err)
+static int begin(void *context, const char *id, struct err *err)
 {
+    const struct store_dir *store = context;
     char path[FILE_PATH_MAX_BYTES];
     if (object_path(store, id, "", path, err) != 0)
         return -1;
@@ -104,13 +113,13 @@ int store_dir_begin(const struct store_dir *store, const char *id, struct err *e
         return file_sync_dir(store->results, err);
     if (errno != EEXIST)
         return file_error(err, errno, "make the directory", path);
-    if (!store_dir_is_done(store, id))
+    if (!has_manifest(store, id))
         empty_dir(path, "");
     return 0;
 }
 
-int store_dir_put(const struct store_dir *store, const char *id, const char *name,
-                  const void *bytes, size_t len, struct err *err)
+static int put(void *store, const char *id, const char *name, const void *bytes, size_t len,
+               struct err *err)
 {
     char path[FILE_PATH_MAX_BYTES];
     struct err own;
@@ -121,8 +130,7 @@ int store_dir_put(const struct store_dir *store, const char *id, const char *nam
     return err_set(err, own.code, own.class, "%s", own.message);
 }
 
-int store_dir_finish(const struct store_dir *store, const char *id, const void *bytes, size_t len,
-                     struct err *err)
+static int finish(void *store, const char *id, const void *bytes, size_t len, struct err *err)
 {
     char path[FILE_PATH_MAX_BYTES];
     if (object_path(store, id, MANIFEST_NAME, path, err) != 0)
@@ -130,20 +138,70 @@ int store_dir_finish(const struct store_dir *store, const char *id, const void *
     return file_write(path, bytes, len, FILE_NEW, err);
 }
 
-void store_dir_sweep(const struct store_dir *store, const char *id)
+static int sweep(void *store, const char *id, struct err *err)
 {
     char path[FILE_PATH_MAX_BYTES];
-    if (object_path(store, id, "", path, NULL) != 0)
-        return;
-    if (store_dir_is_done(store, id)) {
+    if (object_path(store, id, "", path, err) != 0)
+        return -1;
+    if (has_manifest(store, id)) {
         empty_dir(path, FILE_TEMP_PREFIX);
-        return;
+        return 0;
     }
     empty_dir(path, "");
     rmdir(path);
+    return 0;
 }
 
 void store_dir_sweep_root(const struct store_dir *store)
 {
     empty_dir(store->root, FILE_TEMP_PREFIX);
+}
+
+/* ---- checkpoints ---- */
+
+/* checkpoints/<id>/<name>; an empty name gives the folder, an empty id that of all. */
+static int blob_path(const struct store_dir *store, const char *id, const char *name,
+                     char out[FILE_PATH_MAX_BYTES], struct err *err)
+{
+    int n = snprintf(out, FILE_PATH_MAX_BYTES, "%s/checkpoints%s%s%s%s", store->root,
+                     *id ? "/" : "", id, *name ? "/" : "", name);
+    if (n < 0 || n >= FILE_PATH_MAX_BYTES)
+        return err_set(err, ERR_LIMIT, ERR_FATAL, "the path of %s in %s is too long", id,
+                       store->root);
+    return 0;
+}
+
+static int put_blob(void *store, const char *id, const char *name, const void *bytes, size_t len,
+                    struct err *err)
+{
+    char all[FILE_PATH_MAX_BYTES], folder[FILE_PATH_MAX_BYTES], path[FILE_PATH_MAX_BYTES];
+    if (blob_path(store, "", "", all, err) != 0 || blob_path(store, id, "", folder, err) != 0 ||
+        blob_path(store, id, name, path, err) != 0 || file_make_dir(all, err) != 0 ||
+        file_make_dir(folder, err) != 0)
+        return -1;
+    return file_write(path, bytes, len, FILE_REPLACE, err);
+}
+
+static int get_blob(void *store, const char *id, const char *name, struct buf *out, struct err *err)
+{
+    char path[FILE_PATH_MAX_BYTES];
+    return blob_path(store, id, name, path, err) != 0 ? -1 : file_read(out, path, err);
+}
+
+static int remove_blob(void *store, const char *id, const char *name, struct err *err)
+{
+    char folder[FILE_PATH_MAX_BYTES], path[FILE_PATH_MAX_BYTES];
+    if (blob_path(store, id, "", folder, err) != 0 || blob_path(store, id, name, path, err) != 0)
+        return -1;
+    if (unlink(path) != 0 && errno != ENOENT && errno != ENOTDIR)
+        return file_error(err, errno, "remove", path);
+    rmdir(folder); /* if it was the last */
+    return 0;
+}
+
+struct store store_dir_store(struct store_dir *store)
+{
+    static const struct store_ops ops = {is_done, manifest, begin,    put,        finish,
+                                         sweep,   put_blob, get_blob, remove_blob};
+    return (struct store){&ops, store};
 }

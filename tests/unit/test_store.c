@@ -49,34 +49,62 @@ static void put(const char *name, const char *text)
 static void test_store(void **state)
 {
     (void)state;
-    struct store_dir store, second;
-    assert_int_equal(store_dir_open(&store, dir, &err), 0);
+    struct store_dir opened, second;
+    bool done;
+    assert_int_equal(store_dir_open(&opened, dir, &err), 0);
+    struct store store = store_dir_store(&opened);
     assert_int_equal(store_dir_open(&second, dir, &err), -1);
     assert_contains(err.message, "in use by another run");
-    assert_int_equal(store_dir_begin(&store, "a", &err), 0);
-    assert_int_equal(store_dir_put(&store, "a", "0-x.png", "xyz", 3, &err), 0);
-    assert_int_equal(store_dir_put(&store, "a", "0-x.png", "xyz", 3, &err), 0);
-    assert_false(store_dir_is_done(&store, "a"));
+    assert_int_equal(store_begin(&store, "a", &err), 0);
+    assert_int_equal(store_put(&store, "a", "0-x.png", "xyz", 3, &err), 0);
+    assert_int_equal(store_put(&store, "a", "0-x.png", "xyz", 3, &err), 0);
+    assert_int_equal(store_is_done(&store, "a", &done, &err), 0);
+    assert_false(done);
     put("results/a/.tmp-1-1", "torn");
-    assert_int_equal(store_dir_begin(&store, "a", &err), 0);
+    assert_int_equal(store_begin(&store, "a", &err), 0);
     assert_false(exists("results/a/0-x.png"));
     assert_false(exists("results/a/.tmp-1-1"));
-    assert_int_equal(store_dir_put(&store, "a", "0-x.png", "xyz", 3, &err), 0);
-    assert_int_equal(store_dir_finish(&store, "a", "{}", 2, &err), 0);
-    assert_true(store_dir_is_done(&store, "a"));
-    assert_int_equal(store_dir_finish(&store, "a", "{2}", 3, &err), -1);
+    assert_int_equal(store_put(&store, "a", "0-x.png", "xyz", 3, &err), 0);
+    assert_int_equal(store_finish(&store, "a", "{}", 2, &err), 0);
+    assert_int_equal(store_is_done(&store, "a", &done, &err), 0);
+    assert_true(done);
+    assert_int_equal(store_finish(&store, "a", "{2}", 3, &err), -1);
     assert_int_equal(err.code, ERR_CONFLICT);
-    store_dir_sweep(&store, "a");
+    assert_int_equal(store_sweep(&store, "a", &err), 0);
     assert_true(exists("results/a/0-x.png"));
-    assert_int_equal(store_dir_begin(&store, "b", &err), 0);
-    store_dir_sweep(&store, "b");
+    assert_int_equal(store_begin(&store, "b", &err), 0);
+    assert_int_equal(store_sweep(&store, "b", &err), 0);
     assert_false(exists("results/b"));
     put(".tmp-rejected.jsonl", "x");
-    store_dir_sweep_root(&store);
+    store_dir_sweep_root(&opened);
     assert_false(exists(".tmp-rejected.jsonl"));
-    store_dir_close(&store);
-    assert_int_equal(store_dir_open(&store, dir, &err), 0);
-    store_dir_close(&store);
+    store_dir_close(&opened);
+    assert_int_equal(store_dir_open(&opened, dir, &err), 0);
+    store_dir_close(&opened);
+}
+
+static void test_checkpoints(void **state)
+{
+    (void)state;
+    struct store_dir opened;
+    struct buf out;
+    assert_int_equal(store_dir_open(&opened, dir, &err), 0);
+    struct store store = store_dir_store(&opened);
+    buf_init(&out, 100);
+    assert_int_equal(store_get_blob(&store, "c", "0", &out, &err), -1);
+    assert_int_equal(err.code, ERR_NOT_FOUND);
+    assert_int_equal(store_put_blob(&store, "c", "0", "first", 5, &err), 0);
+    assert_int_equal(store_put_blob(&store, "c", "0", "second", 6, &err), 0);
+    assert_int_equal(store_put_blob(&store, "c", "1", "", 0, &err), 0);
+    assert_int_equal(store_get_blob(&store, "c", "0", &out, &err), 0);
+    assert_string_equal(out.data, "second");
+    assert_int_equal(store_remove_blob(&store, "c", "0", &err), 0);
+    assert_true(exists("checkpoints/c/1"));
+    assert_int_equal(store_remove_blob(&store, "c", "1", &err), 0);
+    assert_int_equal(store_remove_blob(&store, "c", "1", &err), 0);
+    assert_false(exists("checkpoints/c"));
+    buf_release(&out);
+    store_dir_close(&opened);
 }
 
 static void test_out_directories_that_cannot_be(void **state)
@@ -104,14 +132,15 @@ static int collect(void *user, const struct journal_card *card, struct err *unus
 static void test_journal(void **state)
 {
     (void)state;
-    struct store_dir store;
+    struct store_dir opened;
     struct journal journal;
     struct ledger ledger = {0};
     char files[1][96] = {"0-x.png"}, cards[500] = "";
     struct journal_card card = {
         .id = "a", .content = 7, .prompt = "p \"q\"", .files = files, .file_count = 1};
-    assert_int_equal(store_dir_open(&store, dir, &err), 0);
-    assert_int_equal(journal_open(&journal, &store, &ledger, &err), 0);
+    assert_int_equal(store_dir_open(&opened, dir, &err), 0);
+    struct store store = store_dir_store(&opened);
+    assert_int_equal(journal_open(&journal, dir, &store, &ledger, &err), 0);
     assert_int_equal(journal_begin(&journal, "a", &err), 0);
     assert_int_equal(journal_card(&journal, &card, &err), 0);
     card.id = "f";
@@ -119,7 +148,7 @@ static void test_journal(void **state)
     card.file_count = 0;
     assert_int_equal(journal_card(&journal, &card, &err), 0);
     assert_int_equal(journal_begin(&journal, "left", &err), 0);
-    assert_int_equal(store_dir_begin(&store, "left", &err), 0);
+    assert_int_equal(store_begin(&store, "left", &err), 0);
     put("results/left/0-y.png", "half");
     journal_close(&journal);
     ledger_release(&ledger);
@@ -131,7 +160,7 @@ static void test_journal(void **state)
     assert_int_equal(write(fd, "{\"done\":\"torn", 13), 13);
     close(fd);
 
-    assert_int_equal(journal_open(&journal, &store, &ledger, &err), 0);
+    assert_int_equal(journal_open(&journal, dir, &store, &ledger, &err), 0);
     assert_false(exists("results/left"));
     assert_non_null(ledger_find(&ledger, "a"));
     assert_int_equal(ledger_find(&ledger, "a")->content, 7);
@@ -142,7 +171,7 @@ static void test_journal(void **state)
     assert_string_equal(cards, "a:1 f:1 ");
     journal_close(&journal);
     ledger_release(&ledger);
-    store_dir_close(&store);
+    store_dir_close(&opened);
 }
 
 static void test_ledger(void **state)
@@ -219,9 +248,13 @@ static void test_tensor_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_store),   cmocka_unit_test(test_out_directories_that_cannot_be),
-        cmocka_unit_test(test_journal), cmocka_unit_test(test_ledger),
-        cmocka_unit_test(test_queue),   cmocka_unit_test(test_tensor_file),
+        cmocka_unit_test(test_store),
+        cmocka_unit_test(test_checkpoints),
+        cmocka_unit_test(test_out_directories_that_cannot_be),
+        cmocka_unit_test(test_journal),
+        cmocka_unit_test(test_ledger),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_tensor_file),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -80,6 +80,8 @@ void manifest_write(const struct manifest *manifest, struct buf *out)
     put_text(out, "model_family", manifest->model_family);
     put_text(out, "engine_version", manifest->engine_version);
     buf_printf(out, "\"attempt\":%d,", manifest->attempt);
+    if (manifest->traceparent)
+        put_text(out, "traceparent", manifest->traceparent);
     put_time(out, "started", manifest->started_ns);
     put_time(out, "finished", manifest->finished_ns);
     buf_str(out, "\"times\":{");
@@ -91,7 +93,13 @@ void manifest_write(const struct manifest *manifest, struct buf *out)
     buf_str(out, ",\"cost\":{");
     put_seconds(out, "predicted_s", manifest->predicted_s);
     put_seconds(out, "actual_s", manifest->actual_s);
-    buf_str(out, "\"predicted\":null,\"actual\":null}}\n");
+    bool priced = manifest->predicted_price > 0 && manifest->predicted_s > 0;
+    put_seconds(out, "predicted", priced ? manifest->predicted_price : -1);
+    put_seconds(out, "actual",
+                priced ? manifest->predicted_price * manifest->actual_s / manifest->predicted_s
+                       : -1);
+    end_object(out);
+    buf_str(out, "}\n");
 }
 
 int manifest_read(struct manifest_view *view, const char *text, size_t len, struct err *err)

@@ -47,10 +47,12 @@ struct manifest {
     const char *model_family;
     const char *engine_version;
     int attempt;
+    const char *traceparent; /* W3C trace context, or NULL */
     int64_t started_ns, finished_ns; /* wall clock */
     struct manifest_times times;
     double predicted_s; /* compute seconds; negative: unknown */
-    double actual_s;    /* money is both times the price, which an embedded run does not know */
+    double actual_s;
+    double predicted_price; /* money; not above 0: unknown. The actual one follows from the times */
 };
 
 void manifest_write(const struct manifest *manifest, struct buf *out);

@@ -24,15 +24,25 @@ static int fetch(struct buf *bytes, const char *uri, const char *base_dir, struc
     return file_read(bytes, path, err);
 }
 
+/* Whatever is wrong with a file that the job names is the job's fault. */
+int input_decode(struct image *image, const char *uri, const struct buf *bytes, struct err *err)
+{
+    *image = (struct image){0};
+    if (codec_decode(image, bytes->data, bytes->len, err) == 0)
+        return 0;
+    if (err->class == ERR_FATAL)
+        err->class = ERR_REJECT;
+    return err_prefix(err, "%.200s", strncmp(uri, "data:", 5) == 0 ? "data URI" : uri);
+}
+
 int input_image(struct image *image, const char *uri, const char *base_dir, struct err *err)
 {
     struct buf bytes;
     *image = (struct image){0};
-    buf_init(&bytes, CODEC_FILE_MAX_BYTES);
+    buf_init(&bytes, INPUT_MAX_BYTES);
     int rc = fetch(&bytes, uri, base_dir, err);
-    if (rc == 0 && codec_decode(image, bytes.data, bytes.len, err) != 0)
-        rc = err_prefix(err, "%.200s", strncmp(uri, "data:", 5) == 0 ? "data URI" : uri);
-    /* Whatever is wrong with a file that the job names is the job's fault. */
+    if (rc == 0)
+        rc = input_decode(image, uri, &bytes, err);
     if (rc != 0 && err && err->class == ERR_FATAL)
         err->class = ERR_REJECT;
     buf_release(&bytes);

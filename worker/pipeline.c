@@ -34,10 +34,19 @@ bool task_is_lost(struct pipeline *pipeline, struct task *task)
     return stopping || failed;
 }
 
+void task_give_back(struct pipeline *pipeline, struct task *task)
+{
+    bool open = queue_put(&pipeline->done, task);
+    ASSERT(open);
+    if (pipeline->options.wake)
+        pipeline->options.wake(pipeline->options.user);
+}
+
 void task_release(struct task *task)
 {
     free(task->files);
     task->files = NULL;
+    buf_release(&task->saved);
     job_release(&task->job);
 }
 
@@ -98,7 +107,10 @@ void pipeline_free(struct pipeline *pipeline)
 
 void pipeline_put(struct pipeline *pipeline, struct task *task)
 {
-    task->failed = false;
+    task->failed = task->adopted = task->handed_back = false;
+    task->stage = TASK_WAITING;
+    task->step = task->steps = 0;
+    task->load_s = 0;
     task->pictures = NULL;
     task->held = NULL;
     task->times = (struct manifest_times){0};
@@ -116,6 +128,28 @@ void pipeline_stop(struct pipeline *pipeline)
     pthread_mutex_lock(&pipeline->lock);
     pipeline->stopping = true;
     pthread_mutex_unlock(&pipeline->lock);
+}
+
+void pipeline_hand_back(struct pipeline *pipeline)
+{
+    pthread_mutex_lock(&pipeline->lock);
+    pipeline->stopping = pipeline->handing_back = true;
+    pthread_mutex_unlock(&pipeline->lock);
+}
+
+void pipeline_cancel(struct pipeline *pipeline, struct task *task)
+{
+    struct err err;
+    err_set(&err, ERR_CANCELLED, ERR_RETRY, "cancelled");
+    task_fail(pipeline, task, &err);
+}
+
+struct task_progress pipeline_task_progress(struct pipeline *pipeline, const struct task *task)
+{
+    pthread_mutex_lock(&pipeline->lock);
+    struct task_progress progress = {task->stage, task->step, task->steps};
+    pthread_mutex_unlock(&pipeline->lock);
+    return progress;
 }
 
 struct pipeline_progress pipeline_progress(struct pipeline *pipeline)

@@ -101,7 +101,22 @@ static void note_step(struct pipeline *pipeline, const struct batch *batch, doub
     progress->height = session_height(first);
     progress->step_s = seconds;
     learn(&progress->rate, seconds / batch->count / pixels);
+    for (int i = 0; i < batch->count; i++) {
+        const struct session *session = batch->pictures[i]->session;
+        struct task *task = batch->pictures[i]->task;
+        task->stage = TASK_RUNNING;
+        task->steps = session_steps_total(session);
+        task->step = task->steps - session_steps_left(session);
+    }
     pthread_mutex_unlock(&pipeline->lock);
+}
+
+static bool handing_back(struct pipeline *pipeline)
+{
+    pthread_mutex_lock(&pipeline->lock);
+    bool back = pipeline->handing_back;
+    pthread_mutex_unlock(&pipeline->lock);
+    return back;
 }
 
 /* Decodes and passes on what has no steps left, and drops what is lost. */
@@ -127,6 +142,8 @@ static void settle(struct pipeline *pipeline, struct batch *batch)
                       ((double)session_width(picture->session) * session_height(picture->session)));
             pthread_mutex_unlock(&pipeline->lock);
         }
+        if (lost && handing_back(pipeline))
+            saved_add_session(pipeline, picture);
         leave(batch, i);
         pass_on(pipeline, picture);
     }

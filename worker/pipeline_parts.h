@@ -15,6 +15,7 @@ struct picture {
     struct session *session; /* until decoded */
     struct image image;      /* from then on */
     double compute_s;
+    bool published; /* an earlier attempt stored it */
     bool dumping;
     struct tensor_file dump;
 };
@@ -28,13 +29,30 @@ struct pipeline {
     struct queue drawn;    /* struct picture */
     struct queue done;     /* struct task */
     pthread_mutex_t lock;  /* of what follows, and of task->failed and task->err */
-    bool stopping;
+    bool stopping, handing_back;
     struct pipeline_progress progress;
 };
+
+/* ---- pipeline_saved.c: what a hand-back keeps ---- */
+
+/* Adds the picture's session, or the files that are stored already, to task->saved. What cannot be
+ * saved is drawn again. The session's caller is at-compute, the files' at-publish. */
+void saved_add_session(struct pipeline *pipeline, struct picture *picture);
+void saved_add_files(struct pipeline *pipeline, struct task *task);
+
+/* Takes the picture's part up: its session, or its file in task->files and `published`. False where
+ * there is none. Errors: the state is of another model or damaged. */
+int saved_take(struct picture *picture, bool *found, struct err *err) must_check;
 
 void *prepare_main(void *pipeline);
 void *compute_main(void *pipeline);
 void *publish_main(void *pipeline);
+
+/* Takes over the manifest that another attempt has made. pipeline_publish.c */
+int pipeline_adopt(const struct pipeline *pipeline, struct task *task, struct err *err) must_check;
+
+/* The task is through, whatever became of it. */
+void task_give_back(struct pipeline *pipeline, struct task *task);
 
 /* Notes the first error of a task. */
 void task_fail(struct pipeline *pipeline, struct task *task, const struct err *err);

@@ -41,15 +41,46 @@ static int check_memory(const struct task *task, struct err *err)
     return -1;
 }
 
+static int read_input(const struct pipeline *pipeline, const char *uri, struct image *image,
+                      struct err *err)
+{
+    const struct pipeline_options *options = &pipeline->options;
+    struct buf bytes;
+    if (!options->read_input)
+        return input_image(image, uri, options->base_dir, err);
+    buf_init(&bytes, INPUT_MAX_BYTES);
+    int rc = options->read_input(options->user, uri, &bytes, err);
+    if (rc == 0)
+        rc = input_decode(image, uri, &bytes, err);
+    buf_release(&bytes);
+    return rc;
+}
+
+/* Where an earlier attempt may have been all but done. */
+static int find_done(const struct pipeline *pipeline, struct task *task, struct err *err)
+{
+    bool done = false;
+    if (task->attempt < 2)
+        return 0;
+    if (store_is_done(pipeline->options.store, task->job.id, &done, err) != 0)
+        return -1;
+    return done ? pipeline_adopt(pipeline, task, err) : 0;
+}
+
 static int prepare_task(struct pipeline *pipeline, struct task *task, struct image *init,
                         struct err *err)
 {
     const struct pipeline_options *options = &pipeline->options;
     struct job *job = &task->job;
+    if (find_done(pipeline, task, err) != 0)
+        return -1;
+    if (task->adopted)
+        return 0;
     if (models_acquire(options->models, task->model, &task->held, err) != 0)
         return -1;
+    task->load_s = seconds_since(pipeline, task->started_mono_ns);
     task->started_mono_ns = clock_monotonic_ns(options->clock); /* loading is not the job's time */
-    if (job->init_image && input_image(init, job->init_image, options->base_dir, err) != 0)
+    if (job->init_image && read_input(pipeline, job->init_image, init, err) != 0)
         return err_prefix(err, "init_image");
     if (settle_size(job, init, err) != 0)
         return -1;
@@ -70,6 +101,9 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
         picture->dumping = true;
         tensor_file_init(&picture->dump);
     }
+    bool found = false;
+    if (saved_take(picture, &found, err) == 0 && found)
+        return 0; /* one that cannot be taken up begins anew */
     return session_create(&picture->session, task->held, &draw, picture->dumping ? &observer : NULL,
                           err);
 }
@@ -83,7 +117,8 @@ static void prepare_pictures(struct pipeline *pipeline, struct task *task, const
         struct picture *picture = &task->pictures[i];
         int64_t begin = clock_monotonic_ns(pipeline->options.clock);
         *picture = (struct picture){.task = task, .index = i};
-        if (!task_is_lost(pipeline, task) && prepare_picture(pipeline, picture, init, &err) != 0)
+        if (!task_is_lost(pipeline, task) && !task->adopted &&
+            prepare_picture(pipeline, picture, init, &err) != 0)
             task_fail(pipeline, task, &err);
         task->times.prepare_s += seconds_since(pipeline, begin);
         bool open = queue_put(&pipeline->prepared, picture);
@@ -108,8 +143,7 @@ void *prepare_main(void *user)
             free(task->pictures);
             err_set(&err, ERR_MEMORY, ERR_RETRY, "out of memory for a job");
             task_fail(pipeline, task, &err);
-            bool open = queue_put(&pipeline->done, task);
-            ASSERT(open);
+            task_give_back(pipeline, task);
             continue;
         }
         if (!task_is_lost(pipeline, task) && prepare_task(pipeline, task, &init, &err) != 0)

@@ -64,7 +64,7 @@ out:
 }
 
 /* Another attempt was first: its result is the job's. */
-static int adopt(const struct pipeline *pipeline, struct task *task, struct err *err)
+int pipeline_adopt(const struct pipeline *pipeline, struct task *task, struct err *err)
 {
     const struct job *job = &task->job;
     struct manifest_view view = {0};
@@ -78,6 +78,7 @@ static int adopt(const struct pipeline *pipeline, struct task *task, struct err 
          manifest_view_files(&view, task->files, (size_t)job->images) != (size_t)job->images))
         rc = err_set(err, ERR_CONFLICT, ERR_REJECT,
                      "another request's pictures are stored under the id %s", job->id);
+    task->adopted = rc == 0;
     manifest_view_release(&view);
     buf_release(&text);
     return rc;
@@ -110,7 +111,8 @@ static int publish_manifest(const struct pipeline *pipeline, struct task *task, 
                                 .content = job->content,
                                 .files = task->files,
                                 .file_count = (size_t)job->images,
-                                .device_class = "cpu",
+                                .device_class =
+                                    options->device_class ? options->device_class : "cpu",
                                 .processor = engine->processor,
                                 .backend = engine->backend,
                                 .isa = engine->isa,
@@ -118,6 +120,8 @@ static int publish_manifest(const struct pipeline *pipeline, struct task *task, 
                                 .model_family = model_info(task->held)->family,
                                 .engine_version = engine_version(),
                                 .attempt = task->attempt,
+                                .traceparent = task->traceparent,
+                                .predicted_price = task->price,
                                 .started_ns = task->started_wall_ns,
                                 .finished_ns = clock_wall_ns(options->clock),
                                 .times = task->times,
@@ -131,7 +135,7 @@ static int publish_manifest(const struct pipeline *pipeline, struct task *task, 
     rc = store_finish(options->store, job->id, text.data, text.len, err);
     bool first = rc == 0;
     if (rc != 0 && err->code == ERR_CONFLICT)
-        rc = adopt(pipeline, task, err);
+        rc = pipeline_adopt(pipeline, task, err);
     if (rc == 0 && (!first || task->attempt > 1))
         sweep(pipeline, task);
 out:
@@ -144,12 +148,16 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
 {
     struct err err;
     pthread_mutex_lock(&pipeline->lock);
-    bool failed = task->failed;
+    bool failed = task->failed, handing_back = pipeline->handing_back;
     pthread_mutex_unlock(&pipeline->lock);
-    if (!failed && publish_manifest(pipeline, task, &err) != 0) {
+    if (!failed && task->adopted) {
+        sweep(pipeline, task);
+    } else if (!failed && publish_manifest(pipeline, task, &err) != 0) {
         task_fail(pipeline, task, &err);
         failed = true;
     }
+    if (failed && handing_back)
+        saved_add_files(pipeline, task);
     if (failed)
         sweep(pipeline, task);
     if (task->held)
@@ -157,8 +165,7 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
     task->held = NULL;
     free(task->pictures);
     task->pictures = NULL;
-    bool open = queue_put(&pipeline->done, task);
-    ASSERT(open);
+    task_give_back(pipeline, task);
 }
 
 void *publish_main(void *user)
@@ -172,6 +179,7 @@ void *publish_main(void *user)
         /* A stop lets what is drawn be published: only a failure of the task itself counts. */
         pthread_mutex_lock(&pipeline->lock);
         bool lost = task->failed || !picture->image.rgb;
+        task->stage = TASK_PUBLISHING;
         pthread_mutex_unlock(&pipeline->lock);
         if (!lost && publish_picture(pipeline, picture, &err) != 0) {
             task_fail(pipeline, task, &err);

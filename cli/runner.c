@@ -73,6 +73,7 @@ static int open_window(struct runner *runner, struct err *err)
     window.jobs_max = RUNNER_WINDOW;
     window.bytes_max = RUNNER_WINDOW_BYTES;
     window.tenants_max = RUNNER_TENANTS;
+    window.classes_max = window.profiles_max = 1;
     /* One window's worth: a model that all but a few ask for is loaded once in that many jobs. */
     window.overtake_max = RUNNER_WINDOW;
     runner->tasks = calloc(RUNNER_WINDOW, sizeof(*runner->tasks));
@@ -110,8 +111,15 @@ static int open_pipeline(struct runner *runner, struct err *err)
     return pipeline_create(&runner->pipeline, &wanted, err);
 }
 
+/* One class of workers, and one profile: a job's effort is its seconds. */
 static int start_worker(struct runner *runner, struct err *err)
 {
+    struct scheduler_event profile = {
+        .type = EVENT_PROFILE,
+        .profile = {.route_count = 1, .seconds = {1}},
+    };
+    if (runner_step(runner, &profile, err) != 0)
+        return -1;
     struct scheduler_event event = {
         .type = EVENT_WORKER,
         .worker_is = {.pictures_max = 2 * batch_max(runner) + AHEAD, .memory_bytes = UINT64_MAX},

@@ -193,7 +193,7 @@ void runner_submit(struct runner *runner, struct task *task)
         .width = job->width,
         .height = job->height,
         .pictures = job->images,
-        .work_s = task->predicted_s < 0 ? 1 : task->predicted_s,
+        .effort = task->predicted_s < 0 ? 0 : task->predicted_s / job->images,
         .class = class_of(job),
         .tenant = tenant_of(job),
         .not_before_ns = job->not_before_ns,

@@ -6,6 +6,16 @@
 #include <stdarg.h>
 #include <string.h>
 
+static const char *const names[] = {"error", "warn", "info", "debug"};
+
+enum log_level log_level_by_name(const char *name)
+{
+    for (int i = LOG_ERROR; i <= LOG_DEBUG; i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum log_level)i;
+    return LOG_INFO;
+}
+
 static bool is_plain(const char *value)
 {
     if (*value == '\0')
@@ -19,7 +29,6 @@ static bool is_plain(const char *value)
 
 void log_event(const struct log *log, enum log_level level, const char *event, ...)
 {
-    static const char *const names[] = {"error", "warn", "info", "debug"};
     char time[CLOCK_RFC3339_BYTES];
     struct buf line;
     if (!log->out || level > log->level)

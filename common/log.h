@@ -18,6 +18,9 @@
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
+/* "error", "warn", "info", "debug"; LOG_INFO for anything else. */
+enum log_level log_level_by_name(const char *name);
+
 struct log {
     FILE *out;            /* borrowed; NULL drops everything */
     enum log_level level; /* the least important that is written */

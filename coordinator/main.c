@@ -27,16 +27,6 @@ static void on_signal(int number)
     stopping = 1;
 }
 
-static enum log_level level_of(const char *name)
-{
-    static const char *const names[] = {"error", "warn", "info", "debug"};
-    int level = LOG_INFO;
-    for (int i = 0; i < 4; i++)
-        if (strcmp(names[i], name) == 0)
-            level = i;
-    return (enum log_level)level;
-}
-
 /* ---- opening ---- */
 
 static int find_file(char out[FILE_PATH_MAX_BYTES], const char *given, const char *name,
@@ -165,7 +155,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "atelier-coordinator: %s\n", err.message);
         return EXIT_OPTIONS;
     }
-    log.level = level_of(options.log_level);
+    log.level = log_level_by_name(options.log_level);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);

@@ -148,3 +148,14 @@ int models_load_count(struct models *models)
     pthread_mutex_unlock(&models->lock);
     return loads;
 }
+
+size_t models_resident(struct models *models, int *numbers, size_t max)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&models->lock);
+    for (size_t i = 0; i < models->catalogue->count && count < max; i++)
+        if (models->entries[i].model)
+            numbers[count++] = (int)i;
+    pthread_mutex_unlock(&models->lock);
+    return count;
+}

@@ -26,6 +26,9 @@ void models_release(struct models *models, int number);
 /* The name of the model that is being loaded, or NULL. Any thread. */
 const char *models_loading(struct models *models);
 
+/* The numbers of up to `max` models that are in memory, in no order. Any thread. */
+size_t models_resident(struct models *models, int *numbers, size_t max);
+
 /* How many times a model was loaded. */
 int models_load_count(struct models *models);
 

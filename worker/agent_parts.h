@@ -1,0 +1,77 @@
+/* agent_parts.h: what the agent's two threads share; for agent*.c only. */
+#ifndef ATELIER_WORKER_AGENT_PARTS_H
+#define ATELIER_WORKER_AGENT_PARTS_H
+
+#include "net/fetch.h"
+#include "net/redis.h"
+#include "net/s3.h"
+#include "schema/wire.h"
+#include "worker/agent.h"
+#include "worker/models.h"
+#include "worker/pipeline.h"
+#include "worker/store_s3.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#define AGENT_NAME_BYTES 128
+#define AGENT_BOOT_BYTES 40
+
+/* A job that this worker has, from the order to the acknowledgement of its report. */
+struct held {
+    struct held *next;
+    struct task task; /* the pipeline's while `drawing` */
+    char id[JOB_NAME_MAX_BYTES + 1];
+    char traceparent[64];
+    char checkpoint[64]; /* blob that it began from, or "" */
+    uint64_t epoch;
+    int attempt;
+    bool drawing;   /* in the pipeline */
+    bool cancelled; /* as ordered */
+    char *report;   /* repeated until it is acknowledged; NULL while there is none */
+    int64_t reported_ns; /* monotonic; 0: not yet */
+};
+
+/* An order that has come in, as text. */
+struct letter {
+    struct letter *next;
+    size_t len;
+    char text[];
+};
+
+struct agent {
+    const struct agent_options *options;
+    const struct log *log;
+    const struct clock *clock;
+    char name[AGENT_NAME_BYTES], boot[AGENT_BOOT_BYTES];
+    struct catalogue catalogue;
+    struct engine *engine;
+    struct models *models;
+    struct pipeline *pipeline;
+    struct http *http;
+    struct s3 *s3;
+    struct fetch fetch;
+    struct store store;
+    int pictures_max;
+
+    pthread_t link;
+    bool has_link;
+    int wake_fd; /* wakes at-link */
+
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t changed;
+    bool woken; /* a task is through, a letter has come */
+    struct letter *letters, **letters_end;
+    struct held *held; /* main adds and removes; at-link reads and stamps reported_ns */
+    uint64_t epoch;    /* the latest that was heard of */
+    bool draining, leaving; /* leaving: one last beat, then at-link ends */
+};
+
+/* at-link: agent_link.c */
+void *link_main(void *agent);
+void link_wake(struct agent *agent);
+
+/* Wakes main. */
+void agent_wake(struct agent *agent);
+
+#endif

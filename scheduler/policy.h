@@ -54,7 +54,7 @@ struct policy_facts {
 
 struct policy_route {
     uint8_t classes[POLICY_CLASSES_MAX]; /* numbers, the preferred one first */
-    uint8_t count;                       /* 0: no class has the memory; see policy_why_not */
+    uint8_t count;                       /* 0: nothing may draw it; see policy_why_not */
     uint32_t rule;                       /* number in the file, from 0 */
 };
 
@@ -65,9 +65,9 @@ int policy_parse(struct policy **policy, const char *text, size_t len, const cha
 int policy_read(struct policy **policy, const char *path, struct err *err) must_check;
 void policy_free(struct policy *policy);
 
-/* The route that the first fitting rule gives: confined to the confidential pool for a confidential
- * job (whose whole pool it is where the rule names none of it), less the classes with too little
- * memory. */
+/* The route that the first fitting rule gives, less the classes with too little memory. A
+ * confidential job's is confined to the confidential pool, and is the whole pool where the rule
+ * names none of it. */
 void policy_route(const struct policy *policy, const struct policy_facts *facts,
                   struct policy_route *route);
 

@@ -453,7 +453,7 @@ static int open_engine(struct agent *agent, struct err *err)
     struct pipeline_options pipeline = {.engine = agent->engine,
                                         .models = agent->models,
                                         .catalogue = &agent->catalogue,
-                                        .store = agent->store,
+                                        .store = &agent->store,
                                         .read_input = read_input,
                                         .device_class = options->device_class,
                                         .wake = on_through,

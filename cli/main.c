@@ -5,6 +5,7 @@
 #include "common/nearest.h"
 #include "schema/job.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +110,7 @@ static void limit_spinning(char **argv)
 int main(int argc, char **argv)
 {
     limit_spinning(argv);
+    pthread_setname_np(pthread_self(), "atelier"); /* the second exec has lost it */
     if (argc < 2) {
         write_help(stderr);
         return EXIT_USAGE;

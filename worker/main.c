@@ -1,6 +1,7 @@
 /* atelier-worker. */
 #include "worker/agent.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@ int main(int argc, char **argv)
     struct err err;
     struct buf help;
     limit_spinning(argv);
+    pthread_setname_np(pthread_self(), "atelier-worker"); /* the second exec has lost it */
     int rc = conf_parse(&agent_table, &options, argc - 1, argv + 1, &err);
     if (rc > 0) {
         buf_init(&help, 1 << 20);

@@ -308,6 +308,8 @@ class Reader(torch.nn.Module):
         self.sizes = [len(SHAPES), len(COLOURS), len(STYLES), len(SIZES)]
         self.ninth = torch.nn.Linear(TEXT["hidden_size"], sum(self.sizes))
         self.ground = torch.nn.Linear(TEXT["hidden_size"], len(GROUNDS))
+        # Whose turn it is: the UNet finds the ninth that a pixel lies in by this.
+        self.role = torch.nn.Linear(TEXT["hidden_size"], ROLES)
 
     def forward(self, states, ninths, grounds):
         """states [n, 77, width], ninths [n, 9, 4], grounds [n]: loss, share of scenes read right."""
@@ -317,7 +319,10 @@ class Reader(torch.nn.Module):
         wanted = ninths[:, roles[at]]
         ground = self.ground(states[:, FIRST_ROLE:][:, ~at])
         want = grounds[:, None].expand(ground.shape[:2])
-        loss, right = F.cross_entropy(ground.flatten(0, 1), want.flatten()), (ground.argmax(-1) == want).all(1)
+        turns = self.role(states[:, FIRST_ROLE:])
+        loss = F.cross_entropy(turns.flatten(0, 1), roles.repeat(len(states)))
+        loss = loss + F.cross_entropy(ground.flatten(0, 1), want.flatten())
+        right = (ground.argmax(-1) == want).all(1)
         for i, part in enumerate(said):
             loss = loss + F.cross_entropy(part.flatten(0, 1), wanted[..., i].flatten())
             right &= (part.argmax(-1) == wanted[..., i]).all(1)

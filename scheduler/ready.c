@@ -72,11 +72,6 @@ static struct stall **stall_bucket(const struct scheduler *s, const struct lane 
     return &s->stall_buckets[(h * HASH) >> 32 & s->bucket_mask];
 }
 
-static bool is_blocked(const struct tenant *tenant)
-{
-    return tenant->running_max > 0 && tenant->running >= tenant->running_max;
-}
-
 static struct stall *stall_of(struct scheduler *s, const struct slot *slot)
 {
     struct lane *lane = s->profiles[slot->profile].lane;
@@ -93,7 +88,7 @@ static struct stall *stall_of(struct scheduler *s, const struct slot *slot)
     *stall = (struct stall){.lane = lane,
                             .tenant = slot->tenant,
                             .class = slot->class,
-                            .blocked = is_blocked(tenant),
+                            .blocked = tenant->blocked,
                             .groups.before = leads_stall,
                             .chain = *bucket,
                             .lane_next = lane->stalls,
@@ -133,10 +128,11 @@ static void drop_stall(struct scheduler *s, struct stall *stall)
 void judge_quota(struct scheduler *s, uint32_t number)
 {
     struct tenant *tenant = &s->tenants[number];
-    bool blocked = is_blocked(tenant);
+    bool blocked = tenant->running_max > 0 && tenant->running >= tenant->running_max;
+    if (tenant->blocked == blocked)
+        return;
+    tenant->blocked = blocked;
     for (struct stall *stall = tenant->stalls; stall; stall = stall->tenant_next) {
-        if (stall->blocked == blocked)
-            continue;
         stall->blocked = blocked;
         if (blocked) {
             hide_stall(stall);
@@ -322,13 +318,23 @@ static void reorder(struct scheduler *s)
 static void wake_tenant(struct scheduler *s, struct tenant *tenant)
 {
     double least = -1;
-    for (uint32_t i = 0; i < s->options.tenants_max; i++) {
-        const struct tenant *other = &s->tenants[i];
-        if (other->ready > 0 && (least < 0 || other->served < least))
+    for (const struct tenant *other = s->awake; other; other = other->next)
+        if (least < 0 || other->served < least)
             least = other->served;
-    }
     if (tenant->served < least)
         tenant->served = least;
+    tenant->next = s->awake;
+    tenant->link = &s->awake;
+    if (tenant->next)
+        tenant->next->link = &tenant->next;
+    s->awake = tenant;
+}
+
+static void rest_tenant(struct tenant *tenant)
+{
+    *tenant->link = tenant->next;
+    if (tenant->next)
+        tenant->next->link = tenant->link;
 }
 
 static void join_lane(struct scheduler *s, struct lane *lane)
@@ -425,6 +431,8 @@ void leave_ready(struct scheduler *s, struct slot *slot)
     order_remove(&pool->order, slot->place);
     pool->departed++;
     count_ready(s, slot, -1);
+    if (s->tenants[slot->tenant].ready == 0)
+        rest_tenant(&s->tenants[slot->tenant]);
     leave_group(s, slot);
     slot->group = NULL;
     if (oldest && !stall->blocked)
@@ -535,6 +543,11 @@ void set_profile(struct scheduler *s, uint32_t number, const struct scheduler_pr
     double before = known ? (double)profile->is.seconds[profile->is.route[0]] : 0;
     double change = (double)is->seconds[is->route[0]] - before;
     if (moves && known) {
+        for (uint32_t i = 0; i < s->options.workers_max; i++) {
+            struct slot *promised = s->workers[i].promised;
+            if (promised && promised->profile == number)
+                break_promise(s, promised);
+        }
         taken = take_out(s, number, profile->lane);
         profile->lane->profiles--;
     }

@@ -186,7 +186,9 @@ struct tenant {
     double weight;
     double served; /* work-seconds over weight, brought forward after idling */
     uint32_t ready, running, running_max;
+    bool blocked; /* runs as many as it may */
     struct stall *stalls;
+    struct tenant *next, **link; /* of those with ready jobs */
 };
 
 struct resident_chain {
@@ -201,6 +203,7 @@ struct scheduler {
     struct worker *workers;
     struct worker *due;
     struct tenant *tenants;
+    struct tenant *awake; /* with ready jobs */
     struct profile *profiles;
     struct lane *lanes;
     uint32_t lanes_used; /* lanes from here on were never used */

@@ -57,7 +57,8 @@ struct entry {
     uint64_t content;
     int64_t accepted_ns;
     int64_t sent_ns; /* RUNNING: monotonic, when the order went out or was last seen in a beat */
-    int attempts, crashes;
+    int attempts;
+    uint16_t crashes, returns;
     float effort;             /* in pictures of its profile */
     float predicted_s, price; /* RUNNING; negative: unknown */
     uint16_t profile;

@@ -159,6 +159,7 @@ static void lose_worker(struct cell *cell, uint32_t number, bool crashed, const 
             continue;
         stop_running(cell, entry);
         entry->crashes += crashed;
+        entry->returns += !crashed;
         cell_requeue(cell, entry);
     }
     cell_step(cell, &event);
@@ -177,6 +178,7 @@ static void take_back(struct cell *cell, struct entry *entry)
     struct scheduler_event event = {
         .type = EVENT_FINISH, .slot = cell_slot(cell, entry), .outcome = OUTCOME_RETURN};
     stop_running(cell, entry);
+    entry->returns++;
     cell->stats.returned++;
     cell_requeue(cell, entry);
     cell_step(cell, &event);

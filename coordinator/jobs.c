@@ -132,6 +132,7 @@ static struct state state_of(const struct cell *cell, const struct entry *entry,
                           .epoch = cell->epoch,
                           .attempts = entry->attempts,
                           .crashes = entry->crashes,
+                          .returns = entry->returns,
                           .accepted_ns = entry->accepted_ns,
                           .request = entry_request(entry),
                           .traceparent = entry_trace(entry),
@@ -178,7 +179,8 @@ static void submit(struct cell *cell, struct entry *entry, const struct job *job
                 .bytes = strlen(entry_request(entry)),
                 .held = held,
                 .attempts = entry->attempts,
-                .crashes = entry->crashes},
+                .crashes = entry->crashes,
+                .returns = entry->returns},
     };
     cell_step(cell, &event);
 }
@@ -236,7 +238,8 @@ void cell_accept(struct cell *cell, const struct job *job, int model, const char
     known->card = cell_slot(cell, entry) + 1;
     entry->accepted_ns = past ? past->accepted_ns : clock_wall_ns(cell->clock);
     entry->attempts = past ? past->attempts : 0;
-    entry->crashes = past ? past->crashes : 0;
+    entry->crashes = past ? (uint16_t)past->crashes : 0;
+    entry->returns = past ? (uint16_t)past->returns : 0;
     entry->accepted = past != NULL;
     cell->tenant_live[entry->tenant]++;
     struct batch_counts *batch = cell_batch(cell, entry->batch);

@@ -34,7 +34,8 @@ void state_write(const struct state *state, struct buf *out)
     put_text(out, "tenant", state->tenant);
     buf_printf(out, ",\"content\":\"%016" PRIx64 "\",\"epoch\":%" PRIu64, state->content,
                state->epoch);
-    buf_printf(out, ",\"attempts\":%d,\"crashes\":%d", state->attempts, state->crashes);
+    buf_printf(out, ",\"attempts\":%d,\"crashes\":%d,\"returns\":%d", state->attempts,
+               state->crashes, state->returns);
     put_time(out, "accepted", state->accepted_ns);
     put_text(out, "traceparent", state->traceparent);
     if (state_is_terminal(state->kind)) {
@@ -86,6 +87,7 @@ int state_read(struct state *state, const char *text, size_t len, struct err *er
     state->epoch = (uint64_t)json_int_or(json_get(root, "epoch"), 0);
     state->attempts = (int)json_int_or(json_get(root, "attempts"), 0);
     state->crashes = (int)json_int_or(json_get(root, "crashes"), 0);
+    state->returns = (int)json_int_or(json_get(root, "returns"), 0);
     state->accepted_ns = get_time(root, "accepted");
     state->finished_ns = get_time(root, "finished");
     state->not_before_ns = get_time(root, "not_before");

@@ -42,7 +42,7 @@ struct state {
     const char *tenant; /* "default" */
     uint64_t content;   /* of the request: job.content */
     uint64_t epoch;     /* of the leader that wrote this */
-    int attempts, crashes;
+    int attempts, crashes, returns; /* crashes and returns do not count against max_attempts */
     int64_t accepted_ns; /* wall clock */
     const char *request; /* canonical JSON; NULL in a record of success, whose manifest has it */
     const char *traceparent; /* W3C trace context, or NULL */

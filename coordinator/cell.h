@@ -7,6 +7,7 @@
  *     routes.c   what the policy and the cost model say of a job, as the scheduler's profiles
  *     fleet.c    workers: beats, reports, leases, orders
  *     view.c     Redis, as dashboards see it
+ *     api.c      HTTP: metrics, health, explanations
  *     lead.c     the loop
  *
  * The truth is the journal: what is here follows from it, and Redis follows from what is here. An
@@ -24,6 +25,7 @@
 #include "coordinator/options.h"
 #include "net/kafka.h"
 #include "net/redis.h"
+#include "net/serve.h"
 #include "scheduler/cost.h"
 #include "scheduler/explain.h"
 #include "scheduler/policy.h"
@@ -110,6 +112,8 @@ struct cell {
     struct catalogue catalogue;
     struct policy *policy;
     struct cost *cost;
+    struct serve *serve;          /* NULL: none */
+    char api[CELL_NAME_BYTES + 8]; /* "host:port" of it, as others reach it; or "" */
 
     /* ---- of a term ---- */
     uint64_t epoch;
@@ -182,6 +186,9 @@ void cell_cancel(struct cell *cell, struct entry *entry);
  * and cell->scratch says why not. */
 uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort);
 
+/* The classes that may draw it now. */
+void cell_route(const struct cell *cell, const struct entry *entry, struct policy_route *route);
+
 /* The policy has been read again, or the cost model has learned: profiles follow. */
 void cell_refresh_profiles(struct cell *cell);
 
@@ -217,6 +224,9 @@ void view_ended(struct cell *cell, const struct journal_note *note);
 void view_batches(struct cell *cell);   /* those that changed */
 void view_everything(struct cell *cell); /* Redis has forgotten */
 void view_lead(struct cell *cell);       /* keeps the lead in Redis, and sees whether it forgot */
+
+/* ---- api.c ---- */
+int cell_answer(void *cell, const char *path, struct buf *out, const char **type);
 
 /* ---- lead.c ---- */
 

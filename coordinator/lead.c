@@ -237,7 +237,7 @@ static void keep_time(struct cell *cell, struct timers *timers)
 
 static void wait_for_work(struct cell *cell, bool busy)
 {
-    struct pollfd fds[SOURCE_COUNT + 3];
+    struct pollfd fds[SOURCE_COUNT + 4];
     size_t count = 0;
     bool full = journal_is_full(cell->journal) || !cell_has_room(cell, false);
     for (int i = 0; i < SOURCE_COUNT; i++) {
@@ -246,11 +246,15 @@ static void wait_for_work(struct cell *cell, bool busy)
                                        .events = POLLIN};
     }
     fds[count++] = (struct pollfd){.fd = journal_fd(cell->journal), .events = POLLIN};
+    fds[count++] = (struct pollfd){.fd = cell->serve ? serve_fd(cell->serve) : -1,
+                                   .events = POLLIN};
     fds[count++] = redis_pollfd(cell->redis);
     fds[count++] = redis_pollfd(cell->listen);
     int timeout = redis_timeout_ms(cell->redis, redis_timeout_ms(cell->listen, TURN_MS));
     if (poll(fds, count, busy ? 0 : timeout) < 0)
         return;
+    if (fds[count - 3].revents)
+        serve_run(cell->serve);
     redis_service(cell->redis, fds[count - 2].revents);
     redis_service(cell->listen, fds[count - 1].revents);
 }

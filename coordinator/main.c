@@ -76,6 +76,26 @@ static int ensure_topics(const struct cell *cell, struct err *err)
     return kafka_topics_ensure(&cell->kafka, topics, 5, TOPICS_TIMEOUT_MS, err);
 }
 
+/* Where others find it: a machine's name in place of all addresses. */
+static int open_serve(struct cell *cell, struct err *err)
+{
+    char host[64] = "127.0.0.1";
+    struct serve_options options = {.host = cell->options->metrics_host,
+                                    .port = (int)cell->options->metrics_port,
+                                    .answer = cell_answer,
+                                    .user = cell};
+    if (options.port < 0)
+        return 0;
+    if (serve_create(&cell->serve, &options, err) != 0)
+        return -1;
+    if (strcmp(options.host, "0.0.0.0") == 0)
+        (void)gethostname(host, sizeof(host) - 1);
+    else
+        snprintf(host, sizeof(host), "%s", options.host);
+    snprintf(cell->api, sizeof(cell->api), "%s:%d", host, serve_port(cell->serve));
+    return 0;
+}
+
 static int open_cell(struct cell *cell, struct err *err)
 {
     char models[FILE_PATH_MAX_BYTES], policy[FILE_PATH_MAX_BYTES];
@@ -92,11 +112,12 @@ static int open_cell(struct cell *cell, struct err *err)
                                          .log = cell->log};
     buf_init(&cell->scratch, 8 << 20);
     buf_init(&cell->message, 8 << 20);
-    return ensure_topics(cell, err);
+    return open_serve(cell, err) != 0 ? -1 : ensure_topics(cell, err);
 }
 
 static void close_cell(struct cell *cell)
 {
+    serve_free(cell->serve);
     catalogue_release(&cell->catalogue);
     policy_free(cell->policy);
     cost_free(cell->cost);
@@ -121,6 +142,8 @@ static int serve(struct cell *cell, struct err *err)
         return -1;
     log_event(cell->log, LOG_INFO, "standing_by", "name", cell->name, NULL);
     while (!stopping && rc == 0) {
+        if (cell->serve)
+            serve_run(cell->serve);
         if (!kafka_member_poll(member, STANDBY_MS))
             continue;
         if (cell_lead(cell, member, &stopping, err) == 0)

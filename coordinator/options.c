@@ -36,8 +36,10 @@ static const struct conf_row rows[] = {
      "how long a finished job's id is known as a repeat"},
     {"target-wait", CONF_INT, AT(target_wait_s), "SECONDS", "300", 1, 864000, NULL,
      "in which the work at hand should be done: what the wanted workers follow from"},
-    {"metrics-port", CONF_INT, AT(metrics_port), "PORT", "0", 0, 65535, NULL,
-     "serves /metrics, /healthz, /readyz and /explain there; 0: a free one, told in Redis"},
+    {"metrics-host", CONF_STRING, AT(metrics_host), "ADDRESS", "127.0.0.1", 0, 0, NULL,
+     "where to serve /metrics, /healthz, /readyz and /explain; 0.0.0.0: on all of the machine's"},
+    {"metrics-port", CONF_INT, AT(metrics_port), "PORT", "0", -1, 65535, NULL,
+     "of that; 0: a free one, told in Redis; -1: none"},
     {"log-level", CONF_CHOICE, AT(log_level), "LEVEL", "info", 0, 0, log_levels,
      "the least important that is written"},
 };

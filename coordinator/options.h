@@ -28,7 +28,8 @@ struct coordinator_options {
     int64_t keep_s;      /* finished jobs stay in Redis for so long */
     int64_t remember_s;  /* ids are known as repeats for so long */
     int64_t target_wait_s;
-    int64_t metrics_port; /* 0: none */
+    const char *metrics_host;
+    int64_t metrics_port; /* 0: a free one; -1: none */
     const char *log_level;
 };
 

@@ -64,6 +64,12 @@ static bool make(struct cell *cell, const struct profile *from, struct scheduler
     return true;
 }
 
+void cell_route(const struct cell *cell, const struct entry *entry, struct policy_route *route)
+{
+    struct policy_facts facts = facts_of(cell, &cell->profiles[entry->profile]);
+    policy_route(cell->policy, &facts, route);
+}
+
 static int side_of(const struct job *job)
 {
     double pixels = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);

@@ -488,9 +488,14 @@ static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t code,
                          rd_kafka_topic_partition_list_t *partitions, void *opaque)
 {
     struct kafka_member *member = opaque;
+    rd_kafka_error_t *error;
     bool given = code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-    member->holds = given && partitions->cnt > 0;
-    (void)rd_kafka_assign(rk, given ? partitions : NULL);
+    if (partitions->cnt > 0)
+        member->holds = given;
+    error = given ? rd_kafka_incremental_assign(rk, partitions)
+                  : rd_kafka_incremental_unassign(rk, partitions);
+    if (error)
+        rd_kafka_error_destroy(error);
     if (member->holds) /* held, not read: the control records are read by a reader */
         (void)rd_kafka_pause_partitions(rk, partitions);
 }
@@ -515,6 +520,8 @@ static rd_kafka_t *open_member(struct kafka_member *member, const struct kafka_o
         {"heartbeat.interval.ms", beat},
         {"enable.auto.commit", "false"},
         {"auto.offset.reset", "latest"},
+        /* Whoever leads keeps the lead when another one joins. */
+        {"partition.assignment.strategy", "cooperative-sticky"},
         {NULL, NULL},
     };
     rd_kafka_conf_t *conf = make_conf(options, ours, err);

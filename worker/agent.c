@@ -33,6 +33,10 @@ static void settle(struct agent *agent, struct held *held, struct report *report
     char *copy = text.failed ? NULL : strdup(text.data);
     buf_release(&text);
     pthread_mutex_lock(&agent->lock);
+    agent->done += report->type == REPORT_DONE;
+    agent->failed += report->type == REPORT_FAILED && !report->cancelled;
+    agent->cancelled += report->type == REPORT_FAILED && report->cancelled;
+    agent->returned += report->type == REPORT_RETURNED;
     held->drawing = false;
     held->report = copy; /* without memory the job stays in the beats, and is retried in the end */
     pthread_mutex_unlock(&agent->lock);
@@ -465,6 +469,16 @@ static int open_engine(struct agent *agent, struct err *err)
     return pipeline_create(&agent->pipeline, &pipeline, err);
 }
 
+static int open_serve(struct agent *agent, struct err *err)
+{
+    struct serve_options options = {.host = agent->options->metrics_host,
+                                    .port = (int)agent->options->metrics_port,
+                                    .threaded = true,
+                                    .answer = agent_answer,
+                                    .user = agent};
+    return options.port == 0 ? 0 : serve_create(&agent->serve, &options, err);
+}
+
 static int start_link(struct agent *agent, struct err *err)
 {
     agent->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -507,7 +521,7 @@ static int open_agent(struct agent *agent, struct err *err)
         return err_set(err, ERR_NOT_FOUND, ERR_FATAL,
                        "no models directory beside the program or here; give --models");
     if (catalogue_open(&agent->catalogue, models, err) != 0 || check_redis(agent, err) != 0 ||
-        open_storage(agent, err) != 0 || open_engine(agent, err) != 0)
+        open_storage(agent, err) != 0 || open_engine(agent, err) != 0 || open_serve(agent, err) != 0)
         return -1;
     return start_link(agent, err);
 }
@@ -521,6 +535,7 @@ static void close_agent(struct agent *agent)
         link_wake(agent);
         pthread_join(agent->link, NULL);
     }
+    serve_free(agent->serve);
     pipeline_free(agent->pipeline);
     while (agent->held)
         let_go(agent, agent->held);

@@ -33,7 +33,8 @@ struct agent_options {
     bool confidential;
     const char *cache;        /* directory of fetched models; NULL: none are fetched */
     uint64_t cache_max_bytes;
-    int64_t metrics_port;
+    const char *metrics_host;
+    int64_t metrics_port; /* 0: none */
     const char *log_level;
 };
 

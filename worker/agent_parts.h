@@ -5,6 +5,7 @@
 #include "net/fetch.h"
 #include "net/redis.h"
 #include "net/s3.h"
+#include "net/serve.h"
 #include "schema/wire.h"
 #include "worker/agent.h"
 #include "worker/models.h"
@@ -53,6 +54,7 @@ struct agent {
     struct fetch fetch;
     struct store store;
     int pictures_max;
+    struct serve *serve; /* NULL: none */
 
     pthread_t link;
     bool has_link;
@@ -60,6 +62,7 @@ struct agent {
 
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
+    uint64_t done, failed, returned, cancelled; /* jobs */
     bool woken; /* a task is through, a letter has come */
     struct letter *letters, **letters_end;
     struct held *held; /* main adds and removes; at-link reads and stamps reported_ns */
@@ -70,6 +73,9 @@ struct agent {
 /* at-link: agent_link.c */
 void *link_main(void *agent);
 void link_wake(struct agent *agent);
+
+/* What it answers over HTTP; any thread. agent_metrics.c */
+int agent_answer(void *agent, const char *path, struct buf *out, const char **type);
 
 /* Wakes main. */
 void agent_wake(struct agent *agent);

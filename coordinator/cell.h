@@ -18,6 +18,7 @@
 #define ATELIER_COORDINATOR_CELL_H
 
 #include "common/clock.h"
+#include "common/file.h"
 #include "common/ledger.h"
 #include "common/log.h"
 #include "coordinator/journal.h"
@@ -110,6 +111,8 @@ struct cell {
     char transactional_id[TOPIC_NAME_BYTES];
     char name[CELL_NAME_BYTES];
     struct catalogue catalogue;
+    char policy_path[FILE_PATH_MAX_BYTES];
+    int64_t policy_ns; /* its file's time of change */
     struct policy *policy;
     struct cost *cost;
     struct serve *serve;          /* NULL: none */
@@ -191,6 +194,20 @@ void cell_route(const struct cell *cell, const struct entry *entry, struct polic
 
 /* The policy has been read again, or the cost model has learned: profiles follow. */
 void cell_refresh_profiles(struct cell *cell);
+
+/* Reads the policy. Classes have numbers, so a later reading may add some at the end but not remove
+ * or reorder them. */
+int cell_read_policy(struct cell *cell, struct err *err) must_check;
+
+/* Reads it again if the file has changed; one with an error is logged and the old one stays. */
+void cell_check_policy(struct cell *cell);
+
+/* What the cost model has learned, from and to the file of the options, if there is one. */
+int cell_read_cost(struct cell *cell, struct err *err) must_check;
+void cell_write_cost(struct cell *cell);
+
+/* Tells the scheduler the policy's weight and quota of a tenant. */
+void cell_know_tenant(struct cell *cell, uint32_t number);
 
 struct batch_counts *cell_batch(struct cell *cell, uint32_t batch);
 

@@ -185,7 +185,7 @@ static void submit(struct cell *cell, struct entry *entry, const struct job *job
     cell_step(cell, &event);
 }
 
-static void know_tenant(struct cell *cell, uint32_t number)
+void cell_know_tenant(struct cell *cell, uint32_t number)
 {
     struct policy_tenant is = policy_tenant(cell->policy, cell->tenants.names[number]);
     struct scheduler_event event = {.type = EVENT_TENANT,
@@ -216,7 +216,7 @@ static struct entry *new_entry(struct cell *cell, const struct job *job, int mod
     entry->tenant = names_enter(&cell->tenants, job->tenant);
     entry->batch = job->batch ? names_enter(&cell->batches, job->batch) : NAMES_NONE;
     if (cell->tenants.count > tenants)
-        know_tenant(cell, entry->tenant);
+        cell_know_tenant(cell, entry->tenant);
     if (cell_slot(cell, entry) >= cell->slots_used)
         cell->slots_used = cell_slot(cell, entry) + 1;
     return entry;

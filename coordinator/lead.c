@@ -14,6 +14,7 @@
 #define TURN_MS 50
 #define REFRESH_NS (10 * SECOND_NS)
 #define BATCHES_NS (SECOND_NS / 5)
+#define COST_NS (60 * SECOND_NS)
 
 void cell_over(struct cell *cell, const struct err *why)
 {
@@ -202,7 +203,7 @@ static void take_notes(struct cell *cell)
 }
 
 struct timers {
-    int64_t second_ns, batches_ns, refresh_ns;
+    int64_t second_ns, batches_ns, refresh_ns, cost_ns;
     char trimmed[64];
 };
 
@@ -221,7 +222,10 @@ static void keep_time(struct cell *cell, struct timers *timers)
     cell_step(cell, &tick);
     if (is_due(&timers->batches_ns, now, BATCHES_NS))
         view_batches(cell);
+    if (is_due(&timers->cost_ns, now, COST_NS))
+        cell_write_cost(cell);
     if (is_due(&timers->second_ns, now, SECOND_NS)) {
+        cell_check_policy(cell);
         if (redis_connected(cell->redis))
             view_lead(cell);
         fleet_check_leases(cell);
@@ -289,6 +293,7 @@ int cell_lead(struct cell *cell, struct kafka_member *member, const volatile int
         snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
         log_event(cell->log, LOG_INFO, "leading", "leader", cell->name, "epoch", epoch, NULL);
         rc = loop(cell, member, stop, err);
+        cell_write_cost(cell);
     }
     close_term(cell);
     return rc;

@@ -98,13 +98,15 @@ static int open_serve(struct cell *cell, struct err *err)
 
 static int open_cell(struct cell *cell, struct err *err)
 {
-    char models[FILE_PATH_MAX_BYTES], policy[FILE_PATH_MAX_BYTES];
+    char models[FILE_PATH_MAX_BYTES];
     const struct service_options *services = &cell->options->services;
     if (name_all(cell, err) != 0 ||
         find_file(models, cell->options->models, "models", "models", err) != 0 ||
         catalogue_open(&cell->catalogue, models, err) != 0 ||
-        find_file(policy, cell->options->policy, "deploy/routing.json", "policy", err) != 0 ||
-        policy_read(&cell->policy, policy, err) != 0 || cost_create(&cell->cost, NULL, err) != 0)
+        find_file(cell->policy_path, cell->options->policy, "deploy/routing.json", "policy", err) !=
+            0 ||
+        cell_read_policy(cell, err) != 0 || cost_create(&cell->cost, NULL, err) != 0 ||
+        cell_read_cost(cell, err) != 0)
         return -1;
     cell->kafka = (struct kafka_options){.brokers = services->brokers,
                                          .client_id = cell->name,

@@ -411,7 +411,7 @@ static void on_warning(void *user, const char *message)
 static int read_input(void *user, const char *uri, struct buf *out, struct err *err)
 {
     const struct agent *agent = user;
-    return fetch_read(&agent->fetch, uri, out, err);
+    return fetch_read(&agent->input_fetch, uri, out, err);
 }
 
 static int open_storage(struct agent *agent, struct err *err)
@@ -434,9 +434,25 @@ static int open_storage(struct agent *agent, struct err *err)
     if (s3_create(&agent->s3, &s3, err) != 0 || s3_check(agent->s3, err) != 0 ||
         http_create(&agent->http, &http, err) != 0)
         return -1;
+    http.public_only = !agent->options->private_inputs;
+    if (http_create(&agent->input_http, &http, err) != 0)
+        return -1;
+    agent->input_fetch = (struct fetch){.http = agent->input_http, .s3 = agent->s3};
     agent->fetch = (struct fetch){.http = agent->http, .s3 = agent->s3};
     agent->store = store_s3(agent->s3);
-    return 0;
+    struct cache_options cache = {.dir = agent->options->cache,
+                                  .max_bytes = agent->options->cache_max_bytes,
+                                  .fetch = &agent->fetch,
+                                  .s3 = s3,
+                                  .log = agent->log};
+    return cache_open(&agent->cache, &cache, err);
+}
+
+static int locate(void *user, const struct catalogue_model *model, char path[FILE_PATH_MAX_BYTES],
+                  struct err *err)
+{
+    struct agent *agent = user;
+    return cache_locate(&agent->cache, model, path, err);
 }
 
 static int open_engine(struct agent *agent, struct err *err)
@@ -453,6 +469,7 @@ static int open_engine(struct agent *agent, struct err *err)
     if (engine_create(&agent->engine, &wanted, err) != 0 ||
         models_create(&agent->models, agent->engine, &agent->catalogue, err) != 0)
         return -1;
+    models_set_locate(agent->models, locate, agent);
     agent->pictures_max = (int)(options->batch_max + options->ahead);
     struct pipeline_options pipeline = {.engine = agent->engine,
                                         .models = agent->models,
@@ -545,6 +562,7 @@ static void close_agent(struct agent *agent)
     catalogue_release(&agent->catalogue);
     s3_free(agent->s3);
     http_free(agent->http);
+    http_free(agent->input_http);
     if (agent->wake_fd >= 0)
         close(agent->wake_fd);
 }

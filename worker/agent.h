@@ -31,6 +31,7 @@ struct agent_options {
     int64_t ahead;   /* jobs beyond the batch, so that preparing and publishing overlap computing */
     int64_t grace_s; /* for what is in hand, after SIGTERM or a drain */
     bool confidential;
+    bool private_inputs;
     const char *cache;        /* directory of fetched models; NULL: none are fetched */
     uint64_t cache_max_bytes;
     const char *metrics_host;

@@ -35,6 +35,8 @@ static const struct conf_row rows[] = {
      "for what is in hand when the worker is to leave; what takes longer is checkpointed"},
     {"confidential", CONF_FLAG, AT(confidential), NULL, NULL, 0, 0, NULL,
      "this machine may draw confidential jobs"},
+    {"private-inputs", CONF_FLAG, AT(private_inputs), NULL, NULL, 0, 0, NULL,
+     "jobs may name input pictures on this machine's and private networks' addresses"},
     {"cache", CONF_STRING, AT(cache), "DIR", NULL, 0, 0, NULL,
      "where models with a source are fetched to; without it they are not fetched"},
     {"cache-max", CONF_BYTES, AT(cache_max_bytes), "SIZE", "100G", 0, 0, NULL,

@@ -8,6 +8,7 @@
 #include "net/serve.h"
 #include "schema/wire.h"
 #include "worker/agent.h"
+#include "worker/cache.h"
 #include "worker/models.h"
 #include "worker/pipeline.h"
 #include "worker/store_s3.h"
@@ -49,10 +50,11 @@ struct agent {
     struct engine *engine;
     struct models *models;
     struct pipeline *pipeline;
-    struct http *http;
+    struct http *http, *input_http; /* models'; what jobs name */
     struct s3 *s3;
-    struct fetch fetch;
+    struct fetch fetch, input_fetch;
     struct store store;
+    struct cache cache;
     int pictures_max;
     struct serve *serve; /* NULL: none */
 

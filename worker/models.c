@@ -1,6 +1,7 @@
 #include "worker/models.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct entry {
@@ -19,6 +20,8 @@ struct models {
     struct entry *entries; /* as many as the catalogue has */
     uint64_t clock;
     const char *loading;
+    models_locate_fn *locate;
+    void *user;
     int loads;
 };
 
@@ -82,12 +85,36 @@ static bool make_room(struct models *models)
     return false;
 }
 
+static int find_path(struct models *models, const struct catalogue_model *entry,
+                     char path[FILE_PATH_MAX_BYTES], struct err *err)
+{
+    if (entry->path) {
+        snprintf(path, FILE_PATH_MAX_BYTES, "%s", entry->path); /* listed: it fits */
+        return 0;
+    }
+    if (models->locate)
+        return models->locate(models->user, entry, path, err);
+    return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
+                   "model %s is not in the models directory; only workers of a fleet fetch it from "
+                   "its source",
+                   entry->name);
+}
+
+void models_set_locate(struct models *models, models_locate_fn *locate, void *user)
+{
+    models->locate = locate;
+    models->user = user;
+}
+
 static int load(struct models *models, int number, struct model **model, struct err *err)
 {
     const struct catalogue_model *entry = &models->catalogue->models[number];
     struct model_options options = {.prediction = entry->prediction};
+    char path[FILE_PATH_MAX_BYTES];
+    if (find_path(models, entry, path, err) != 0)
+        return -1;
     do {
-        if (engine_load(model, models->engine, entry->path, &options, err) == 0)
+        if (engine_load(model, models->engine, path, &options, err) == 0)
             return 0;
     } while (err->code == ERR_MEMORY && make_room(models));
     /* Alone it does not fit either. */

@@ -15,6 +15,12 @@ struct models;
 
 int models_create(struct models **models, struct engine *engine, const struct catalogue *catalogue,
                   struct err *err) must_check;
+/* Where models come from that the catalogue names a source for: asked before the first load of one,
+ * on the thread that acquires. Without it they are an error. */
+typedef int models_locate_fn(void *user, const struct catalogue_model *model,
+                             char path[FILE_PATH_MAX_BYTES], struct err *err);
+void models_set_locate(struct models *models, models_locate_fn *locate, void *user);
+
 void models_free(struct models *models); /* unloads everything; nothing is in use */
 
 /* The model, loaded, held until models_release. Waits for other models' jobs to end where the

@@ -43,7 +43,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table bench_table = {
     .command = "bench",
-    .usage = "atelier bench engine [options]",
+    .usage = "atelier bench engine [options]  (or: atelier bench fleet --help)",
     .summary = "Measures the engine with SD1.5 at full size and random weights: seconds per step "
                "and per decode, the machine's ceiling, memory, what a new size costs.",
     .rows = rows,
@@ -350,6 +350,10 @@ int command_bench(int argc, char **argv)
 {
     struct bench_options options = {0};
     struct err err;
+#ifdef ATELIER_FLEET
+    if (argc > 0 && strcmp(argv[0], "fleet") == 0)
+        return bench_fleet(argc, argv);
+#endif
     int rc = conf_parse(&bench_table, &options, argc, argv, &err);
 
     if (rc > 0) {

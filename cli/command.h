@@ -20,8 +20,9 @@ int command_schema(int argc, char **argv);
 int command_version(int argc, char **argv);
 int command_help(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int bench_fleet(int argc, char **argv); /* its second half, with the word `fleet` */
 
 /* The tables of the commands that take options. */
-extern const struct conf_table run_table, generate_table, model_table, bench_table;
+extern const struct conf_table run_table, generate_table, model_table, bench_table, bench_fleet_table;
 
 #endif

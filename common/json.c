@@ -579,6 +579,32 @@ void json_write_string(struct buf *out, const char *text, size_t len)
     buf_char(out, '"');
 }
 
+void json_write_key(struct buf *out, const char *name)
+{
+    size_t len = strlen(name);
+    char *at = buf_reserve(out, len + 3);
+    if (!at)
+        return;
+    at[0] = '"';
+    memcpy(at + 1, name, len);
+    at[len + 1] = '"';
+    at[len + 2] = ':';
+}
+
+void json_write_integer(struct buf *out, int64_t value)
+{
+    char digits[24];
+    size_t at = sizeof(digits);
+    uint64_t rest = value < 0 ? -(uint64_t)value : (uint64_t)value;
+    do {
+        digits[--at] = (char)('0' + rest % 10);
+        rest /= 10;
+    } while (rest > 0);
+    if (value < 0)
+        digits[--at] = '-';
+    buf_append(out, digits + at, sizeof(digits) - at);
+}
+
 void json_write_double(struct buf *out, double value)
 {
     char text[40];
@@ -587,7 +613,7 @@ void json_write_double(struct buf *out, double value)
         return;
     }
     if (value == floor(value) && fabs(value) < 1e15) {
-        buf_printf(out, "%.0f", value);
+        json_write_integer(out, (int64_t)value);
         return;
     }
     for (int digits = 1; digits <= 17; digits++) {
@@ -603,7 +629,7 @@ static void write_number(struct buf *out, const struct json *value)
     int64_t integer;
     double number;
     if (json_int64(value, &integer))
-        buf_printf(out, "%lld", (long long)integer);
+        json_write_integer(out, integer);
     else if (strpbrk(value->text, ".eE") && json_double(value, &number))
         json_write_double(out, number);
     else

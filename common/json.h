@@ -78,6 +78,10 @@ size_t utf8_length(const char *text, size_t len);
 /* Writes `text` as a JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
 void json_write_string(struct buf *out, const char *text, size_t len);
 
+/* `"name":`, of a name that needs no escaping; and an integer. Both without printf's cost. */
+void json_write_key(struct buf *out, const char *name);
+void json_write_integer(struct buf *out, int64_t value);
+
 /* The shortest decimal that reads back as the same double. */
 void json_write_double(struct buf *out, double value);
 

@@ -3,33 +3,39 @@
 #include "common/clock.h"
 #include "schema/job.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 void put_text(struct buf *out, const char *key, const char *value)
 {
     if (!value)
         return;
-    buf_printf(out, ",\"%s\":", key);
+    buf_char(out, ',');
+    json_write_key(out, key);
     json_write_string(out, value, strlen(value));
 }
 
 void put_json(struct buf *out, const char *key, const char *json)
 {
-    if (json)
-        buf_printf(out, ",\"%s\":%s", key, json);
+    if (!json)
+        return;
+    buf_char(out, ',');
+    json_write_key(out, key);
+    buf_str(out, json);
 }
 
 void put_integer(struct buf *out, const char *key, int64_t value)
 {
-    buf_printf(out, ",\"%s\":%" PRId64, key, value);
+    buf_char(out, ',');
+    json_write_key(out, key);
+    json_write_integer(out, value);
 }
 
 void put_number(struct buf *out, const char *key, double value)
 {
     if (value < 0)
         return;
-    buf_printf(out, ",\"%s\":", key);
+    buf_char(out, ',');
+    json_write_key(out, key);
     json_write_double(out, value);
 }
 

@@ -80,10 +80,10 @@ static void encode_field(const struct field *field, const void *base, struct buf
     char time[CLOCK_RFC3339_BYTES];
     switch (field->kind) {
     case FIELD_INT:
-        buf_printf(out, "%d", *(const int *)at);
+        json_write_integer(out, *(const int *)at);
         break;
     case FIELD_INT64:
-        buf_printf(out, "%lld", (long long)*(const int64_t *)at);
+        json_write_integer(out, *(const int64_t *)at);
         break;
     case FIELD_NUMBER:
         json_write_double(out, *(const double *)at);
@@ -124,7 +124,7 @@ static bool encode_members(const struct field_table *table, const void *base, st
         if (!first)
             buf_char(out, ',');
         first = false;
-        buf_printf(out, "\"%s\":", field->name);
+        json_write_key(out, field->name);
         encode_field(field, base, out);
     }
     return first;

@@ -27,15 +27,18 @@ bool state_is_terminal(enum state_kind kind)
 
 void state_write(const struct state *state, struct buf *out)
 {
-    buf_printf(out, "{\"version\":%d,\"id\":", STATE_VERSION);
+    buf_str(out, "{\"version\":");
+    json_write_integer(out, STATE_VERSION);
+    buf_str(out, ",\"id\":");
     json_write_string(out, state->id, strlen(state->id));
     put_text(out, "state", state_name(state->kind));
     put_text(out, "batch", state->batch);
     put_text(out, "tenant", state->tenant);
-    buf_printf(out, ",\"content\":\"%016" PRIx64 "\",\"epoch\":%" PRIu64, state->content,
-               state->epoch);
-    buf_printf(out, ",\"attempts\":%d,\"crashes\":%d,\"returns\":%d", state->attempts,
-               state->crashes, state->returns);
+    buf_printf(out, ",\"content\":\"%016" PRIx64 "\"", state->content);
+    put_integer(out, "epoch", (int64_t)state->epoch);
+    put_integer(out, "attempts", state->attempts);
+    put_integer(out, "crashes", state->crashes);
+    put_integer(out, "returns", state->returns);
     put_time(out, "accepted", state->accepted_ns);
     put_text(out, "traceparent", state->traceparent);
     if (state_is_terminal(state->kind)) {

@@ -2,7 +2,6 @@
 
 #include "schema/fields.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 static const char *const order_names[ORDER_COUNT] = {"job", "cancel", "ack", "drain"};
@@ -108,7 +107,11 @@ static void write_jobs(const struct report *report, struct buf *out)
         const struct report_job *job = &report->jobs[i];
         buf_str(out, i ? ",[" : "[");
         json_write_string(out, job->id, strlen(job->id));
-        buf_printf(out, ",%" PRIu64 ",%d]", job->epoch, job->attempt);
+        buf_char(out, ',');
+        json_write_integer(out, (int64_t)job->epoch);
+        buf_char(out, ',');
+        json_write_integer(out, job->attempt);
+        buf_char(out, ']');
     }
     buf_char(out, ']');
 }

@@ -90,7 +90,7 @@ struct bench {
     int64_t beat_ns;
     uint64_t orders_taken;
     int64_t last_order_ns; /* monotonic */
-    struct report_job *held[WORKERS_MAX];
+    struct wire_job *held[WORKERS_MAX];
     int held_count[WORKERS_MAX];
     struct buf text;
 };
@@ -187,11 +187,11 @@ static void send_done(struct bench *bench, int worker, const struct order *order
 static void hold(struct bench *bench, int worker, const struct order *order)
 {
     if (!bench->held[worker])
-        bench->held[worker] = calloc(WORKER_JOBS, sizeof(struct report_job));
+        bench->held[worker] = calloc(WORKER_JOBS, sizeof(struct wire_job));
     if (!bench->held[worker] || bench->held_count[worker] == WORKER_JOBS)
         return;
     bench->held[worker][bench->held_count[worker]++] =
-        (struct report_job){strdup(order->id), order->epoch, order->attempt};
+        (struct wire_job){strdup(order->id), order->epoch, order->attempt};
 }
 
 static void take_order(struct bench *bench, int worker, const struct redis_value *text)

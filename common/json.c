@@ -616,7 +616,8 @@ void json_write_double(struct buf *out, double value)
         json_write_integer(out, (int64_t)value);
         return;
     }
-    for (int digits = 1; digits <= 17; digits++) {
+    /* %g drops trailing zeros, so that up to 15 digits the first is the shortest already. */
+    for (int digits = 15; digits <= 17; digits++) {
         snprintf(text, sizeof(text), "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;

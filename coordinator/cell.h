@@ -79,7 +79,17 @@ struct batch_counts {
     bool paused, dirty;
 };
 
+#define ACKS_MAX 128   /* of one message */
+#define ACKED_MAX 4096 /* workers */
+
+struct ack {
+    char id[JOB_NAME_MAX_BYTES + 1];
+    int attempt;
+};
+
 struct worker {
+    struct ack *acks; /* to be sent; room for ACKS_MAX, or NULL */
+    uint32_t ack_count;
     bool present, draining, ordered_to_drain;
     char boot[CELL_BOOT_BYTES];
     uint32_t device_class;
@@ -139,6 +149,7 @@ struct cell {
     struct batch_counts *batch_counts;
     uint32_t batch_counts_cap;
     struct worker *worker_table; /* by number */
+    uint32_t *acked, acked_count; /* workers with acknowledgements to send; may name one twice */
     uint32_t *tenant_live; /* by number */
     struct names profile_names;
     struct profile *profiles; /* by number */
@@ -233,6 +244,7 @@ void fleet_order(struct cell *cell, uint32_t worker, const struct order *order,
 void fleet_assign(struct cell *cell, struct entry *entry, const struct scheduler_action *action);
 void fleet_check_leases(struct cell *cell);
 void fleet_note(struct cell *cell, const struct journal_note *note);
+void fleet_send_acks(struct cell *cell); /* after the notes of a commit */
 int fleet_begin(struct cell *cell, struct err *err) must_check;
 
 /* ---- view.c ---- */

@@ -258,7 +258,7 @@ static void adopt(struct cell *cell, struct entry *entry, uint32_t worker, int a
 }
 
 /* A job that the worker has: as ordered, from before this leader's time, or by mistake. */
-static void compare(struct cell *cell, uint32_t worker, const struct report_job *job)
+static void compare(struct cell *cell, uint32_t worker, const struct wire_job *job)
 {
     bool ended;
     struct entry *entry = cell_find(cell, job->id, &ended);
@@ -280,7 +280,7 @@ static void compare(struct cell *cell, uint32_t worker, const struct report_job 
 static void take_beat(struct cell *cell, const struct report *report, uint32_t number)
 {
     struct worker *worker = &cell->worker_table[number];
-    struct report_job job;
+    struct wire_job job;
     if (worker->present && strcmp(worker->boot, report->is.boot) != 0)
         lose_worker(cell, number, true, "restarted");
     if (!read_worker(cell, report, number))
@@ -298,7 +298,7 @@ static void take_beat(struct cell *cell, const struct report *report, uint32_t n
     struct scheduler_event event = {
         .type = EVENT_WORKER, .worker = number, .worker_is = worker->is};
     cell_step(cell, &event);
-    for (const struct json *at = NULL; report_next_job(report, &at, &job);)
+    for (const struct json *at = NULL; wire_next_job(report->jobs_json, &at, &job);)
         compare(cell, number, &job);
     if (report->is.pictures_max == 0 && worker->running == 0) /* its last word */
         lose_worker(cell, number, false, "drained");
@@ -456,11 +456,49 @@ void fleet_listen(struct cell *cell)
 
 /* ---- after a commit ---- */
 
+static void send_acks(struct cell *cell, uint32_t number)
+{
+    struct worker *worker = &cell->worker_table[number];
+    struct wire_job jobs[ACKS_MAX];
+    struct order order = {.type = ORDER_ACK, .jobs = jobs, .job_count = worker->ack_count};
+    for (uint32_t i = 0; i < worker->ack_count; i++)
+        jobs[i] = (struct wire_job){worker->acks[i].id, cell->epoch, worker->acks[i].attempt};
+    if (worker->ack_count > 0)
+        fleet_order(cell, number, &order, NULL);
+    worker->ack_count = 0;
+}
+
 static void trim(struct cell *cell, const char *to)
 {
     const struct redis_arg args[] = {redis_text("XTRIM"), redis_text(REDIS_REPORTS),
                                      redis_text("MINID"), redis_text(to)};
     redis_send(cell->redis, NULL, NULL, 4, args);
+}
+
+/* Gathered per worker, so that a commit costs each of them one message, not one a job. */
+static void acknowledge(struct cell *cell, const struct journal_note *note)
+{
+    struct worker *worker = &cell->worker_table[note->worker];
+    if (!worker->acks)
+        worker->acks = calloc(ACKS_MAX, sizeof(*worker->acks));
+    if (!worker->acks)
+        return; /* the worker will ask again */
+    struct ack *ack = &worker->acks[worker->ack_count++];
+    snprintf(ack->id, sizeof(ack->id), "%s", note->id);
+    ack->attempt = note->attempt;
+    if (worker->ack_count == 1)
+        cell->acked[cell->acked_count++] = note->worker;
+    if (cell->acked_count == ACKED_MAX)
+        fleet_send_acks(cell);
+    if (worker->ack_count == ACKS_MAX)
+        send_acks(cell, note->worker);
+}
+
+void fleet_send_acks(struct cell *cell)
+{
+    for (uint32_t i = 0; i < cell->acked_count; i++)
+        send_acks(cell, cell->acked[i]);
+    cell->acked_count = 0;
 }
 
 void fleet_note(struct cell *cell, const struct journal_note *note)
@@ -478,7 +516,7 @@ void fleet_note(struct cell *cell, const struct journal_note *note)
         view_ended(cell, note);
         break;
     case NOTE_ACK:
-        send_simple(cell, note->worker, ORDER_ACK, note->id, note->attempt);
+        acknowledge(cell, note);
         break;
     case NOTE_TRIM:
         trim(cell, note->text);

@@ -53,9 +53,10 @@ static int open_tables(struct cell *cell, struct err *err)
     cell->entries = calloc(jobs, sizeof(*cell->entries));
     cell->free_slots = calloc(jobs, sizeof(*cell->free_slots));
     cell->worker_table = calloc(workers, sizeof(*cell->worker_table));
+    cell->acked = calloc(ACKED_MAX, sizeof(*cell->acked));
     cell->tenant_live = calloc(CELL_TENANTS_MAX, sizeof(*cell->tenant_live));
     cell->profiles = calloc(CELL_PROFILES_MAX, sizeof(*cell->profiles));
-    if (!cell->entries || !cell->free_slots || !cell->worker_table || !cell->tenant_live ||
+    if (!cell->entries || !cell->free_slots || !cell->worker_table || !cell->acked || !cell->tenant_live ||
         !cell->profiles)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory for %zu live jobs", jobs);
     for (size_t i = jobs; i-- > 0;)
@@ -150,7 +151,12 @@ static void close_term(struct cell *cell)
         free(cell->entries[i].text);
     free(cell->entries);
     free(cell->free_slots);
+    for (uint32_t i = 0; cell->worker_table && i < cell->workers.count; i++)
+        free(cell->worker_table[i].acks);
     free(cell->worker_table);
+    free(cell->acked);
+    cell->acked = NULL;
+    cell->acked_count = 0;
     free(cell->tenant_live);
     free(cell->profiles);
     free(cell->batch_counts);
@@ -198,6 +204,7 @@ static void take_notes(struct cell *cell)
     struct err err;
     while (journal_next(cell->journal, &note))
         fleet_note(cell, &note);
+    fleet_send_acks(cell);
     if (journal_failed(cell->journal, &err))
         cell_over(cell, &err);
 }

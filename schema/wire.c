@@ -23,12 +23,46 @@ static void put_attempt(struct buf *out, const char *id, uint64_t epoch, int att
     put_integer(out, "attempt", attempt);
 }
 
+bool wire_next_job(const struct json *jobs, const struct json **at, struct wire_job *job)
+{
+    if (!jobs || jobs->type != JSON_ARRAY)
+        return false;
+    for (*at = *at ? (*at)->next : jobs->child; *at; *at = (*at)->next) {
+        const struct json *id = (*at)->type == JSON_ARRAY ? (*at)->child : NULL;
+        if (!id || (*at)->count != 3 || id->type != JSON_STRING)
+            continue;
+        job->id = id->text;
+        job->epoch = (uint64_t)json_int_or(id->next, 0);
+        job->attempt = (int)json_int_or(id->next->next, 0);
+        return true;
+    }
+    return false;
+}
+
+static void write_jobs(const struct wire_job *jobs, size_t count, struct buf *out)
+{
+    buf_str(out, ",\"jobs\":[");
+    for (size_t i = 0; i < count; i++) {
+        const struct wire_job *job = &jobs[i];
+        buf_str(out, i ? ",[" : "[");
+        json_write_string(out, job->id, strlen(job->id));
+        buf_char(out, ',');
+        json_write_integer(out, (int64_t)job->epoch);
+        buf_char(out, ',');
+        json_write_integer(out, job->attempt);
+        buf_char(out, ']');
+    }
+    buf_char(out, ']');
+}
+
 /* ---- orders ---- */
 
 void order_write(const struct order *order, struct buf *out)
 {
     buf_printf(out, "{\"type\":\"%s\"", order_names[order->type]);
-    if (order->type != ORDER_DRAIN)
+    if (order->type == ORDER_ACK)
+        write_jobs(order->jobs, order->job_count, out);
+    else if (order->type != ORDER_DRAIN)
         put_attempt(out, order->id, order->epoch, order->attempt);
     if (order->type == ORDER_JOB) {
         put_time(out, "accepted", order->accepted_ns);
@@ -60,7 +94,8 @@ int order_read(struct order *order, const char *text, size_t len, struct err *er
     order->checkpoint = get_text(root, "checkpoint");
     order->device_class = get_text(root, "device_class");
     order->request_json = json_get(root, "request");
-    if (type < 0 || (type != ORDER_DRAIN && !order->id) ||
+    order->jobs_json = json_get(root, "jobs");
+    if (type < 0 || ((type == ORDER_JOB || type == ORDER_CANCEL) && !order->id) ||
         (type == ORDER_JOB && (!order->request_json || order->attempt < 1))) {
         order_release(order);
         return err_set(err, ERR_FORMAT, ERR_REJECT, "order: neither job, cancel, ack nor drain");
@@ -100,29 +135,13 @@ static void write_worker(const struct report_worker *is, struct buf *out)
     buf_char(out, ']');
 }
 
-static void write_jobs(const struct report *report, struct buf *out)
-{
-    buf_str(out, ",\"jobs\":[");
-    for (size_t i = 0; i < report->job_count; i++) {
-        const struct report_job *job = &report->jobs[i];
-        buf_str(out, i ? ",[" : "[");
-        json_write_string(out, job->id, strlen(job->id));
-        buf_char(out, ',');
-        json_write_integer(out, (int64_t)job->epoch);
-        buf_char(out, ',');
-        json_write_integer(out, job->attempt);
-        buf_char(out, ']');
-    }
-    buf_char(out, ']');
-}
-
 void report_write(const struct report *report, struct buf *out)
 {
     buf_printf(out, "{\"type\":\"%s\"", report_names[report->type]);
     put_text(out, "worker", report->worker);
     if (report->type == REPORT_BEAT) {
         write_worker(&report->is, out);
-        write_jobs(report, out);
+        write_jobs(report->jobs, report->job_count, out);
     } else {
         put_attempt(out, report->id, report->epoch, report->attempt);
         put_text(out, "error", report->error);
@@ -218,21 +237,4 @@ void report_release(struct report *report)
 {
     json_doc_free(report->doc);
     report->doc = NULL;
-}
-
-bool report_next_job(const struct report *report, const struct json **at, struct report_job *job)
-{
-    const struct json *jobs = report->jobs_json;
-    if (!jobs || jobs->type != JSON_ARRAY)
-        return false;
-    for (*at = *at ? (*at)->next : jobs->child; *at; *at = (*at)->next) {
-        const struct json *id = (*at)->type == JSON_ARRAY ? (*at)->child : NULL;
-        if (!id || (*at)->count != 3 || id->type != JSON_STRING)
-            continue;
-        job->id = id->text;
-        job->epoch = (uint64_t)json_int_or(id->next, 0);
-        job->attempt = (int)json_int_or(id->next->next, 0);
-        return true;
-    }
-    return false;
 }

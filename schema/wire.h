@@ -29,14 +29,21 @@ struct json_doc;
 enum order_type {
     ORDER_JOB,    /* draw it */
     ORDER_CANCEL, /* drop it, within a step */
-    ORDER_ACK,    /* its report is safe in the journal */
+    ORDER_ACK,    /* the reports of these jobs are safe in the journal */
     ORDER_DRAIN,  /* take nothing new, hand back what does not end in time, exit */
     ORDER_COUNT,
 };
 
+/* A job that a worker has, from the order to the acknowledgement. */
+struct wire_job {
+    const char *id;
+    uint64_t epoch;
+    int attempt;
+};
+
 struct order {
     enum order_type type;
-    const char *id; /* of the job; not with ORDER_DRAIN */
+    const char *id; /* of ORDER_JOB and ORDER_CANCEL */
     uint64_t epoch;
     int attempt;
 
@@ -48,6 +55,11 @@ struct order {
     const char *traceparent;  /* or NULL */
     const char *checkpoint;   /* blob to begin from, or NULL */
     const char *device_class; /* as the coordinator calls the worker's */
+
+    /* ---- of ORDER_ACK ---- */
+    const struct wire_job *jobs; /* of the writer */
+    size_t job_count;
+    const struct json *jobs_json; /* of the reader; see wire_next_job */
 
     struct json_doc *doc; /* of the reader */
     const struct json *request_json;
@@ -65,13 +77,6 @@ enum report_type {
     REPORT_FAILED,   /* not drawn, for the reason given */
     REPORT_RETURNED, /* handed back: draining, or refused for want of room */
     REPORT_COUNT,
-};
-
-/* A job that a worker has, from the order to the acknowledgement. */
-struct report_job {
-    const char *id;
-    uint64_t epoch;
-    int attempt;
 };
 
 /* What a worker is; in every beat, so that a new leader need not ask. */
@@ -96,9 +101,9 @@ struct report {
 
     /* ---- beat ---- */
     struct report_worker is;
-    const struct report_job *jobs; /* of the writer */
+    const struct wire_job *jobs; /* of the writer */
     size_t job_count;
-    const struct json *jobs_json; /* of the reader; see report_job_at */
+    const struct json *jobs_json; /* of the reader; see wire_next_job */
 
     /* ---- the others ---- */
     const char *id;
@@ -123,7 +128,8 @@ void report_write(const struct report *report, struct buf *out);
 int report_read(struct report *report, const char *text, size_t len, struct err *err) must_check;
 void report_release(struct report *report);
 
-/* The jobs of a beat that was read, in turn: begin with `at` NULL; false after the last. */
-bool report_next_job(const struct report *report, const struct json **at, struct report_job *job);
+/* The jobs of a beat or an acknowledgement that was read, in turn: begin with `at` NULL; false after
+ * the last. */
+bool wire_next_job(const struct json *jobs, const struct json **at, struct wire_job *job);
 
 #endif

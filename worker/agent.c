@@ -244,6 +244,16 @@ static void take_job(struct agent *agent, const struct order *order)
     }
 }
 
+static void let_all_go(struct agent *agent, const struct order *ack)
+{
+    struct wire_job job;
+    for (const struct json *at = NULL; wire_next_job(ack->jobs_json, &at, &job);) {
+        struct held *held = find(agent, job.id, job.attempt);
+        if (held && held->report)
+            let_go(agent, held);
+    }
+}
+
 static void drain(struct agent *agent)
 {
     pthread_mutex_lock(&agent->lock);
@@ -276,8 +286,7 @@ static void follow(struct agent *agent, const struct letter *letter)
         }
         break;
     case ORDER_ACK:
-        if (held && held->report)
-            let_go(agent, held);
+        let_all_go(agent, &order);
         break;
     case ORDER_DRAIN:
         drain(agent);

@@ -205,7 +205,7 @@ static const char *status_of(const struct held *held, enum task_stage stage)
 }
 
 /* Under the lock: which jobs, and how far they are. */
-static void gather(struct link *link, struct report_job *jobs, struct beat_texts *texts,
+static void gather(struct link *link, struct wire_job *jobs, struct beat_texts *texts,
                    const char **statuses)
 {
     struct agent *agent = link->agent;
@@ -218,7 +218,7 @@ static void gather(struct link *link, struct report_job *jobs, struct beat_texts
             progress = pipeline_task_progress(agent->pipeline, &held->task);
         strcpy(link->beat_ids[i], held->id);
         link->beat_attempts[i] = held->attempt;
-        jobs[i] = (struct report_job){link->beat_ids[i], held->epoch, held->attempt};
+        jobs[i] = (struct wire_job){link->beat_ids[i], held->epoch, held->attempt};
         snprintf(texts->jobs[i], sizeof(texts->jobs[i]), REDIS_JOB "%s", held->id);
         snprintf(texts->numbers[i][0], 16, "%d", held->attempt);
         snprintf(texts->numbers[i][1], 16, "%d", progress.step);
@@ -231,7 +231,7 @@ static void beat(struct link *link)
 {
     struct agent *agent = link->agent;
     struct report report = {.type = REPORT_BEAT, .worker = agent->name};
-    struct report_job jobs[BEAT_JOBS_MAX];
+    struct wire_job jobs[BEAT_JOBS_MAX];
     const char *statuses[BEAT_JOBS_MAX];
     struct redis_arg args[5 * BEAT_JOBS_MAX + 64], fields[32];
     char field_count[8];

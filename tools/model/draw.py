@@ -43,7 +43,7 @@ BACKGROUNDS = {     # colour at the top, colour at the bottom
     "sky": ((122, 186, 246), (232, 243, 253)),
 }
 STYLES = ("flat", "outlined", "glossy", "striped", "smiling")
-SIZES = {"small": 15.0, "medium": 25.0, "big": 37.0}    # radius in pixels
+SIZES = {"small": 17.0, "medium": 25.0, "big": 37.0}    # radius in pixels
 PLACES = ("centre", "left", "right", "top", "bottom",
           "top left", "top right", "bottom left", "bottom right")
 DARK_BACKGROUNDS = ("black", "navy")
@@ -168,17 +168,17 @@ def _draw_object(image, shape, colour, style, x, y, r, dark):
             shade_pen.ellipse((cx - size * r, cy - size * r, cx + size * r, cy + size * r), fill=tone)
         gx, gy = {"triangle": (-0.14, 0.06), "star": (-0.16, -0.20), "diamond": (-0.20, -0.24),
                   "heart": (-0.46, -0.36)}.get(shape, (-0.36, -0.38))
-        shade_pen.ellipse((x + (gx - 0.20) * r, y + (gy - 0.15) * r,
-                           x + (gx + 0.20) * r, y + (gy + 0.15) * r), fill=PAPER)
+        shade_pen.ellipse((x + (gx - 0.23) * r, y + (gy - 0.18) * r,
+                           x + (gx + 0.23) * r, y + (gy + 0.18) * r), fill=PAPER)
         image.paste(shade, (0, 0), inside)
     elif style == "smiling":
         y += {"triangle": 0.28, "star": 0.06, "heart": -0.10}.get(shape, 0.0) * r
         f = r * {"triangle": 0.85, "star": 0.85}.get(shape, 1.0)
         for side in (-1, 1):
             ex = x + side * 0.30 * f
-            pen.ellipse((ex - 0.10 * f, y - 0.32 * f, ex + 0.10 * f, y - 0.02 * f), fill=INK)
-        pen.arc((x - 0.40 * f, y - 0.28 * f, x + 0.40 * f, y + 0.44 * f), 25, 155,
-                fill=INK, width=round(0.12 * f))
+            pen.ellipse((ex - 0.14 * f, y - 0.36 * f, ex + 0.14 * f, y - 0.02 * f), fill=INK)
+        pen.arc((x - 0.44 * f, y - 0.28 * f, x + 0.44 * f, y + 0.48 * f), 25, 155,
+                fill=INK, width=round(0.17 * f))
 
 
 def _layout(scene, rng):

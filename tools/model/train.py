@@ -55,6 +55,7 @@ UNET = {"in_channels": 4, "out_channels": 4, "sample_size": draw.SIDE // 8,
 # The VAE trains on quarters of pictures at first, then on whole pictures every fourth step, and at
 # the end only on whole ones. Until NEGATIVES of the steps the channels are randomly inverted.
 QUARTERS, WHOLE, NEGATIVES = 0.50, 0.97, 0.45
+LAYOUT = 0.6    # of the UNet's steps, before details count as much
 
 
 class Run:
@@ -388,9 +389,9 @@ def train_unet(args):
     run.extra["scale"] = data["scale"]
     noising = DDPMScheduler(**SCHEDULER)
     signal = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
-    # Between plain min-SNR-5, which hardly hears of errors where noise is strong, and even weights on
-    # the picture: there it is decided what lies where, and that is what prompts are about.
-    weights = signal.clamp(max=5).sqrt() / signal
+    # First between min-SNR-5, which hardly hears of errors where noise is strong, and even weights on
+    # the picture: there it is decided what lies where. Then min-SNR-5 itself: faces, rims, highlights.
+    layout, detail = signal.clamp(max=5).sqrt() / signal, signal.clamp(max=5) / signal
     if args.compile:
         unet.compile(dynamic=False)
     for step in run:
@@ -405,6 +406,7 @@ def train_unet(args):
         noisy = noising.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
         with half():
             guess = unet(noisy, t, context).sample
+        weights = layout if step < LAYOUT * args.steps else detail
         loss = ((guess.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
         run.learn(loss)
         run.show("loss {:.4f}", loss)
@@ -421,7 +423,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; faster")
     parser.add_argument("--pause-file", default=os.environ.get("PAUSE_FILE", ""))
     args = parser.parse_args()
-    args.steps = args.steps or {"vae": 5000, "latents": 0, "text": 3000, "unet": 12000, "decoder": 4000}[args.stage]
+    args.steps = args.steps or {"vae": 5000, "latents": 0, "text": 1500, "unet": 14000, "decoder": 4000}[args.stage]
     args.batch = args.batch or {"vae": 4, "latents": 0, "text": 128, "unet": 32, "decoder": 4}[args.stage]
     torch.set_num_threads(args.threads)
     os.makedirs(args.work, exist_ok=True)

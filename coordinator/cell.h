@@ -136,7 +136,7 @@ struct cell {
     struct scheduler *scheduler;
     struct journal *journal;
     struct kafka_reader *readers[SOURCE_COUNT];
-    bool paused_reading;  /* the window is full */
+    bool readable[SOURCE_COUNT]; /* may have messages: librdkafka is not asked in vain */
     struct redis *redis;  /* orders and status */
     struct redis *listen; /* blocks on the reports */
     bool listening;

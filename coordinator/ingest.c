@@ -316,11 +316,15 @@ static bool take(struct cell *cell, enum source source, struct err *err)
     for (int i = 0; i < TURN_MESSAGES; i++) {
         if (!may_read(cell, source))
             return false;
-        int rc = kafka_reader_next(cell->readers[source], &message, 0, err);
+        int rc = cell->readable[source]
+                     ? kafka_reader_next(cell->readers[source], &message, 0, err)
+                     : 0;
         if (rc < 0)
             cell_over(cell, err);
-        if (rc <= 0)
+        if (rc <= 0) {
+            cell->readable[source] = false;
             return false;
+        }
         if (source == SOURCE_CONTROL)
             take_order(cell, &message);
         else

@@ -14,6 +14,7 @@
 #define TURN_MS 50
 #define REFRESH_NS (10 * SECOND_NS)
 #define BATCHES_NS (SECOND_NS / 5)
+#define MEMBER_NS (SECOND_NS / 10)
 #define COST_NS (60 * SECOND_NS)
 
 void cell_over(struct cell *cell, const struct err *why)
@@ -177,7 +178,7 @@ static void close_term(struct cell *cell)
     cell->ledger = (struct ledger){0};
     cell->free_count = cell->slots_used = cell->batch_counts_cap = 0;
     cell->epoch = 0;
-    cell->settled = cell->over = cell->listening = cell->paused_reading = false;
+    cell->settled = cell->over = cell->listening = false;
 }
 
 /* ---- the loop ---- */
@@ -210,7 +211,7 @@ static void take_notes(struct cell *cell)
 }
 
 struct timers {
-    int64_t second_ns, batches_ns, refresh_ns, cost_ns;
+    int64_t member_ns, second_ns, batches_ns, refresh_ns, cost_ns;
     char trimmed[64];
 };
 
@@ -227,8 +228,11 @@ static void keep_time(struct cell *cell, struct timers *timers)
     struct scheduler_event tick = {.type = EVENT_TICK};
     int64_t now = clock_monotonic_ns(cell->clock);
     cell_step(cell, &tick);
-    if (is_due(&timers->batches_ns, now, BATCHES_NS))
+    if (is_due(&timers->batches_ns, now, BATCHES_NS)) {
         view_batches(cell);
+        for (int i = 0; i < SOURCE_COUNT; i++) /* should a wake-up have been missed */
+            cell->readable[i] = true;
+    }
     if (is_due(&timers->cost_ns, now, COST_NS))
         cell_write_cost(cell);
     if (is_due(&timers->second_ns, now, SECOND_NS)) {
@@ -264,6 +268,8 @@ static void wait_for_work(struct cell *cell, bool busy)
     int timeout = redis_timeout_ms(cell->redis, redis_timeout_ms(cell->listen, TURN_MS));
     if (poll(fds, count, busy ? 0 : timeout) < 0)
         return;
+    for (int i = 0; i < SOURCE_COUNT; i++)
+        cell->readable[i] = cell->readable[i] || fds[i].revents != 0;
     if (fds[count - 3].revents)
         serve_run(cell->serve);
     redis_service(cell->redis, fds[count - 2].revents);
@@ -276,7 +282,8 @@ static int loop(struct cell *cell, struct kafka_member *member, const volatile i
     struct timers timers = {0};
     bool busy = false;
     while (!*stop && !cell->over) {
-        if (!kafka_member_poll(member, 0))
+        if (is_due(&timers.member_ns, clock_monotonic_ns(cell->clock), MEMBER_NS) &&
+            !kafka_member_poll(member, 0))
             return err_set(err, ERR_CONFLICT, ERR_RETRY, "the control partition is another's");
         busy = cell_ingest(cell, err);
         settle(cell);

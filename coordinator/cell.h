@@ -251,6 +251,7 @@ int fleet_begin(struct cell *cell, struct err *err) must_check;
 void view_waiting(struct cell *cell, struct entry *entry);
 void view_ended(struct cell *cell, const struct journal_note *note);
 void view_batches(struct cell *cell);   /* those that changed */
+void view_counts(struct cell *cell);
 void view_everything(struct cell *cell); /* Redis has forgotten */
 void view_lead(struct cell *cell);       /* keeps the lead in Redis, and sees whether it forgot */
 

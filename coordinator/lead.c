@@ -237,8 +237,10 @@ static void keep_time(struct cell *cell, struct timers *timers)
         cell_write_cost(cell);
     if (is_due(&timers->second_ns, now, SECOND_NS)) {
         cell_check_policy(cell);
-        if (redis_connected(cell->redis))
+        if (redis_connected(cell->redis)) {
             view_lead(cell);
+            view_counts(cell);
+        }
         fleet_check_leases(cell);
         if (strcmp(timers->trimmed, cell->last_report) != 0) {
             snprintf(timers->trimmed, sizeof(timers->trimmed), "%s", cell->last_report);

@@ -94,8 +94,8 @@ void view_waiting(struct cell *cell, struct entry *entry)
 /* From the state record, which is what lasts. */
 void view_ended(struct cell *cell, const struct journal_note *note)
 {
-    static const char *const texts[] = {"batch",    "tenant", "accepted",     "finished",
-                                        "worker",   "device_class", "manifest", "error"};
+    static const char *const texts[] = {"batch",  "tenant",       "accepted", "finished",
+                                        "worker", "device_class", "manifest", "error"};
     struct fields fields = {.count = 0};
     struct json_doc *doc;
     struct err err;
@@ -129,6 +129,7 @@ static void write_batch(struct cell *cell, uint32_t number)
     field_number(&fields, "cancelled", batch->cancelled);
     field_number(&fields, "expired", batch->expired);
     field_number(&fields, "repeated", batch->repeated);
+    field(&fields, "paused", batch->paused ? "true" : NULL);
     batch->dirty = false;
     write_hash(cell, REDIS_BATCH, cell->batches.names[number],
                batch->live == 0 ? cell->options->keep_s : 0, &fields);
@@ -141,6 +142,33 @@ void view_batches(struct cell *cell)
     for (uint32_t i = 0; i < cell->batches.count && i < cell->batch_counts_cap; i++)
         if (cell->batch_counts[i].dirty)
             write_batch(cell, i);
+}
+
+/* ---- the cell ---- */
+
+/* What is there now; then what has happened since this coordinator started. */
+void view_counts(struct cell *cell)
+{
+    const struct cell_stats *stats = &cell->stats;
+    struct fields fields = {.count = 0};
+    uint64_t live = (uint64_t)cell->options->jobs_max - cell->free_count, running = 0;
+    for (uint32_t i = 0; i < cell->workers.count; i++)
+        running += cell->worker_table[i].present ? cell->worker_table[i].running : 0;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {
+        {"waiting", live - running},     {"running", running},
+        {"accepted", stats->accepted},   {"repeated", stats->repeated},
+        {"rejected", stats->rejected},   {"assigned", stats->assigned},
+        {"succeeded", stats->succeeded}, {"failed", stats->failed},
+        {"dead", stats->dead},           {"cancelled", stats->cancelled},
+        {"expired", stats->expired},     {"retries", stats->retries},
+        {"crashes", stats->crashes},     {"returned", stats->returned},
+    };
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        field_number(&fields, counts[i].name, (double)counts[i].value);
+    write_hash(cell, REDIS_COUNTS, "", 0, &fields);
 }
 
 /* ---- the whole ---- */

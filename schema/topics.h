@@ -25,6 +25,7 @@
 
 /* Redis. */
 #define REDIS_CELL "cell"
+#define REDIS_COUNTS "counts"
 #define REDIS_WORKERS "workers"
 #define REDIS_REPORTS "reports"
 #define REDIS_JOB "job:"

@@ -54,7 +54,7 @@ static const struct conf_row rows[] = {
 };
 
 const struct conf_table bench_fleet_table = {
-    .command = "bench fleet",
+    .command = "atelier bench fleet",
     .usage = "atelier bench fleet [options]",
     .summary = "Measures coordinator, Kafka and Redis without drawing: jobs taken in, given out and "
                "completed per second, latency, memory, a leader's replacement. Uses the services "

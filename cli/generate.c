@@ -48,7 +48,7 @@ static const struct conf_row rows[] = {
 };
 
 const struct conf_table generate_table = {
-    .command = "generate",
+    .command = "atelier generate",
     .usage = "atelier generate --model NAME --prompt TEXT [--out FILE] [options]",
     .summary = "Draws one picture.",
     .rows = rows,

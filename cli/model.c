@@ -17,7 +17,7 @@ static const struct conf_row rows[] = {
 };
 
 const struct conf_table model_table = {
-    .command = "model inspect",
+    .command = "atelier model inspect",
     .usage = "atelier model inspect PATH [--json]",
     .summary = "Says what a model file or folder is: family, parts, shapes, and what would be "
                "refused.",

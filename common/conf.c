@@ -194,7 +194,7 @@ int conf_parse(const struct conf_table *table, void *options, int argc, char **a
                 return -1;
         } else if (!only_words && word[0] == '-' && word[1] != '\0') {
             return err_set(err, ERR_INVALID, ERR_FATAL,
-                           "unknown option %s (see: atelier %s --help)", word, table->command);
+                           "unknown option %s (see: %s --help)", word, table->command);
         } else if (!positional || *positional) {
             return err_set(err, ERR_INVALID, ERR_FATAL, "one word too many: \"%.80s\" (usage: %s)",
                            word, table->usage);
@@ -242,7 +242,7 @@ static void write_range(const struct conf_row *row, struct buf *out)
 
 void conf_markdown(const struct conf_table *table, struct buf *out)
 {
-    buf_printf(out, "## atelier %s\n\n%s\n\n    %s\n\n", table->command, table->summary,
+    buf_printf(out, "## %s\n\n%s\n\n    %s\n\n", table->command, table->summary,
                table->usage);
     if (table->row_count == 0)
         return;

@@ -41,7 +41,7 @@ struct conf_row {
 };
 
 struct conf_table {
-    const char *command; /* "run" */
+    const char *command; /* "atelier run" */
     const char *usage;   /* "atelier run JOBS.jsonl --out DIR [options]" */
     const char *summary; /* one sentence */
     const struct conf_row *rows;

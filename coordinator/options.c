@@ -45,7 +45,7 @@ static const struct conf_row rows[] = {
 };
 
 const struct conf_table coordinator_table = {
-    .command = "coordinator",
+    .command = "atelier-coordinator",
     .usage = "atelier-coordinator [options]",
     .summary = "Leads a cell, or stands by to: takes jobs from Kafka, gives them to workers, keeps "
                "the journal. Start several; one leads.",

@@ -50,7 +50,7 @@ static const struct conf_row rows[] = {
 };
 
 const struct conf_table agent_table = {
-    .command = "worker",
+    .command = "atelier-worker",
     .usage = "atelier-worker [options]",
     .summary = "Draws what the cell's coordinator gives it. SIGTERM makes it leave in good order.",
     .rows = rows,

@@ -6,6 +6,7 @@ struct conf_table;
 
 enum exit_status {
     EXIT_ALL_DONE = 0,
+    EXIT_ABSENT = 1,   /* what was asked for is not known, or did not come about in time */
     EXIT_USAGE = 2,    /* a wrong option or word */
     EXIT_REJECTED = 3, /* some lines were rejected, all others are done */
     EXIT_FAILED = 4,   /* some jobs failed or expired */
@@ -22,7 +23,23 @@ int command_help(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int bench_fleet(int argc, char **argv); /* its second half, with the word `fleet` */
 
+/* With ATELIER_FLEET. */
+int command_submit(int argc, char **argv);
+int command_status(int argc, char **argv);
+int command_watch(int argc, char **argv);
+int command_explain(int argc, char **argv);
+int command_cancel(int argc, char **argv);
+int command_pause(int argc, char **argv);
+int command_resume(int argc, char **argv);
+int command_drain(int argc, char **argv);
+int command_redrive(int argc, char **argv);
+int command_workers(int argc, char **argv);
+int command_get(int argc, char **argv);
+
 /* The tables of the commands that take options. */
-extern const struct conf_table run_table, generate_table, model_table, bench_table, bench_fleet_table;
+extern const struct conf_table run_table, generate_table, model_table, bench_table;
+extern const struct conf_table submit_table, status_table, watch_table, explain_table, cancel_table,
+    pause_table, resume_table, drain_table, redrive_table, workers_table, get_table,
+    bench_fleet_table;
 
 #endif

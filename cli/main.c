@@ -14,17 +14,33 @@
 struct command {
     const char *name;
     int (*run)(int argc, char **argv);
+    const struct conf_table *table; /* of its options; NULL: takes none */
     const char *help;
 };
 
 static const struct command commands[] = {
-    {"run", command_run, "draw every job of a file"},
-    {"generate", command_generate, "draw one picture"},
-    {"model", command_model, "inspect PATH: say what a model is"},
-    {"schema", command_schema, "job: print the JSON Schema of a job"},
-    {"bench", command_bench, "engine: measure this machine"},
-    {"version", command_version, "print the version"},
-    {"help", command_help, "this text; --markdown: all options, as docs/configuration.md has them"},
+    {"run", command_run, &run_table, "draw every job of a file"},
+    {"generate", command_generate, &generate_table, "draw one picture"},
+    {"model", command_model, &model_table, "inspect PATH: say what a model is"},
+#ifdef ATELIER_FLEET
+    {"submit", command_submit, &submit_table, "send every job of a file to the fleet"},
+    {"status", command_status, &status_table, "how a job, a batch or the cell is doing"},
+    {"watch", command_watch, &watch_table, "the same again and again, with the workers"},
+    {"explain", command_explain, &explain_table, "why a job waits or runs where it does"},
+    {"get", command_get, &get_table, "fetch the results of a job or a batch"},
+    {"cancel", command_cancel, &cancel_table, "cancel a job or a batch"},
+    {"pause", command_pause, &pause_table, "hold a batch"},
+    {"resume", command_resume, &resume_table, "let a held batch go on"},
+    {"redrive", command_redrive, &redrive_table,
+     "send jobs without success, or dead letters, again"},
+    {"workers", command_workers, &workers_table, "list the workers"},
+    {"drain", command_drain, &drain_table, "make a worker leave in good order"},
+#endif
+    {"schema", command_schema, NULL, "job: print the JSON Schema of a job"},
+    {"bench", command_bench, &bench_table, "engine: measure this machine"},
+    {"version", command_version, NULL, "print the version"},
+    {"help", command_help, NULL,
+     "this text; --markdown: all options, as docs/configuration.md has them"},
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
@@ -53,15 +69,14 @@ int command_version(int argc, char **argv)
 
 static void write_markdown(void)
 {
-    static const struct conf_table *const tables[] = {&run_table, &generate_table, &model_table,
-                                                      &bench_table};
     struct buf out;
     buf_init(&out, 1 << 20);
     buf_str(&out,
             "# Configuration\n\nWritten by `atelier help --markdown`; a test keeps it current. A "
             "value comes from the flag, else from the environment, else from the default.\n\n");
-    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
-        conf_markdown(tables[i], &out);
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        if (commands[i].table)
+            conf_markdown(commands[i].table, &out);
     out.len -= out.len > 0; /* one newline at the end, not two */
     fwrite(out.data, 1, out.len, stdout);
     buf_release(&out);

@@ -43,6 +43,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table bench_table = {
     .command = "atelier bench",
+    .family = cli_tables,
     .usage = "atelier bench engine [options]  (or: atelier bench fleet --help)",
     .summary = "Measures the engine with SD1.5 at full size and random weights: seconds per step "
                "and per decode, the machine's ceiling, memory, what a new size costs.",

@@ -55,6 +55,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table bench_fleet_table = {
     .command = "atelier bench fleet",
+    .family = cli_tables,
     .usage = "atelier bench fleet [options]",
     .summary = "Measures coordinator, Kafka and Redis without drawing: jobs taken in, given out and "
                "completed per second, latency, memory, a leader's replacement. Uses the services "

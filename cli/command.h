@@ -36,7 +36,8 @@ int command_redrive(int argc, char **argv);
 int command_workers(int argc, char **argv);
 int command_get(int argc, char **argv);
 
-/* The tables of the commands that take options. */
+/* The tables of the commands that take options: all of them, ended by NULL, and each. */
+extern const struct conf_table *const cli_tables[];
 extern const struct conf_table run_table, generate_table, model_table, bench_table;
 extern const struct conf_table submit_table, status_table, watch_table, explain_table, cancel_table,
     pause_table, resume_table, drain_table, redrive_table, workers_table, get_table,

@@ -43,6 +43,7 @@ const struct conf_table cancel_table = {
     ROWS(job_rows),
     "JOB",
     FLEET_AT(word),
+    cli_tables,
 };
 const struct conf_table pause_table = {
     "atelier pause",
@@ -52,6 +53,7 @@ const struct conf_table pause_table = {
     ROWS(batch_rows),
     NULL,
     0,
+    cli_tables,
 };
 const struct conf_table resume_table = {
     "atelier resume",
@@ -60,6 +62,7 @@ const struct conf_table resume_table = {
     ROWS(batch_rows),
     NULL,
     0,
+    cli_tables,
 };
 const struct conf_table drain_table = {
     "atelier drain",
@@ -70,6 +73,7 @@ const struct conf_table drain_table = {
     ROWS(worker_rows),
     "WORKER",
     FLEET_AT(word),
+    cli_tables,
 };
 
 /* Looks at what the order is about: whether it has come about, and says so in `said`. */

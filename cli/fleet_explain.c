@@ -20,6 +20,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table explain_table = {
     .command = "atelier explain",
+    .family = cli_tables,
     .usage = "atelier explain JOB [options]",
     .summary =
         "Says why a job waits or runs where it does, when it may start and what it may cost, "

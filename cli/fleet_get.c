@@ -30,6 +30,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table get_table = {
     .command = "atelier get",
+    .family = cli_tables,
     .usage = "atelier get JOB | --batch NAME --out DIR [options]",
     .summary = "Fetches the pictures and manifests of jobs that have succeeded, checking every "
                "file's hash. Exit status: 0 all of them are there, 1 there are no results of that "

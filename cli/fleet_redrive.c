@@ -30,6 +30,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table redrive_table = {
     .command = "atelier redrive",
+    .family = cli_tables,
     .usage = "atelier redrive JOB | --batch NAME | --dlq [JOB] [options]",
     .summary = "Sends jobs that failed, died, expired or were cancelled on their way again, with "
                "all attempts before them; or dead letters. Exit status: 0 sent and taken up (with "

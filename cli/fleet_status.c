@@ -15,6 +15,7 @@ static const struct conf_row status_rows[] = {
 
 const struct conf_table status_table = {
     .command = "atelier status",
+    .family = cli_tables,
     .usage = "atelier status [JOB | --batch NAME] [options]",
     .summary =
         "Says how a job, a batch or, without either, the cell is doing. Exit status: 0 it is "
@@ -32,6 +33,7 @@ static const struct conf_row workers_rows[] = {
 
 const struct conf_table workers_table = {
     .command = "atelier workers",
+    .family = cli_tables,
     .usage = "atelier workers [options]",
     .summary = "Lists the workers that Redis knows: class, state, room, models in memory, orders "
                "waiting. Exit status: 0, or 5 when Redis could not be asked.",

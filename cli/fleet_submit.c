@@ -29,6 +29,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table submit_table = {
     .command = "atelier submit",
+    .family = cli_tables,
     .usage = "atelier submit JOBS.jsonl [--batch NAME] [--wait] [options]",
     .summary =
         "Sends every job of a file, one JSON object a line (- is standard input), to the fleet. A "

@@ -16,6 +16,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table watch_table = {
     .command = "atelier watch",
+    .family = cli_tables,
     .usage = "atelier watch [--batch NAME] [options]",
     .summary = "A live table of the workers and of a batch, until Ctrl-C or until the batch is "
                "complete; a line whenever something changes where standard output is no terminal. "

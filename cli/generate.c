@@ -49,6 +49,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table generate_table = {
     .command = "atelier generate",
+    .family = cli_tables,
     .usage = "atelier generate --model NAME --prompt TEXT [--out FILE] [options]",
     .summary = "Draws one picture.",
     .rows = rows,

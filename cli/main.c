@@ -4,6 +4,10 @@
 #include "common/conf.h"
 #include "common/nearest.h"
 #include "schema/job.h"
+#ifdef ATELIER_FLEET
+#include "coordinator/options.h"
+#include "worker/agent.h"
+#endif
 
 #include <pthread.h>
 #include <stdio.h>
@@ -43,6 +47,15 @@ static const struct command commands[] = {
      "this text; --markdown: all options, as docs/configuration.md has them"},
 };
 
+const struct conf_table *const cli_tables[] = {
+    &run_table,    &generate_table, &model_table,   &bench_table,
+#ifdef ATELIER_FLEET
+    &submit_table, &status_table,   &watch_table,   &explain_table, &get_table,   &cancel_table,
+    &pause_table,  &resume_table,   &redrive_table, &workers_table, &drain_table,
+#endif
+    NULL,
+};
+
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 
 int command_schema(int argc, char **argv)
@@ -71,12 +84,33 @@ static void write_markdown(void)
 {
     struct buf out;
     buf_init(&out, 1 << 20);
-    buf_str(&out,
-            "# Configuration\n\nWritten by `atelier help --markdown`; a test keeps it current. A "
-            "value comes from the flag, else from the environment, else from the default.\n\n");
-    for (size_t i = 0; i < COMMAND_COUNT; i++)
-        if (commands[i].table)
-            conf_markdown(commands[i].table, &out);
+    buf_str(
+        &out,
+        "# Configuration\n\nWritten by `atelier help --markdown`; a test keeps it current.\n\n"
+        "A value comes from the flag, else from the environment, else from the configuration "
+        "file, else from the default. The file is named by `--config FILE` or `ATELIER_CONFIG`; "
+        "every program reads the same one:\n\n"
+        "    # for all programs: only keys that all of them have, such as those of the services\n"
+        "    cell = paris\n"
+        "    redis-url-file = /run/secrets/redis\n\n"
+        "    [atelier-worker]\n"
+        "    threads = 8\n\n"
+        "    [atelier]\n"
+        "    out = results\n\n"
+        "Lines are `key = value`, the keys those of the flags; `#` at a line's beginning makes "
+        "it a comment. Sections are `[atelier]`, `[atelier-coordinator]` and "
+        "`[atelier-worker]`, and a program passes over those of the others. A key that the "
+        "program does not have is an error that names the line; `atelier` takes the keys of "
+        "all its commands.\n\n"
+        "Secrets stay out of flags and of this file: `redis-url-file` names a file, a VALUE in "
+        "`kafka-properties` may be `@FILE`, and the object store's keys come from "
+        "`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.\n\n");
+    for (size_t i = 0; cli_tables[i]; i++)
+        conf_markdown(cli_tables[i], &out);
+#ifdef ATELIER_FLEET
+    conf_markdown(&coordinator_table, &out);
+    conf_markdown(&agent_table, &out);
+#endif
     out.len -= out.len > 0; /* one newline at the end, not two */
     fwrite(out.data, 1, out.len, stdout);
     buf_release(&out);

@@ -18,6 +18,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table model_table = {
     .command = "atelier model inspect",
+    .family = cli_tables,
     .usage = "atelier model inspect PATH [--json]",
     .summary = "Says what a model file or folder is: family, parts, shapes, and what would be "
                "refused.",

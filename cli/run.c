@@ -24,6 +24,7 @@ static const struct conf_row rows[] = {
 
 const struct conf_table run_table = {
     .command = "atelier run",
+    .family = cli_tables,
     .usage = "atelier run JOBS.jsonl --out DIR [options]",
     .summary =
         "Draws every job of a file, one JSON object a line (- is standard input). Exit status: "

@@ -1,5 +1,6 @@
 #include "common/conf.h"
 
+#include "common/conf_file.h"
 #include "common/nearest.h"
 
 #include <ctype.h>
@@ -14,7 +15,7 @@
 #define ROWS_MAX 64
 #define HELP_COLUMN 28
 
-static const struct conf_row *find(const struct conf_table *table, const char *key, size_t len)
+const struct conf_row *conf_find(const struct conf_table *table, const char *key, size_t len)
 {
     for (size_t i = 0; i < table->row_count; i++)
         if (strlen(table->rows[i].key) == len && memcmp(table->rows[i].key, key, len) == 0)
@@ -90,6 +91,19 @@ static int parse_choice(const struct conf_row *row, const char *from, const char
     return bad(err, from, text, wanted);
 }
 
+/* A secret is often written with an editor: the newline at the end is not of it. */
+static int parse_file(const char **out, const char *from, const char *path, struct err *err)
+{
+    char *text = conf_text(path, err);
+    if (!text) {
+        err->class = ERR_FATAL;
+        return err_prefix(err, "%s", from);
+    }
+    text[strcspn(text, "\r\n")] = '\0';
+    *out = text;
+    return 0;
+}
+
 /* `from` names where the text came from, for messages. */
 static int set(const struct conf_row *row, void *options, const char *from, const char *text,
                struct err *err)
@@ -116,6 +130,8 @@ static int set(const struct conf_row *row, void *options, const char *from, cons
     case CONF_STRING:
         *(const char **)at = text;
         return 0;
+    case CONF_FILE:
+        return parse_file(at, from, text, err);
     }
     return 0;
 }
@@ -131,9 +147,17 @@ static int set_defaults(const struct conf_table *table, void *options, struct er
 {
     for (size_t i = 0; i < table->row_count; i++) {
         const struct conf_row *row = &table->rows[i];
-        char variable[80];
         if (row->fallback && set(row, options, row->key, row->fallback, err) != 0)
             return -1;
+    }
+    return 0;
+}
+
+static int set_environment(const struct conf_table *table, void *options, struct err *err)
+{
+    for (size_t i = 0; i < table->row_count; i++) {
+        const struct conf_row *row = &table->rows[i];
+        char variable[80];
         variable_name(row, variable, sizeof(variable));
         const char *text = getenv(variable);
         if (text && *text && set(row, options, variable, text, err) != 0)
@@ -142,16 +166,30 @@ static int set_defaults(const struct conf_table *table, void *options, struct er
     return 0;
 }
 
+/* Looked for before the other flags, which count for more than what the file says. NULL: none. */
+static const char *find_file(int argc, char **argv)
+{
+    const char *path = getenv("ATELIER_CONFIG");
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strncmp(argv[i], "--config=", 9) == 0)
+            path = argv[i] + 9;
+        else if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
+            path = argv[++i];
+    }
+    return path && path[0] != '\0' ? path : NULL;
+}
+
 static int fail_unknown(const struct conf_table *table, const char *word, struct err *err)
 {
     const char *names[ROWS_MAX];
     char hint[NEAREST_HINT_BYTES];
-    ASSERT(table->row_count <= ROWS_MAX);
+    ASSERT(table->row_count < ROWS_MAX);
     for (size_t i = 0; i < table->row_count; i++)
         names[i] = table->rows[i].key;
+    names[table->row_count] = "config";
     char key[80];
     snprintf(key, sizeof(key), "%.*s", (int)strcspn(word + 2, "="), word + 2);
-    nearest_hint(hint, key, names, table->row_count);
+    nearest_hint(hint, key, names, table->row_count + 1);
     return err_set(err, ERR_INVALID, ERR_FATAL, "unknown option --%s%s", key, hint);
 }
 
@@ -161,8 +199,13 @@ static int parse_option(const struct conf_table *table, void *options, int argc,
 {
     const char *word = argv[*i];
     size_t len = strcspn(word + 2, "=");
-    const struct conf_row *row = find(table, word + 2, len);
+    const struct conf_row *row = conf_find(table, word + 2, len);
     char from[96];
+    if (len == 6 && strncmp(word, "--config", 8) == 0) { /* find_file has it */
+        if (word[8] != '=' && ++*i >= argc)
+            return err_set(err, ERR_INVALID, ERR_FATAL, "--config needs a value: FILE");
+        return 0;
+    }
     if (!row)
         return fail_unknown(table, word, err);
     snprintf(from, sizeof(from), "--%s", row->key);
@@ -178,7 +221,10 @@ static int parse_option(const struct conf_table *table, void *options, int argc,
 int conf_parse(const struct conf_table *table, void *options, int argc, char **argv,
                struct err *err)
 {
-    if (set_defaults(table, options, err) != 0)
+    const char *file = find_file(argc, argv);
+    if (set_defaults(table, options, err) != 0 ||
+        (file && conf_file_read(table, file, set, options, err) != 0) ||
+        set_environment(table, options, err) != 0)
         return -1;
     const char **positional =
         table->positional ? (const char **)((char *)options + table->positional_offset) : NULL;
@@ -193,8 +239,8 @@ int conf_parse(const struct conf_table *table, void *options, int argc, char **a
             if (parse_option(table, options, argc, argv, &i, err) != 0)
                 return -1;
         } else if (!only_words && word[0] == '-' && word[1] != '\0') {
-            return err_set(err, ERR_INVALID, ERR_FATAL,
-                           "unknown option %s (see: %s --help)", word, table->command);
+            return err_set(err, ERR_INVALID, ERR_FATAL, "unknown option %s (see: %s --help)", word,
+                           table->command);
         } else if (!positional || *positional) {
             return err_set(err, ERR_INVALID, ERR_FATAL, "one word too many: \"%.80s\" (usage: %s)",
                            word, table->usage);
@@ -223,6 +269,9 @@ void conf_help(const struct conf_table *table, struct buf *out)
             buf_printf(out, " [%s]", row->fallback);
         buf_char(out, '\n');
     }
+    buf_printf(out, "%-*s%s", HELP_COLUMN, "  --config FILE",
+               "lines of `key = value` for the options above; flags and ATELIER_… variables come "
+               "first\n");
 }
 
 static void write_range(const struct conf_row *row, struct buf *out)
@@ -237,13 +286,12 @@ static void write_range(const struct conf_row *row, struct buf *out)
         for (const char *const *choice = row->choices; *choice; choice++)
             buf_printf(out, "%s`%s`", choice == row->choices ? "" : ", ", *choice);
     else
-        buf_str(out, "text");
+        buf_str(out, row->type == CONF_FILE ? "a file that holds it" : "text");
 }
 
 void conf_markdown(const struct conf_table *table, struct buf *out)
 {
-    buf_printf(out, "## %s\n\n%s\n\n    %s\n\n", table->command, table->summary,
-               table->usage);
+    buf_printf(out, "## %s\n\n%s\n\n    %s\n\n", table->command, table->summary, table->usage);
     if (table->row_count == 0)
         return;
     buf_str(out, "| flag | environment | value | default | meaning |\n|---|---|---|---|---|\n");

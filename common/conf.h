@@ -2,9 +2,11 @@
  * conf.h: a program's options as one table that drives flags, environment, help and documentation.
  *
  * Each row says where in the program's options struct its value lives. A value comes from the flag,
- * else from the environment variable ATELIER_<KEY> (upper case, '-' as '_'), else from the default.
- * Strings are borrowed from argv, the environment or the table. An unknown flag is an error that
- * offers the nearest name.
+ * else from the environment variable ATELIER_<KEY> (upper case, '-' as '_'), else from the
+ * configuration file that --config or ATELIER_CONFIG names (conf_file.h says what it looks like),
+ * else from the default. Strings are borrowed from argv, the environment, the table or the file,
+ * whose text stays for as long as the process. An unknown flag is an error that offers the nearest
+ * name.
  *
  *     static const struct conf_row rows[] = {
  *         {"steps", CONF_INT, offsetof(struct options, steps), "N", "20", 1, 500, NULL, "help"},
@@ -27,6 +29,8 @@ enum conf_type {
     CONF_STRING, /* const char *, NULL without a default */
     CONF_CHOICE, /* const char *, one of `choices` */
     CONF_BYTES,  /* uint64_t; takes K, M, G and T, powers of 1024 */
+    CONF_FILE,   /* const char *: what the named file holds, without the newline at its end; for
+                    secrets, which flags and environments show to others */
 };
 
 struct conf_row {
@@ -48,10 +52,14 @@ struct conf_table {
     size_t row_count;
     const char *positional;   /* "JOBS.jsonl"; NULL: takes none */
     size_t positional_offset; /* const char * */
+    /* All tables of the program, whose keys its configuration file may hold; ended by NULL. NULL:
+     * this one is the only one. */
+    const struct conf_table *const *family;
 };
 
-/* Fills in `options` from defaults, environment and argv[0..argc), the words after the command.
- * Returns 1 when help was asked for. Errors: ERR_INVALID (ERR_FATAL) naming the flag. */
+/* Fills in `options` from defaults, configuration file, environment and argv[0..argc), the words
+ * after the command. Returns 1 when help was asked for. Errors: ERR_INVALID (ERR_FATAL) naming the
+ * flag. */
 int conf_parse(const struct conf_table *table, void *options, int argc, char **argv,
                struct err *err) must_check;
 

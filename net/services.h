@@ -35,10 +35,15 @@ struct service_options {
         SERVICE_ROW(type, member, "kafka-properties", kafka_properties, "KEY=VALUE;…", NULL,       \
                     "librdkafka's own properties, TLS and SASL among them; VALUE may be @FILE"),   \
         SERVICE_ROW(type, member, "redis-url", redis_url, "URL", "redis://127.0.0.1:6379",         \
-                    "redis://[user:password@]host[:port][/database] or unix:/path; give it by "    \
-                    "environment where it holds a password")
+                    "redis://[user:password@]host[:port][/database] or unix:/path; where it "      \
+                    "holds a password, use redis-url-file"),                                       \
+    {                                                                                              \
+        "redis-url-file", CONF_FILE, SERVICE_AT(type, member, redis_url), "FILE", NULL, 0, 0,      \
+            NULL, "a file that holds redis-url, which may hold a password"                         \
+    }
 
-/* Object storage; the keys come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN. */
+/* Object storage; the keys come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN.
+ */
 #define SERVICE_S3_ROWS(type, member)                                                              \
     SERVICE_ROW(type, member, "s3-endpoint", s3_endpoint, "URL", "http://127.0.0.1:9000",          \
                 "S3-compatible object storage; credentials come from AWS_ACCESS_KEY_ID and "       \

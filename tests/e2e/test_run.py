@@ -352,6 +352,8 @@ class Commands(e2e.Case):
         self.call("model", "inspect", "/no/such", expect=5)
 
     def test_documents_are_current(self):
+        if "submit" not in self.call("help").stdout:
+            self.skipTest("this build has no fleet, whose options the page has too")
         self.assertEqual(self.call("help", "--markdown").stdout,
                          (e2e.ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"),
                          "run: atelier help --markdown > docs/configuration.md")

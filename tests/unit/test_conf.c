@@ -1,11 +1,14 @@
 #include "common/conf.h"
+#include "common/file.h"
 #include "common/nearest.h"
 
 #include "tests/unit/unit.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct options {
     bool flag;
@@ -24,15 +27,29 @@ static const struct conf_row rows[] = {
     {"some-text", CONF_STRING, offsetof(struct options, text), "TEXT", NULL, 0, 0, NULL, "text"},
     {"choice", CONF_CHOICE, offsetof(struct options, choice), "NAME", "red", 0, 0, choices, "one"},
     {"size", CONF_BYTES, offsetof(struct options, size), "SIZE", "1K", 0, 0, NULL, "a size"},
+    {"some-text-file", CONF_FILE, offsetof(struct options, text), "FILE", NULL, 0, 0, NULL, "text"},
 };
 
-static const struct conf_table table = {"test",
-                                        "test WORD",
-                                        "A test.",
-                                        rows,
-                                        sizeof(rows) / sizeof(rows[0]),
-                                        "WORD",
-                                        offsetof(struct options, word)};
+/* Of the same program's other command. */
+static const struct conf_row other_rows[] = {
+    {"depth", CONF_INT, 0, "N", NULL, 0, 9, NULL, "a depth"},
+};
+static const struct conf_table other = {
+    .command = "atelier other", .rows = other_rows, .row_count = 1};
+
+static const struct conf_table table;
+static const struct conf_table *const family[] = {&table, &other, NULL};
+
+static const struct conf_table table = {
+    .command = "atelier test",
+    .usage = "atelier test WORD",
+    .summary = "A test.",
+    .rows = rows,
+    .row_count = sizeof(rows) / sizeof(rows[0]),
+    .positional = "WORD",
+    .positional_offset = offsetof(struct options, word),
+    .family = family,
+};
 
 static struct options options;
 static struct err err;
@@ -125,6 +142,125 @@ static void test_help(void **state)
     buf_release(&out);
 }
 
+/* ---- the configuration file ---- */
+
+static char path[200], secret[220];
+
+static void write_text(const char *to, const char *text)
+{
+    assert_int_equal(file_write(to, text, strlen(text), FILE_REPLACE, &err), 0);
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    strcpy(path, "/tmp/atelier-conf-XXXXXX");
+    if (!mkdtemp(path))
+        return -1;
+    snprintf(secret, sizeof(secret), "%s/secret", path);
+    strcat(path, "/conf");
+    return 0;
+}
+
+static int remove_dir(void **state)
+{
+    (void)state;
+    unlink(path);
+    unlink(secret);
+    *strrchr(path, '/') = '\0';
+    return rmdir(path);
+}
+
+/* Parses `words` with a configuration file of `text`. */
+static int parse_with(const char *text, const char *words)
+{
+    char all[400];
+    write_text(path, text);
+    snprintf(all, sizeof(all), "--config %s %s", path, words);
+    return parse(all);
+}
+
+static void test_file_is_below_flag_and_environment(void **state)
+{
+    (void)state;
+    static const char text[] = "# a comment\n\ncount = 5\r\n  some-text =  a = b # c \nsize=2M\n"
+                               "flag = yes\n";
+    assert_int_equal(parse_with(text, ""), 0);
+    assert_int_equal(options.count, 5);
+    assert_string_equal(options.text, "a = b # c");
+    assert_int_equal(options.size, 2 << 20);
+    assert_true(options.flag);
+    assert_string_equal(options.choice, "red"); /* the default */
+    setenv("ATELIER_COUNT", "6", 1);
+    assert_int_equal(parse_with(text, "--size 3K"), 0);
+    assert_int_equal(options.count, 6);
+    assert_int_equal(options.size, 3 << 10);
+    assert_int_equal(parse_with(text, "--count=7"), 0);
+    assert_int_equal(options.count, 7);
+    unsetenv("ATELIER_COUNT");
+    setenv("ATELIER_CONFIG", path, 1);
+    assert_int_equal(parse("w"), 0);
+    assert_int_equal(options.count, 5);
+    assert_string_equal(options.word, "w");
+    unsetenv("ATELIER_CONFIG");
+    assert_int_equal(parse("w"), 0);
+    assert_int_equal(options.count, 3);
+}
+
+static void test_file_has_sections(void **state)
+{
+    (void)state;
+    assert_int_equal(parse_with("count=4\ndepth=2\n[atelier-worker]\nthreads=1\ncount=8\n"
+                                "[atelier]\ncount=5\n",
+                                ""),
+                     0);
+    assert_int_equal(options.count, 5);
+    assert_int_equal(parse_with("count = 4\n[ atelier-coordinator ]\ncount = 8", ""), 0);
+    assert_int_equal(options.count, 4);
+}
+
+static void test_file_errors_name_the_line(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"count = 4\n\ncuont = 5\n", "conf:3: unknown key \"cuont\"; did you mean \"count\"?"},
+        {"[atelier]\ndetph = 5\n", "conf:2: unknown key \"detph\"; did you mean \"depth\"?"},
+        {"count = many", "conf:1: count: \"many\" is not a whole number from 1 to 10"},
+        {"\n[atelier-wroker]\n", "conf:2: \"[atelier-wroker]\" is no program"},
+        {"[atelier\n", "conf:1: a section is [program]"},
+        {"count\n", "conf:1: a line is `key = value`"},
+        {"= 3\n", "conf:1: a line is `key = value`"},
+        {"some-text-file = /no/such\n", "conf:1: some-text-file: "},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(parse_with(bad[i][0], ""), -1);
+        assert_contains(err.message, bad[i][1]);
+        assert_int_equal(err.class, ERR_FATAL);
+    }
+    assert_int_equal(parse("--config /no/such/file"), -1);
+    assert_contains(err.message, "the configuration file: ");
+    assert_contains(err.message, "/no/such/file");
+    assert_int_equal(parse("--config"), -1);
+    assert_contains(err.message, "--config needs a value");
+    assert_int_equal(parse("--cofnig x"), -1);
+    assert_contains(err.message, "did you mean \"config\"");
+}
+
+static void test_secrets_come_from_files(void **state)
+{
+    (void)state;
+    char words[300], text[300];
+    write_text(secret, "redis://:s3cret@host\n");
+    snprintf(words, sizeof(words), "--some-text-file %s", secret);
+    assert_int_equal(parse(words), 0);
+    assert_string_equal(options.text, "redis://:s3cret@host");
+    snprintf(text, sizeof(text), "some-text-file = %s", secret);
+    assert_int_equal(parse_with(text, ""), 0);
+    assert_string_equal(options.text, "redis://:s3cret@host");
+    assert_int_equal(parse_with(text, "--some-text other"), 0);
+    assert_string_equal(options.text, "other");
+}
+
 static void test_nearest(void **state)
 {
     (void)state;
@@ -151,7 +287,11 @@ int main(void)
         cmocka_unit_test(test_environment_is_between),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_help),
+        cmocka_unit_test(test_file_is_below_flag_and_environment),
+        cmocka_unit_test(test_file_has_sections),
+        cmocka_unit_test(test_file_errors_name_the_line),
+        cmocka_unit_test(test_secrets_come_from_files),
         cmocka_unit_test(test_nearest),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -4,6 +4,17 @@
 
 struct conf_table;
 
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const struct conf_table *table; /* of its options; NULL: takes none */
+    const char *words;              /* that may follow, parted by spaces; NULL: none of its own */
+    const char *help;
+};
+
+/* All commands, ended by one without a name. */
+extern const struct command cli_commands[];
+
 enum exit_status {
     EXIT_ALL_DONE = 0,
     EXIT_ABSENT = 1,   /* what was asked for is not known, or did not come about in time */
@@ -22,6 +33,7 @@ int command_version(int argc, char **argv);
 int command_help(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int bench_fleet(int argc, char **argv); /* its second half, with the word `fleet` */
+int command_completion(int argc, char **argv);
 
 /* With ATELIER_FLEET. */
 int command_submit(int argc, char **argv);

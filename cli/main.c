@@ -15,36 +15,32 @@
 #include <string.h>
 #include <unistd.h>
 
-struct command {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const struct conf_table *table; /* of its options; NULL: takes none */
-    const char *help;
-};
-
-static const struct command commands[] = {
-    {"run", command_run, &run_table, "draw every job of a file"},
-    {"generate", command_generate, &generate_table, "draw one picture"},
-    {"model", command_model, &model_table, "inspect PATH: say what a model is"},
+const struct command cli_commands[] = {
+    {"run", command_run, &run_table, NULL, "draw every job of a file"},
+    {"generate", command_generate, &generate_table, NULL, "draw one picture"},
+    {"model", command_model, &model_table, "inspect", "inspect PATH: say what a model is"},
 #ifdef ATELIER_FLEET
-    {"submit", command_submit, &submit_table, "send every job of a file to the fleet"},
-    {"status", command_status, &status_table, "how a job, a batch or the cell is doing"},
-    {"watch", command_watch, &watch_table, "the same again and again, with the workers"},
-    {"explain", command_explain, &explain_table, "why a job waits or runs where it does"},
-    {"get", command_get, &get_table, "fetch the results of a job or a batch"},
-    {"cancel", command_cancel, &cancel_table, "cancel a job or a batch"},
-    {"pause", command_pause, &pause_table, "hold a batch"},
-    {"resume", command_resume, &resume_table, "let a held batch go on"},
-    {"redrive", command_redrive, &redrive_table,
+    {"submit", command_submit, &submit_table, NULL, "send every job of a file to the fleet"},
+    {"status", command_status, &status_table, NULL, "how a job, a batch or the cell is doing"},
+    {"watch", command_watch, &watch_table, NULL, "the same again and again, with the workers"},
+    {"explain", command_explain, &explain_table, NULL, "why a job waits or runs where it does"},
+    {"get", command_get, &get_table, NULL, "fetch the results of a job or a batch"},
+    {"cancel", command_cancel, &cancel_table, NULL, "cancel a job or a batch"},
+    {"pause", command_pause, &pause_table, NULL, "hold a batch"},
+    {"resume", command_resume, &resume_table, NULL, "let a held batch go on"},
+    {"redrive", command_redrive, &redrive_table, NULL,
      "send jobs without success, or dead letters, again"},
-    {"workers", command_workers, &workers_table, "list the workers"},
-    {"drain", command_drain, &drain_table, "make a worker leave in good order"},
+    {"workers", command_workers, &workers_table, NULL, "list the workers"},
+    {"drain", command_drain, &drain_table, NULL, "make a worker leave in good order"},
 #endif
-    {"schema", command_schema, NULL, "job: print the JSON Schema of a job"},
-    {"bench", command_bench, &bench_table, "engine: measure this machine"},
-    {"version", command_version, NULL, "print the version"},
-    {"help", command_help, NULL,
+    {"schema", command_schema, NULL, "job", "job: print the JSON Schema of a job"},
+    {"bench", command_bench, &bench_table, "engine", "engine: measure this machine"},
+    {"completion", command_completion, NULL, "bash zsh",
+     "print what teaches a shell the commands and options"},
+    {"version", command_version, NULL, NULL, "print the version"},
+    {"help", command_help, NULL, "--markdown",
      "this text; --markdown: all options, as docs/configuration.md has them"},
+    {.name = NULL},
 };
 
 const struct conf_table *const cli_tables[] = {
@@ -56,7 +52,7 @@ const struct conf_table *const cli_tables[] = {
     NULL,
 };
 
-#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+#define COMMAND_COUNT (sizeof(cli_commands) / sizeof(cli_commands[0]) - 1)
 
 int command_schema(int argc, char **argv)
 {
@@ -122,7 +118,7 @@ static void write_help(FILE *to)
           "usage: atelier COMMAND …\n\n",
           to);
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+        fprintf(to, "  %-10s %s\n", cli_commands[i].name, cli_commands[i].help);
     fputs("\natelier COMMAND --help says more.\n", to);
 }
 
@@ -140,7 +136,7 @@ static int fail_unknown(const char *name)
     const char *names[COMMAND_COUNT];
     char hint[NEAREST_HINT_BYTES];
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        names[i] = commands[i].name;
+        names[i] = cli_commands[i].name;
     nearest_hint(hint, name, names, COMMAND_COUNT);
     fprintf(stderr, "atelier: unknown command \"%s\"%s\n", name, hint);
     return EXIT_USAGE;
@@ -169,7 +165,7 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "--version") == 0)
         return command_version(0, NULL);
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        if (strcmp(commands[i].name, argv[1]) == 0)
-            return commands[i].run(argc - 2, argv + 2);
+        if (strcmp(cli_commands[i].name, argv[1]) == 0)
+            return cli_commands[i].run(argc - 2, argv + 2);
     return fail_unknown(argv[1]);
 }

@@ -148,8 +148,10 @@ static int read_request(struct drawing *drawing, struct err *err)
     rc = job_parse(&drawing->job, text.data, text.len, problems, err);
     if (rc != 0 && problems->count == 0)
         goto out;
-    if (drawing->job.root)
+    if (drawing->job.root) {
         support_check(&drawing->job, engine_info(drawing->engine), problems);
+        support_check_local(&drawing->job, problems);
+    }
     drawing->number =
         drawing->job.model ? catalogue_find(&drawing->catalogue, drawing->job.model) : -1;
     if (drawing->job.model && drawing->number < 0) {

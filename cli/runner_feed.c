@@ -48,6 +48,7 @@ int runner_judge(struct runner *runner, const struct line *line, struct job *job
         return 1;
     check_model(runner, job, model);
     support_check(job, engine_info(runner->engine), problems);
+    support_check_local(job, problems);
     if (problems->count > 0)
         return 1;
     return job_identify(job, runner->options->jobs, line->number, err);

@@ -61,10 +61,9 @@ static void write_files(const struct task *task, struct buf *out)
     buf_char(out, '[');
     for (int i = 0; i < task->job.images; i++) {
         const struct manifest_file *file = &task->files[i];
-        buf_printf(out,
-                   "%s{\"name\":\"%s\",\"sha256\":\"%s\",\"bytes\":%" PRIu64 ",\"seed\":%" PRIu64
-                   "}",
-                   i ? "," : "", file->name, file->sha256, file->bytes, file->seed);
+        buf_printf(
+            out, "%s{\"name\":\"%s\",\"sha256\":\"%s\",\"bytes\":%" PRIu64 ",\"seed\":%" PRIu64 "}",
+            i ? "," : "", file->name, file->sha256, file->bytes, file->seed);
     }
     buf_char(out, ']');
 }
@@ -437,6 +436,7 @@ static int open_storage(struct agent *agent, struct err *err)
     s3.session_token = getenv("AWS_SESSION_TOKEN");
     s3.http.ca_file = http.ca_file = services->s3_ca_file;
     s3.http.clock = http.clock = agent->clock;
+    http.public_only = true; /* what a job names is a stranger's to say */
     if (!s3.access_key || !s3.secret_key)
         return err_set(err, ERR_INVALID, ERR_FATAL,
                        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be in the environment");

@@ -63,6 +63,10 @@ void support_check(const struct job *job, const struct engine_info *engine,
     refuse(problems, job->target_size[0] >= 0, "target_size");
     refuse(problems, job->crop[0] >= 0, "crop");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
+}
+
+void support_check_local(const struct job *job, struct job_problems *problems)
+{
     if (job->callback)
         job_problem_add(problems, "callback", job->callback,
                         "is called by a fleet, not by atelier run; leave it out");

@@ -8,9 +8,12 @@
 #include "engine/engine.h"
 #include "schema/job.h"
 
-/* Adds a problem for each field that cannot be honoured by an embedded run on this engine. */
+/* Adds a problem for each field that cannot be honoured on this engine. */
 void support_check(const struct job *job, const struct engine_info *engine,
                    struct job_problems *problems);
+
+/* The same for what takes a fleet, and atelier run therefore does not offer. */
+void support_check_local(const struct job *job, struct job_problems *problems);
 
 /* The request as the engine wants it, of picture `index`. Borrows the job's strings; the init image
  * is the caller's to set. */

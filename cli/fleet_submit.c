@@ -308,7 +308,10 @@ static int open_all(struct submit *submit, struct err *err)
     if (fleet_topic(&submit->fleet, TOPIC_JOBS, submit->topics[0], err) != 0 ||
         fleet_topic(&submit->fleet, TOPIC_INTERACTIVE, submit->topics[1], err) != 0)
         return -1;
-    return lines_open(&submit->lines, options->word, JOB_MAX_BYTES, err);
+    int rc = lines_open(&submit->lines, options->word, JOB_MAX_BYTES, err);
+    if (rc != 0)
+        err->class = ERR_FATAL; /* a file that is not there is not a job that is not there */
+    return rc;
 }
 
 static int run(struct submit *submit)

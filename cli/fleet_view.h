@@ -9,7 +9,7 @@
 struct worker_view {
     char *name;
     struct hash is;
-    int64_t orders; /* that wait in its list */
+    int64_t orders; /* that wait in its list; -1: this user of Redis may not know */
 };
 
 struct workers {

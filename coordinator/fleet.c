@@ -252,7 +252,7 @@ static void adopt(struct cell *cell, struct entry *entry, uint32_t worker, int a
                                     .attempt = attempt};
     entry->state = ENTRY_RUNNING;
     entry->worker = worker;
-    entry->attempts = attempt > entry->attempts ? attempt : entry->attempts;
+    entry->attempts = attempt;
     cell->worker_table[worker].running++;
     cell_step(cell, &event);
 }
@@ -264,7 +264,9 @@ static void compare(struct cell *cell, uint32_t worker, const struct wire_job *j
     struct entry *entry = cell_find(cell, job->id, &ended);
     if (!entry && !ended)
         return; /* its request has not been read again yet */
-    if (entry && entry->state == ENTRY_WAITING && job->epoch < cell->epoch && !entry->cancelling)
+    /* An attempt that the journal knows of has ended, whatever the worker still does. */
+    if (entry && entry->state == ENTRY_WAITING && job->epoch < cell->epoch && !entry->cancelling &&
+        job->attempt > entry->attempts)
         adopt(cell, entry, worker, job->attempt);
     if (entry && entry->state == ENTRY_RUNNING && entry->worker == worker &&
         entry->attempts == job->attempt) {
@@ -295,12 +297,14 @@ static void take_beat(struct cell *cell, const struct report *report, uint32_t n
                   report->is.device_class, NULL);
     }
     worker->beat_ns = now(cell);
+    if (worker->ordered_to_drain && !worker->draining) /* it has not heard of it */
+        send_simple(cell, number, ORDER_DRAIN, NULL, 0);
     struct scheduler_event event = {
         .type = EVENT_WORKER, .worker = number, .worker_is = worker->is};
     cell_step(cell, &event);
     for (const struct json *at = NULL; wire_next_job(report->jobs_json, &at, &job);)
         compare(cell, number, &job);
-    if (report->is.pictures_max == 0 && worker->running == 0) /* its last word */
+    if (report->is.pictures_max == 0) /* its last word: what it had not begun is free again */
         lose_worker(cell, number, false, "drained");
 }
 
@@ -376,8 +380,20 @@ static void take_failed(struct cell *cell, const struct report *report, struct e
     }
 }
 
+/* Whoever hands a job back has no room for it, whatever its latest beat said: else it would get the
+ * same job again at once, hundreds of times before its next beat. */
+static void spare(struct cell *cell, uint32_t number)
+{
+    struct worker *worker = &cell->worker_table[number];
+    worker->is.draining = true;
+    struct scheduler_event event = {
+        .type = EVENT_WORKER, .worker = number, .worker_is = worker->is};
+    cell_step(cell, &event);
+}
+
 static void take_returned(struct cell *cell, const struct report *report, struct entry *entry)
 {
+    spare(cell, entry->worker);
     if (report->checkpoint && entry_set_checkpoint(entry, report->checkpoint) != 0)
         log_event(cell->log, LOG_WARN, "checkpoint_dropped", "job", report->id, NULL);
     take_back(cell, entry);

@@ -310,11 +310,10 @@ static void take_beat(struct cell *cell, const struct report *report, uint32_t n
 
 /* ---- the other reports ---- */
 
-static void learn(struct cell *cell, const struct entry *entry, const struct report *report,
-                  uint32_t worker)
+static void learn(struct cell *cell, const struct entry *entry, const struct report *report)
 {
     const struct catalogue_model *model = &cell->catalogue.models[entry->model];
-    const char *class = policy_class(cell->policy, cell->worker_table[worker].device_class)->name;
+    const char *class = report->is.device_class;
     struct cost_query query = {.class = class,
                                .family = model->family,
                                .model = model->name,
@@ -323,7 +322,8 @@ static void learn(struct cell *cell, const struct entry *entry, const struct rep
                                .steps = report->steps,
                                .images = report->images,
                                .guidance = entry->guided};
-    if (report->adopted || report->width <= 0 || report->steps <= 0)
+    if (!class || policy_class_find(cell->policy, class) < 0 || report->adopted ||
+        report->width <= 0 || report->steps <= 0)
         return;
     cost_learn(cell->cost, &query, report->compute_s);
     if (report->load_s > 0 && model->bytes > 0)
@@ -345,7 +345,7 @@ static void withdraw(struct cell *cell, struct entry *entry, uint32_t reporter)
 static void take_done(struct cell *cell, const struct report *report, struct entry *entry,
                       uint32_t worker)
 {
-    learn(cell, entry, report, worker);
+    learn(cell, entry, report);
     uint32_t slot = cell_slot(cell, entry);
     struct scheduler_event event = {.slot = slot, .outcome = OUTCOME_DONE};
     event.type = entry->state == ENTRY_RUNNING ? EVENT_FINISH : EVENT_CANCEL;

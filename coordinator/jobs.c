@@ -303,17 +303,12 @@ void cell_end(struct cell *cell, struct entry *entry, enum state_kind kind, cons
 {
     struct state state = state_of(cell, entry, kind);
     struct buf *files = &cell->scratch;
-    char class[CELL_NAME_BYTES] = "";
     state.finished_ns = clock_wall_ns(cell->clock);
     state.error = error;
     state.checkpoint = NULL;
     if (report) {
-        uint32_t worker = names_find(&cell->workers, report->worker);
         state.worker = report->worker;
-        if (worker != NAMES_NONE)
-            snprintf(class, sizeof(class), "%s",
-                     policy_class(cell->policy, cell->worker_table[worker].device_class)->name);
-        state.device_class = class[0] ? class : NULL;
+        state.device_class = report->is.device_class;
         state.seconds = report->total_s;
         state.price = entry->price;
     }

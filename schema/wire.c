@@ -144,6 +144,7 @@ void report_write(const struct report *report, struct buf *out)
         write_jobs(report->jobs, report->job_count, out);
     } else {
         put_attempt(out, report->id, report->epoch, report->attempt);
+        put_text(out, "device_class", report->is.device_class);
         put_text(out, "error", report->error);
         put_true(out, "retry", report->retry);
         put_true(out, "cancelled", report->cancelled);
@@ -222,6 +223,7 @@ int report_read(struct report *report, const char *text, size_t len, struct err 
     report->manifest = get_text(root, "manifest");
     report->files_json = json_get(root, "files");
     report->adopted = json_bool_or(json_get(root, "adopted"), false);
+    report->is.device_class = get_text(root, "device_class");
     report->error = get_text(root, "error");
     report->retry = json_bool_or(json_get(root, "retry"), false);
     report->cancelled = json_bool_or(json_get(root, "cancelled"), false);

@@ -99,7 +99,7 @@ struct report {
     enum report_type type;
     const char *worker; /* its name */
 
-    /* ---- beat ---- */
+    /* ---- beat; of the others, device_class ---- */
     struct report_worker is;
     const struct wire_job *jobs; /* of the writer */
     size_t job_count;

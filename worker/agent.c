@@ -25,6 +25,7 @@ static void settle(struct agent *agent, struct held *held, struct report *report
 {
     struct buf text;
     report->worker = agent->name;
+    report->is.device_class = agent->options->device_class;
     report->id = held->id;
     report->epoch = held->epoch;
     report->attempt = held->attempt;

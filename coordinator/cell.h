@@ -138,6 +138,8 @@ struct cell {
     struct kafka_reader *readers[SOURCE_COUNT];
     bool readable[SOURCE_COUNT]; /* may have messages: librdkafka is not asked in vain */
     struct redis *redis;  /* orders and status */
+    bool forgotten;       /* Redis may lack anything: it is written anew */
+    struct kafka_reader *past; /* the journal, read again for the jobs that have ended; or NULL */
     struct redis *listen; /* blocks on the reports */
     bool listening;
     char last_report[64], trim_to[64]; /* stream ids */
@@ -252,7 +254,8 @@ void view_waiting(struct cell *cell, struct entry *entry);
 void view_ended(struct cell *cell, const struct journal_note *note);
 void view_batches(struct cell *cell);   /* those that changed */
 void view_counts(struct cell *cell);
-void view_everything(struct cell *cell); /* Redis has forgotten */
+void view_running(struct cell *cell, struct entry *entry);
+void view_restore(struct cell *cell);   /* goes on writing what Redis has forgotten */
 void view_lead(struct cell *cell);       /* keeps the lead in Redis, and sees whether it forgot */
 
 /* ---- api.c ---- */

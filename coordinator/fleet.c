@@ -147,7 +147,7 @@ static void lose_worker(struct cell *cell, uint32_t number, bool crashed, const 
     struct worker *worker = &cell->worker_table[number];
     struct scheduler_event event = {.type = crashed ? EVENT_WORKER_GONE : EVENT_WORKER_LEFT,
                                     .worker = number};
-    char jobs[16], key[sizeof(REDIS_WORKER) + CELL_NAME_BYTES];
+    char jobs[16], epoch[24], key[sizeof(REDIS_WORKER) + CELL_NAME_BYTES];
     snprintf(jobs, sizeof(jobs), "%u", worker->running);
     log_event(cell->log, crashed ? LOG_WARN : LOG_INFO, crashed ? "worker_lost" : "worker_left",
               "worker", cell->workers.names[number], "jobs", jobs, "why", why, NULL);
@@ -166,11 +166,11 @@ static void lose_worker(struct cell *cell, uint32_t number, bool crashed, const 
     for (uint32_t i = 0; i < cell->slots_used; i++)
         settle_waiting(cell, &cell->entries[i]);
     snprintf(key, sizeof(key), REDIS_WORKER "%s", cell->workers.names[number]);
-    const struct redis_arg forget[] = {redis_text("ZREM"), redis_text(REDIS_WORKERS),
-                                       redis_text(cell->workers.names[number])};
-    const struct redis_arg remove[] = {redis_text("DEL"), redis_text(key)};
-    redis_send(cell->redis, NULL, NULL, 3, forget);
-    redis_send(cell->redis, NULL, NULL, 2, remove);
+    snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
+    const struct redis_arg args[] = {redis_text(REDIS_CELL), redis_text(REDIS_WORKERS),
+                                     redis_text(key), redis_text(epoch),
+                                     redis_text(cell->workers.names[number])};
+    redis_eval(cell->redis, SCRIPT_FORGET, on_ordered, cell, 3, 5, args);
 }
 
 static void take_back(struct cell *cell, struct entry *entry)
@@ -255,6 +255,7 @@ static void adopt(struct cell *cell, struct entry *entry, uint32_t worker, int a
     entry->attempts = attempt;
     cell->worker_table[worker].running++;
     cell_step(cell, &event);
+    view_running(cell, entry);
 }
 
 /* A job that the worker has: as ordered, from before this leader's time, or by mistake. */

@@ -26,9 +26,18 @@ void cell_over(struct cell *cell, const struct err *why)
 
 /* ---- opening and closing a term ---- */
 
+/* By it Redis shows whether it still has what this term has written. */
+static void make_nonce(struct cell *cell)
+{
+    snprintf(cell->nonce, sizeof(cell->nonce), "%016" PRIx64,
+             (uint64_t)clock_wall_ns(cell->clock) ^ (uint64_t)clock_monotonic_ns(cell->clock) << 20);
+}
+
 static void on_redis(void *user, bool connected, const char *why)
 {
     struct cell *cell = user;
+    if (!connected) /* what was under way may be lost: everything is written anew */
+        make_nonce(cell);
     log_event(cell->log, connected ? LOG_INFO : LOG_WARN, "redis", "connected",
               connected ? "yes" : "no", "why", why, NULL);
 }
@@ -122,8 +131,7 @@ static int open_term(struct cell *cell, struct err *err)
     struct scheduler_event pause = {.type = EVENT_PAUSE};
     for (int i = 0; i < SOURCE_COUNT; i++)
         sources[i] = cell->topics[i];
-    snprintf(cell->nonce, sizeof(cell->nonce), "%016" PRIx64,
-             (uint64_t)clock_wall_ns(cell->clock) ^ (uint64_t)clock_monotonic_ns(cell->clock) << 20);
+    make_nonce(cell);
     if (open_tables(cell, err) != 0 || open_redis(cell, err) != 0 ||
         kafka_producer_create(&producer, &cell->kafka, cell->transactional_id, err) != 0 ||
         journal_create(&cell->journal, producer, cell->group_ingest, sources, SOURCE_COUNT, err) !=
@@ -144,6 +152,8 @@ static void close_term(struct cell *cell)
         kafka_reader_free(cell->readers[i]);
         cell->readers[i] = NULL;
     }
+    kafka_reader_free(cell->past);
+    cell->past = NULL;
     journal_free(cell->journal);
     redis_free(cell->redis);
     redis_free(cell->listen);
@@ -179,6 +189,7 @@ static void close_term(struct cell *cell)
     cell->free_count = cell->slots_used = cell->batch_counts_cap = 0;
     cell->epoch = 0;
     cell->settled = cell->over = cell->listening = false;
+    cell->forgotten = false;
 }
 
 /* ---- the loop ---- */
@@ -235,6 +246,8 @@ static void keep_time(struct cell *cell, struct timers *timers)
     }
     if (is_due(&timers->cost_ns, now, COST_NS))
         cell_write_cost(cell);
+    if (cell->settled) /* by then it is known what runs */
+        view_restore(cell);
     if (is_due(&timers->second_ns, now, SECOND_NS)) {
         cell_check_policy(cell);
         if (redis_connected(cell->redis)) {

@@ -2,6 +2,10 @@
  * Redis as dashboards see it. Every write carries the epoch and is refused by the script where a
  * later leader has written; that is how this one learns that its term is over, should Kafka not
  * have told it first.
+ *
+ * Nothing that is sent to Redis is kept to be sent again. Instead, all of it is written anew after
+ * every takeover, lost connection and loss of Redis' data: live jobs from memory, ended ones from
+ * the journal, a few in each turn of the loop.
  */
 #include "coordinator/cell.h"
 
@@ -12,6 +16,7 @@
 #include <string.h>
 
 #define FIELDS_MAX 48
+#define RESTORE_MESSAGES 256 /* in one turn */
 
 /* Fields and values of a hash; texts live in a buffer until they are sent. */
 struct fields {
@@ -49,40 +54,74 @@ static void on_written(void *user, const struct redis_value *reply)
     cell_over(cell, &err);
 }
 
-/* KEYS cell, hash    ARGV epoch, seconds to live, fields */
-static void write_hash(struct cell *cell, const char *prefix, const char *name, int64_t keep_s,
-                       const struct fields *fields)
+/* KEYS cell, hash    ARGV epoch, the script's own, fields */
+static void write_by(struct cell *cell, enum redis_script script, const char *prefix,
+                     const char *name, const char *const *own, size_t own_count,
+                     const struct fields *fields)
 {
     struct redis_arg args[2 * FIELDS_MAX + 8];
-    char key[sizeof(REDIS_WORKER) + 2 * CELL_NAME_BYTES], epoch[24], keep[24];
+    char key[sizeof(REDIS_WORKER) + 2 * CELL_NAME_BYTES], epoch[24];
     size_t count = 0;
     snprintf(key, sizeof(key), "%s%s", prefix, name);
     snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
-    snprintf(keep, sizeof(keep), "%" PRId64, keep_s);
     args[count++] = redis_text(REDIS_CELL);
     args[count++] = redis_text(key);
     args[count++] = redis_text(epoch);
-    args[count++] = redis_text(keep);
+    for (size_t i = 0; i < own_count; i++)
+        args[count++] = redis_text(own[i]);
     memcpy(args + count, fields->args, fields->count * sizeof(*args));
-    redis_eval(cell->redis, SCRIPT_STATUS, on_written, cell, 2, count + fields->count, args);
+    redis_eval(cell->redis, script, on_written, cell, 2, count + fields->count, args);
+}
+
+static void write_hash(struct cell *cell, const char *prefix, const char *name, int64_t keep_s,
+                       const struct fields *fields)
+{
+    char keep[24];
+    snprintf(keep, sizeof(keep), "%" PRId64, keep_s);
+    write_by(cell, SCRIPT_STATUS, prefix, name, (const char *[]){keep}, 1, fields);
 }
 
 /* ---- jobs ---- */
 
 static const char *const priorities[CLASS_COUNT] = {"interactive", "normal", "bulk"};
 
+/* What does not change in a job's life; `accepted` outlives the fields. */
+static void put_job(const struct cell *cell, const struct entry *entry, const char *status,
+                    char accepted[CLOCK_RFC3339_BYTES], struct fields *fields)
+{
+    clock_format_rfc3339(entry->accepted_ns, accepted);
+    field(fields, "status", status);
+    field(fields, "model", cell->catalogue.models[entry->model].name);
+    field(fields, "tenant", cell->tenants.names[entry->tenant]);
+    if (entry->batch != NAMES_NONE)
+        field(fields, "batch", cell->batches.names[entry->batch]);
+    field(fields, "priority", priorities[entry->priority]);
+    field(fields, "accepted", accepted);
+}
+
+/* The worker's next beats say how far it is. */
+void view_running(struct cell *cell, struct entry *entry)
+{
+    struct fields fields = {.count = 0};
+    char accepted[CLOCK_RFC3339_BYTES], attempt[16], epoch[24];
+    const struct worker *worker = &cell->worker_table[entry->worker];
+    snprintf(attempt, sizeof(attempt), "%d", entry->attempts);
+    snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
+    put_job(cell, entry, "assigned", accepted, &fields);
+    field(&fields, "epoch", epoch);
+    field(&fields, "device_class", policy_class(cell->policy, worker->device_class)->name);
+    field_number(&fields, "predicted_s", entry->predicted_s);
+    field_number(&fields, "price", entry->price);
+    entry->shown = true;
+    write_by(cell, SCRIPT_RESTORE, REDIS_JOB, entry_id(entry),
+             (const char *[]){cell->workers.names[entry->worker], attempt}, 2, &fields);
+}
+
 void view_waiting(struct cell *cell, struct entry *entry)
 {
     struct fields fields = {.count = 0};
     char accepted[CLOCK_RFC3339_BYTES];
-    clock_format_rfc3339(entry->accepted_ns, accepted);
-    field(&fields, "status", entry->attempts > 0 ? "retrying" : "queued");
-    field(&fields, "model", cell->catalogue.models[entry->model].name);
-    field(&fields, "tenant", cell->tenants.names[entry->tenant]);
-    if (entry->batch != NAMES_NONE)
-        field(&fields, "batch", cell->batches.names[entry->batch]);
-    field(&fields, "priority", priorities[entry->priority]);
-    field(&fields, "accepted", accepted);
+    put_job(cell, entry, entry->attempts > 0 ? "retrying" : "queued", accepted, &fields);
     if (entry->attempts > 0)
         field_number(&fields, "attempt", entry->attempts);
     if (entry->crashes > 0)
@@ -173,16 +212,82 @@ void view_counts(struct cell *cell)
 
 /* ---- the whole ---- */
 
-void view_everything(struct cell *cell)
+/* What is not committed yet is not told; its note will. */
+static void restore_live(struct cell *cell)
 {
     for (uint32_t i = 0; i < cell->slots_used; i++) {
         struct entry *entry = &cell->entries[i];
-        if (entry->state != ENTRY_FREE)
+        if (entry->state == ENTRY_RUNNING)
+            view_running(cell, entry);
+        else if (entry->state == ENTRY_WAITING && entry->accepted)
             view_waiting(cell, entry);
     }
     for (uint32_t i = 0; i < cell->batches.count && i < cell->batch_counts_cap; i++)
         cell->batch_counts[i].dirty = true;
     view_batches(cell);
+}
+
+static void restore_ended(struct cell *cell, const struct kafka_message *message)
+{
+    struct state state;
+    struct err err;
+    bool ended;
+    if (!message->value || !message->key || message->key_len == 0 || message->key[0] == '@' ||
+        state_read(&state, message->value, message->value_len, &err) != 0)
+        return;
+    int64_t kept_ns = cell->options->keep_s * 1000000000;
+    (void)cell_find(cell, state.id, &ended);
+    if (ended && state_is_terminal(state.kind) &&
+        clock_wall_ns(cell->clock) - state.finished_ns < kept_ns) {
+        buf_clear(&cell->scratch);
+        buf_append(&cell->scratch, message->value, message->value_len);
+        view_ended(cell, &(struct journal_note){.id = state.id,
+                                                .text = cell->scratch.data,
+                                                .slot = (uint32_t)state.kind});
+    }
+    state_release(&state);
+}
+
+static void end_restoring(struct cell *cell)
+{
+    kafka_reader_free(cell->past);
+    cell->past = NULL;
+}
+
+static void begin_restoring(struct cell *cell)
+{
+    struct kafka_reader_options which = {.topic = cell->topics[SOURCE_COUNT],
+                                         .committed_only = true,
+                                         .queue_bytes = 4u << 20};
+    struct err err;
+    end_restoring(cell);
+    cell->forgotten = false;
+    log_event(cell->log, LOG_INFO, "redis_rebuilt", NULL);
+    restore_live(cell);
+    if (kafka_reader_create(&cell->past, &cell->kafka, &which, &err) != 0) {
+        cell->past = NULL;
+        cell->forgotten = true;
+        log_event(cell->log, LOG_WARN, "redis_not_rebuilt", "problem", err.message, NULL);
+    }
+}
+
+void view_restore(struct cell *cell)
+{
+    struct kafka_message message;
+    struct err err;
+    if (!redis_connected(cell->redis))
+        return;
+    if (cell->forgotten)
+        begin_restoring(cell);
+    for (int i = 0; cell->past && i < RESTORE_MESSAGES; i++) {
+        int rc = kafka_reader_next(cell->past, &message, 0, &err);
+        if (rc > 0)
+            restore_ended(cell, &message);
+        else if (rc < 0 || kafka_reader_caught_up(cell->past))
+            end_restoring(cell);
+        else
+            return;
+    }
 }
 
 static void on_lead(void *user, const struct redis_value *reply)
@@ -195,8 +300,7 @@ static void on_lead(void *user, const struct redis_value *reply)
         err_set(&err, ERR_CONFLICT, ERR_FATAL, "Redis knows a later leader");
         cell_over(cell, &err);
     } else if (reply->integer == 0) {
-        log_event(cell->log, LOG_INFO, "redis_rebuilt", NULL);
-        view_everything(cell);
+        cell->forgotten = true;
     }
 }
 

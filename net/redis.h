@@ -93,8 +93,10 @@ int redis_call(struct redis *redis, int timeout_ms, redis_reply_fn *take, void *
 enum redis_script {
     SCRIPT_LEAD,
     SCRIPT_STATUS,
+    SCRIPT_RESTORE,
     SCRIPT_ASSIGN,
     SCRIPT_HEARTBEAT,
+    SCRIPT_FORGET,
     SCRIPT_COUNT,
 };
 

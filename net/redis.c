@@ -19,6 +19,7 @@
 #define BACKOFF_FIRST_MS 50
 #define BACKOFF_MAX_MS 2000
 #define CONNECT_TIMEOUT_MS 5000
+#define SILENCE_MS 20000 /* with commands under way; nothing that is sent blocks for long */
 
 struct address {
     char host[256]; /* or the socket's path */
@@ -34,6 +35,7 @@ struct redis {
     redisAsyncContext *context; /* NULL while it waits to connect again */
     bool up, reading, writing;
     int64_t retry_ns, connecting_ns;
+    int64_t heard_ns; /* the latest answer, or the first command since then */
     int backoff_ms;
     size_t pending;
     char sha[SCRIPT_COUNT][41];
@@ -217,6 +219,9 @@ static void on_connect(const redisAsyncContext *context, int status)
         return;
     }
     redis->backoff_ms = BACKOFF_FIRST_MS;
+    /* A Redis that has been restarted does not know them, and one that still loads refuses them:
+     * until a hash comes back, scripts travel whole. */
+    memset(redis->sha, 0, sizeof(redis->sha));
     log_in(redis);
     for (size_t i = 0; i < SCRIPT_COUNT; i++)
         (void)redisAsyncCommand(redis->context, on_loaded, (void *)i, "SCRIPT LOAD %s",
@@ -318,6 +323,17 @@ int redis_timeout_ms(const struct redis *redis, int most_ms)
     return left < 0 ? 0 : left < most_ms ? (int)left : most_ms;
 }
 
+/* A peer that is gone without a word, or silent: what is under way ends with NULL replies. */
+static void give_up(struct redis *redis, const char *why)
+{
+    redisAsyncContext *context = redis->context;
+    redis->context = NULL;
+    redis->up = false;
+    redisAsyncFree(context);
+    plan_retry(redis);
+    set_state(redis, false, why);
+}
+
 void redis_service(struct redis *redis, short revents)
 {
     int64_t now = clock_monotonic_ns(redis->options.clock);
@@ -327,15 +343,16 @@ void redis_service(struct redis *redis, short revents)
         return;
     }
     if (!redis->up && now - redis->connecting_ns > CONNECT_TIMEOUT_MS * 1000000ll) {
-        redisAsyncContext *context = redis->context;
-        redis->context = NULL;
-        redisAsyncFree(context);
-        plan_retry(redis);
-        set_state(redis, false, "no answer to connecting");
+        give_up(redis, "no answer to connecting");
         return;
     }
-    if (revents & (POLLIN | POLLHUP | POLLERR))
+    if (revents & (POLLIN | POLLHUP | POLLERR)) {
+        redis->heard_ns = now;
         redisAsyncHandleRead(redis->context);
+    } else if (redis->up && redis->pending > 0 && now - redis->heard_ns > SILENCE_MS * 1000000ll) {
+        give_up(redis, "no answer");
+        return;
+    }
     if (redis->context && (revents & POLLOUT))
         redisAsyncHandleWrite(redis->context);
 }
@@ -412,7 +429,8 @@ void redis_send(struct redis *redis, redis_reply_fn *on_reply, void *user, size_
             on_reply(user, NULL);
         return;
     }
-    redis->pending++;
+    if (redis->pending++ == 0)
+        redis->heard_ns = clock_monotonic_ns(redis->options.clock);
 }
 
 void redis_eval(struct redis *redis, enum redis_script script, redis_reply_fn *on_reply, void *user,

@@ -143,7 +143,8 @@ struct cell {
     struct redis *listen; /* blocks on the reports */
     bool listening;
     char last_report[64], trim_to[64]; /* stream ids */
-    int64_t silent_until_ns;           /* leases do not end before: Redis was away */
+    int64_t silent_until_ns;           /* leases do not end before: nobody could be heard */
+    int64_t heard_ns, checked_ns; /* monotonic: Redis' latest answer; the latest look at leases */
     struct entry *entries;
     uint32_t *free_slots, free_count, slots_used;
     struct ledger ledger;

@@ -17,7 +17,8 @@
 #define ORDER_LOST_NS (6 * SECOND_NS) /* without a beat that names the job */
 #define LISTEN_COUNT "512"
 #define LISTEN_MS "500"
-#define GRACE_NS (5 * SECOND_NS) /* after Redis was away, for beats to come in again */
+#define GRACE_NS (5 * SECOND_NS) /* after nobody could be heard, for beats to come in again */
+#define DEAF_NS (3 * SECOND_NS)  /* without an answer to XREAD, or without looking */
 
 static int64_t now(const struct cell *cell)
 {
@@ -188,7 +189,12 @@ static void take_back(struct cell *cell, struct entry *entry)
 void fleet_check_leases(struct cell *cell)
 {
     int64_t at = now(cell), lease = cell->options->lease_s * SECOND_NS;
-    if (!redis_connected(cell->redis) || !redis_connected(cell->listen)) {
+    bool slept = at - cell->checked_ns > DEAF_NS;
+    cell->checked_ns = at;
+    /* A silence counts against a worker only while the leader could have heard it: Redis answers,
+     * reports are read, and this process was not stopped itself. */
+    if (slept || at - cell->heard_ns > DEAF_NS || !redis_connected(cell->redis) ||
+        !redis_connected(cell->listen)) {
         cell->silent_until_ns = at + GRACE_NS + lease;
         return;
     }
@@ -446,6 +452,8 @@ static void on_reports(void *user, const struct redis_value *reply)
 {
     struct cell *cell = user;
     cell->listening = false;
+    if (reply && reply->type != REDIS_ERROR)
+        cell->heard_ns = now(cell);
     if (!reply || reply->type != REDIS_ARRAY || cell->over)
         return;
     struct redis_value stream = redis_item(reply, 0), entries = redis_item(&stream, 1);
@@ -572,6 +580,8 @@ int fleet_begin(struct cell *cell, struct err *err)
     const struct redis_arg args[] = {redis_text("ZRANGE"), redis_text(REDIS_WORKERS),
                                      redis_text("0"), redis_text("-1")};
     strcpy(cell->last_report, "0");
+    cell->silent_until_ns = 0;
+    cell->heard_ns = cell->checked_ns = now(cell);
     if (redis_call(cell->redis, 2000, on_workers, &gathered, 4, args, err) != 0) {
         /* Redis is away: whoever is there will be heard once it is back. */
         gathered.workers = 1;

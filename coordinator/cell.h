@@ -246,6 +246,7 @@ void fleet_order(struct cell *cell, uint32_t worker, const struct order *order,
                  const struct entry *entry);
 void fleet_assign(struct cell *cell, struct entry *entry, const struct scheduler_action *action);
 void fleet_check_leases(struct cell *cell);
+void fleet_settle(struct cell *cell); /* ends what was to be cancelled and runs nowhere */
 void fleet_note(struct cell *cell, const struct journal_note *note);
 void fleet_send_acks(struct cell *cell); /* after the notes of a commit */
 int fleet_begin(struct cell *cell, struct err *err) must_check;

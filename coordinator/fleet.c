@@ -143,6 +143,12 @@ static void settle_waiting(struct cell *cell, struct entry *entry)
         cell_cancel(cell, entry);
 }
 
+void fleet_settle(struct cell *cell)
+{
+    for (uint32_t i = 0; i < cell->slots_used; i++)
+        settle_waiting(cell, &cell->entries[i]);
+}
+
 static void lose_worker(struct cell *cell, uint32_t number, bool crashed, const char *why)
 {
     struct worker *worker = &cell->worker_table[number];
@@ -164,8 +170,7 @@ static void lose_worker(struct cell *cell, uint32_t number, bool crashed, const 
         cell_requeue(cell, entry);
     }
     cell_step(cell, &event);
-    for (uint32_t i = 0; i < cell->slots_used; i++)
-        settle_waiting(cell, &cell->entries[i]);
+    fleet_settle(cell);
     snprintf(key, sizeof(key), REDIS_WORKER "%s", cell->workers.names[number]);
     snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
     const struct redis_arg args[] = {redis_text(REDIS_CELL), redis_text(REDIS_WORKERS),

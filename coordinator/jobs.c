@@ -138,6 +138,7 @@ static struct state state_of(const struct cell *cell, const struct entry *entry,
                           .traceparent = entry_trace(entry),
                           .not_before_ns = JOB_TIME_NONE,
                           .checkpoint = entry_checkpoint(entry),
+                          .cancelling = entry->cancelling,
                           .seconds = -1,
                           .price = -1};
 }
@@ -241,6 +242,7 @@ void cell_accept(struct cell *cell, const struct job *job, int model, const char
     entry->crashes = past ? (uint16_t)past->crashes : 0;
     entry->returns = past ? (uint16_t)past->returns : 0;
     entry->accepted = past != NULL;
+    entry->cancelling = past && past->cancelling;
     cell->tenant_live[entry->tenant]++;
     struct batch_counts *batch = cell_batch(cell, entry->batch);
     if (batch)
@@ -343,7 +345,11 @@ void cell_cancel(struct cell *cell, struct entry *entry)
                               .id = entry_id(entry),
                               .epoch = cell->epoch,
                               .attempt = entry->attempts};
-        entry->cancelling = true;
+        if (!entry->cancelling) { /* the next leader has to know */
+            entry->cancelling = true;
+            struct state state = state_of(cell, entry, STATE_RETRYING);
+            journal_state(cell, &state);
+        }
         fleet_order(cell, entry->worker, &order, NULL);
         return;
     }

@@ -207,6 +207,7 @@ static void settle(struct cell *cell)
         return;
     cell->settled = true;
     log_event(cell->log, LOG_INFO, "assigning", NULL);
+    fleet_settle(cell);
     cell_step(cell, &resume);
 }
 

@@ -53,6 +53,7 @@ void state_write(const struct state *state, struct buf *out)
     } else {
         put_time(out, "not_before", state->not_before_ns);
         put_text(out, "checkpoint", state->checkpoint);
+        put_true(out, "cancelling", state->cancelling);
     }
     put_json(out, "request", state->request);
     buf_char(out, '}');
@@ -96,6 +97,7 @@ int state_read(struct state *state, const char *text, size_t len, struct err *er
     state->not_before_ns = get_time(root, "not_before");
     state->traceparent = get_text(root, "traceparent");
     state->checkpoint = get_text(root, "checkpoint");
+    state->cancelling = json_bool_or(json_get(root, "cancelling"), false);
     state->worker = get_text(root, "worker");
     state->device_class = get_text(root, "device_class");
     state->manifest = get_text(root, "manifest");

@@ -50,6 +50,7 @@ struct state {
     /* ---- a live job ---- */
     int64_t not_before_ns;  /* of the next attempt; JOB_TIME_NONE */
     const char *checkpoint; /* blob that the next attempt begins from, or NULL */
+    bool cancelling;        /* a worker has it and is to drop it: it is not drawn again */
 
     /* ---- a terminal one ---- */
     int64_t finished_ns;

@@ -239,13 +239,17 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
 
 /* ---- fleet.c ---- */
 
-enum note { NOTE_ACCEPTED, NOTE_ENDED, NOTE_ACK, NOTE_TRIM };
+enum note { NOTE_ACCEPTED, NOTE_ENDED, NOTE_ACK, NOTE_TRIM, NOTE_SWEEP };
 
 void fleet_listen(struct cell *cell); /* asks for more reports where none are asked for */
 void fleet_order(struct cell *cell, uint32_t worker, const struct order *order,
                  const struct entry *entry);
 void fleet_assign(struct cell *cell, struct entry *entry, const struct scheduler_action *action);
 void fleet_check_leases(struct cell *cell);
+/* Has a worker, any, remove what a job that has ended left in the store; or, of one that has not,
+ * the checkpoint that nobody will begin from (else NULL). */
+void fleet_sweep(struct cell *cell, const char *id, const char *checkpoint);
+
 void fleet_settle(struct cell *cell); /* ends what was to be cancelled and runs nowhere */
 void fleet_note(struct cell *cell, const struct journal_note *note);
 void fleet_send_acks(struct cell *cell); /* after the notes of a commit */

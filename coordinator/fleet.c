@@ -143,6 +143,18 @@ static void settle_waiting(struct cell *cell, struct entry *entry)
         cell_cancel(cell, entry);
 }
 
+void fleet_sweep(struct cell *cell, const char *id, const char *checkpoint)
+{
+    struct order order = {
+        .type = ORDER_SWEEP, .id = id, .epoch = cell->epoch, .checkpoint = checkpoint};
+    for (uint32_t i = 0; i < cell->workers.count; i++) {
+        if (cell->worker_table[i].present && !cell->worker_table[i].draining) {
+            fleet_order(cell, i, &order, NULL);
+            return;
+        }
+    }
+}
+
 void fleet_settle(struct cell *cell)
 {
     for (uint32_t i = 0; i < cell->slots_used; i++)
@@ -411,6 +423,13 @@ static void take_returned(struct cell *cell, const struct report *report, struct
     take_back(cell, entry);
 }
 
+/* Whether nothing is lost by keeping it: there is none, or the job begins from it. */
+static bool is_checkpoint_of(const struct entry *entry, const char *name)
+{
+    const char *own = entry ? entry_checkpoint(entry) : NULL;
+    return !name || (own && strcmp(own, name) == 0);
+}
+
 static void take_report(struct cell *cell, const struct report *report, uint32_t worker)
 {
     bool ended;
@@ -425,6 +444,8 @@ static void take_report(struct cell *cell, const struct report *report, uint32_t
         take_failed(cell, report, entry, worker);
     else if (current && report->type == REPORT_RETURNED)
         take_returned(cell, report, entry);
+    else if (report->type == REPORT_RETURNED && !is_checkpoint_of(entry, report->checkpoint))
+        fleet_sweep(cell, report->id, entry ? report->checkpoint : NULL); /* it came too late */
     /* Once what it led to is safe; for a repeat that led to nothing, all the same. */
     journal_after(cell->journal, &(struct journal_note){.what = NOTE_ACK,
                                                         .id = report->id,
@@ -547,6 +568,10 @@ void fleet_note(struct cell *cell, const struct journal_note *note)
         break;
     case NOTE_ACK:
         acknowledge(cell, note);
+        break;
+    case NOTE_SWEEP:
+        if (!cell_find(cell, note->id, NULL)) /* driven again, it is somebody's */
+            fleet_sweep(cell, note->id, NULL);
         break;
     case NOTE_TRIM:
         trim(cell, note->text);

@@ -327,6 +327,8 @@ void cell_end(struct cell *cell, struct entry *entry, enum state_kind kind, cons
                                                         .id = state.id,
                                                         .text = cell->message.data,
                                                         .slot = (uint32_t)kind});
+    if (kind != STATE_SUCCEEDED && entry->attempts > 0) /* else the last worker has seen to it */
+        journal_after(cell->journal, &(struct journal_note){.what = NOTE_SWEEP, .id = state.id});
     count_end(cell, entry, kind);
     free_entry(cell, entry);
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define FIELDS_MAX 48
+#define SWEEP_AGAIN_NS (3600 * 1000000000ll)
 #define RESTORE_MESSAGES 256 /* in one turn */
 
 /* Fields and values of a hash; texts live in a buffer until they are sent. */
@@ -244,6 +245,10 @@ static void restore_ended(struct cell *cell, const struct kafka_message *message
         view_ended(cell, &(struct journal_note){.id = state.id,
                                                 .text = cell->scratch.data,
                                                 .slot = (uint32_t)state.kind});
+        /* The order to sweep may have been lost together with what Redis knew. */
+        if (state.kind != STATE_SUCCEEDED && state.attempts > 0 &&
+            clock_wall_ns(cell->clock) - state.finished_ns < SWEEP_AGAIN_NS)
+            fleet_sweep(cell, state.id, NULL);
     }
     state_release(&state);
 }

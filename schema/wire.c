@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static const char *const order_names[ORDER_COUNT] = {"job", "cancel", "ack", "drain"};
+static const char *const order_names[ORDER_COUNT] = {"job", "cancel", "ack", "drain", "sweep"};
 static const char *const report_names[REPORT_COUNT] = {"beat", "done", "failed", "returned"};
 
 static int find_name(const struct json *root, const char *const *names, int count)
@@ -69,10 +69,11 @@ void order_write(const struct order *order, struct buf *out)
         put_number(out, "predicted_s", order->predicted_s);
         put_number(out, "price", order->price);
         put_text(out, "traceparent", order->traceparent);
-        put_text(out, "checkpoint", order->checkpoint);
         put_text(out, "device_class", order->device_class);
         put_json(out, "request", order->request);
     }
+    if (order->type == ORDER_JOB || order->type == ORDER_SWEEP)
+        put_text(out, "checkpoint", order->checkpoint);
     buf_char(out, '}');
 }
 
@@ -98,7 +99,7 @@ int order_read(struct order *order, const char *text, size_t len, struct err *er
     if (type < 0 || ((type == ORDER_JOB || type == ORDER_CANCEL) && !order->id) ||
         (type == ORDER_JOB && (!order->request_json || order->attempt < 1))) {
         order_release(order);
-        return err_set(err, ERR_FORMAT, ERR_REJECT, "order: neither job, cancel, ack nor drain");
+        return err_set(err, ERR_FORMAT, ERR_REJECT, "order: neither job, cancel, ack, drain nor sweep");
     }
     return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * wire.h: what coordinator and workers say to each other through Redis: JSON, one object a message.
  *
- *   q:<worker>   to the worker    job, cancel, ack, drain
+ *   q:<worker>   to the worker    job, cancel, ack, drain, sweep
  *   reports      to the leader    beat, done, failed, returned
  *
  * A job's attempt of one leader's term is named by (id, epoch, attempt). A worker repeats `done`,
@@ -31,6 +31,7 @@ enum order_type {
     ORDER_CANCEL, /* drop it, within a step */
     ORDER_ACK,    /* the reports of these jobs are safe in the journal */
     ORDER_DRAIN,  /* take nothing new, hand back what does not end in time, exit */
+    ORDER_SWEEP,  /* remove what a job that has ended left in the store, or one checkpoint of it */
     ORDER_COUNT,
 };
 
@@ -53,7 +54,7 @@ struct order {
     double predicted_s;       /* compute seconds; negative: unknown */
     double price;             /* predicted, in the policy's money; negative: unknown */
     const char *traceparent;  /* or NULL */
-    const char *checkpoint;   /* blob to begin from, or NULL */
+    const char *checkpoint;   /* blob to begin from (ORDER_SWEEP: to remove), or NULL */
     const char *device_class; /* as the coordinator calls the worker's */
 
     /* ---- of ORDER_ACK ---- */

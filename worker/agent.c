@@ -94,12 +94,12 @@ static void settle_done(struct agent *agent, struct held *held)
     snprintf(seconds, sizeof(seconds), "%.3f", task->times.total_s);
     log_event(agent->log, LOG_INFO, "job_done", "job", held->id, "attempt", attempt, "seconds",
               seconds, NULL);
+    /* Before the report: once that is out, nobody looks at the job again. */
+    if (held->attempt > 1 && store_clear(&agent->store, held->id, &err) != 0)
+        log_event(agent->log, LOG_WARN, "objects_left", "job", held->id, "error", err.message,
+                  NULL);
     settle(agent, held, &report);
     buf_release(&files);
-    if (held->checkpoint[0] &&
-        store_remove_blob(&agent->store, held->id, held->checkpoint, &err) != 0)
-        log_event(agent->log, LOG_WARN, "checkpoint_left", "job", held->id, "error", err.message,
-                  NULL);
 }
 
 /* Handed back, with what has been done of it where there is something. */
@@ -264,6 +264,21 @@ static void drain(struct agent *agent)
         log_event(agent->log, LOG_INFO, "draining", NULL);
 }
 
+/* Of a job that has ended; unless it has been driven again since, and to here. */
+static void sweep(struct agent *agent, const struct order *order)
+{
+    struct err err;
+    for (const struct held *held = agent->held; held; held = held->next)
+        if (held->drawing && strcmp(held->id, order->id) == 0)
+            return;
+    int rc = order->checkpoint
+                 ? store_remove_blob(&agent->store, order->id, order->checkpoint, &err)
+                 : store_clear(&agent->store, order->id, &err);
+    if (rc != 0)
+        log_event(agent->log, LOG_WARN, "objects_left", "job", order->id, "error", err.message,
+                  NULL);
+}
+
 static void follow(struct agent *agent, const struct letter *letter)
 {
     struct order order;
@@ -290,6 +305,10 @@ static void follow(struct agent *agent, const struct letter *letter)
         break;
     case ORDER_DRAIN:
         drain(agent);
+        break;
+    case ORDER_SWEEP:
+        if (!stale)
+            sweep(agent, &order);
         break;
     default:
         break;

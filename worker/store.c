@@ -48,3 +48,8 @@ int store_remove_blob(const struct store *store, const char *id, const char *nam
 {
     return store->ops->remove_blob(store->context, id, name, err);
 }
+
+int store_clear(const struct store *store, const char *id, struct err *err)
+{
+    return store->ops->clear(store->context, id, err);
+}

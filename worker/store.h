@@ -35,6 +35,7 @@ struct store_ops {
     int (*get_blob)(void *context, const char *id, const char *name, struct buf *out,
                     struct err *err);
     int (*remove_blob)(void *context, const char *id, const char *name, struct err *err);
+    int (*clear)(void *context, const char *id, struct err *err);
 };
 
 struct store {
@@ -74,5 +75,9 @@ int store_get_blob(const struct store *store, const char *id, const char *name, 
                    struct err *err) must_check;
 int store_remove_blob(const struct store *store, const char *id, const char *name,
                       struct err *err) must_check;
+
+/* Removes what is left of a job that has ended and that nobody draws any more: its checkpoints, and
+ * the pictures that no manifest names, all of them where there is none. */
+int store_clear(const struct store *store, const char *id, struct err *err) must_check;
 
 #endif

@@ -199,9 +199,19 @@ static int remove_blob(void *store, const char *id, const char *name, struct err
     return 0;
 }
 
+static int clear(void *store, const char *id, struct err *err)
+{
+    char folder[FILE_PATH_MAX_BYTES];
+    if (blob_path(store, id, "", folder, err) != 0)
+        return -1;
+    empty_dir(folder, "");
+    rmdir(folder);
+    return sweep(store, id, err);
+}
+
 struct store store_dir_store(struct store_dir *store)
 {
-    static const struct store_ops ops = {is_done, manifest, begin,    put,        finish,
-                                         sweep,   put_blob, get_blob, remove_blob};
+    static const struct store_ops ops = {is_done,  manifest, begin,       put,  finish, sweep,
+                                         put_blob, get_blob, remove_blob, clear};
     return (struct store){&ops, store};
 }

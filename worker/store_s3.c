@@ -152,9 +152,30 @@ static int remove_blob(void *s3, const char *id, const char *name, struct err *e
     return s3_delete(s3, key, err);
 }
 
+static int remove_object(void *s3, const struct s3_listed *object, struct err *err)
+{
+    return s3_delete(s3, object->key, err);
+}
+
+static int remove_all(struct s3 *s3, const char *folder, const char *id, struct err *err)
+{
+    char prefix[S3_KEY_MAX_BYTES + 1];
+    if (make_key(prefix, folder, id, "", err) != 0)
+        return -1;
+    return s3_list(s3, prefix, remove_object, s3, err);
+}
+
+static int clear(void *s3, const char *id, struct err *err)
+{
+    bool done = false;
+    if (remove_all(s3, "checkpoints", id, err) != 0 || is_done(s3, id, &done, err) != 0)
+        return -1;
+    return done ? sweep(s3, id, err) : remove_all(s3, "results", id, err);
+}
+
 struct store store_s3(struct s3 *s3)
 {
-    static const struct store_ops ops = {is_done, manifest, begin,    put_result, finish,
-                                         sweep,   put_blob, get_blob, remove_blob};
+    static const struct store_ops ops = {is_done,  manifest, begin,       put_result, finish, sweep,
+                                         put_blob, get_blob, remove_blob, clear};
     return (struct store){&ops, s3};
 }

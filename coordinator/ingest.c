@@ -39,11 +39,15 @@ static void check_route(struct cell *cell, const struct job *job, int model)
 static void check_tenant(struct cell *cell, const struct job *job)
 {
     uint32_t number = names_enter(&cell->tenants, job->tenant);
-    if (number == NAMES_NONE) {
+    if (number == NAMES_NONE)
         job_problem_add(&cell->problems, "tenant", job->tenant, "is one tenant more than %d",
                         CELL_TENANTS_MAX);
-        return;
-    }
+}
+
+/* Of what is new: a job that was accepted keeps its place whatever the quota is by now. */
+static void check_quota(struct cell *cell, const struct job *job)
+{
+    uint32_t number = names_find(&cell->tenants, job->tenant);
     struct policy_tenant is = policy_tenant(cell->policy, job->tenant);
     if (is.queued_max > 0 && cell->tenant_live[number] >= is.queued_max)
         job_problem_add(&cell->problems, "tenant", job->tenant,
@@ -161,6 +165,8 @@ static void take_job(struct cell *cell, const struct kafka_message *message, enu
     check_key(cell, &job, message);
     if (cell->problems.count == 0)
         check_repeat(cell, &job, &repeat);
+    if (cell->problems.count == 0 && !repeat)
+        check_quota(cell, &job);
     if (cell->problems.count > 0) {
         dead_letter(cell, message, source);
     } else if (repeat) {
@@ -214,7 +220,8 @@ static void pause_batch(struct cell *cell, const char *name, bool pause)
     for_batch(cell, number, pause ? hold : release);
 }
 
-/* The order brings the request along; the ledger knows whether it is the same. */
+/* The order brings the request along; the ledger knows whether it is the same. A problem says what
+ * is wrong with it. */
 static void redrive(struct cell *cell, const struct json *order, const char *id)
 {
     struct job job = {0};
@@ -226,16 +233,17 @@ static void redrive(struct cell *cell, const struct json *order, const char *id)
     buf_init(&text, 4 * JOB_MAX_BYTES);
     if (request)
         json_write_canonical(&text, request);
-    cell->problems.count = cell->problems.dropped = 0;
-    if (!cell_find(cell, id, &ended) && ended && request &&
-        cell_read(cell, text.data, text.len, &job, &model) == 0 && known &&
-        known->content == job.content && strcmp(job.id, id) == 0)
+    if (cell_find(cell, id, &ended) || !ended)
+        add(cell, "job", id, "is live or unknown: only what has ended is driven again");
+    else if (!request)
+        add(cell, "request", NULL, "is missing: a redrive brings the job's request along");
+    else if (!cell_has_room(cell, true))
+        add(cell, "", NULL, "the window of live jobs is full; send this again when some have ended");
+    else if (cell_read(cell, text.data, text.len, &job, &model) == 0 &&
+             (known->content != job.content || strcmp(job.id, id) != 0))
+        add(cell, "request", id, "is not the one that was accepted under this id");
+    if (cell->problems.count == 0)
         cell_accept(cell, &job, model, text.data, text.len, NULL, NULL);
-    else
-        log_event(cell->log, LOG_WARN, "redrive_refused", "job", id, "problem",
-                  cell->problems.count ? cell->problems.items[0].problem
-                                       : "it is live, unknown or another request",
-                  NULL);
     job_release(&job);
     buf_release(&text);
 }
@@ -289,12 +297,12 @@ static void take_order(struct cell *cell, const struct kafka_message *message)
         dead_letter(cell, message, SOURCE_CONTROL);
         return;
     }
-    if (!follow(cell, json_root(doc))) {
+    if (!follow(cell, json_root(doc)))
         add(cell, "action", NULL,
             "must be cancel (job or batch), pause or resume (batch), redrive (job and request) or "
             "drain (worker)");
+    if (cell->problems.count > 0)
         dead_letter(cell, message, SOURCE_CONTROL);
-    }
     json_doc_free(doc);
 }
 

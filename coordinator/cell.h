@@ -108,7 +108,7 @@ struct profile {
 
 struct cell_stats {
     uint64_t accepted, repeated, rejected, assigned, succeeded, failed, dead, cancelled, expired;
-    uint64_t crashes, retries, returned, stale;
+    uint64_t crashes, retries, returned, stale, terms;
 };
 
 struct cell {

@@ -320,6 +320,7 @@ int cell_lead(struct cell *cell, struct kafka_member *member, const volatile int
     char epoch[24];
     int rc = open_term(cell, err);
     if (rc == 0) {
+        cell->stats.terms++;
         snprintf(epoch, sizeof(epoch), "%" PRIu64, cell->epoch);
         log_event(cell->log, LOG_INFO, "leading", "leader", cell->name, "epoch", epoch, NULL);
         rc = loop(cell, member, stop, err);

@@ -67,11 +67,13 @@ static int ensure_topics(const struct cell *cell, struct err *err)
     static const char journal[] = "cleanup.policy=compact;min.cleanable.dirty.ratio=0.1;"
                                   "max.message.bytes=2097152";
     static const char plain[] = "max.message.bytes=2097152";
+    /* A dead letter is the largest request with the reasons added. */
+    static const char large[] = "max.message.bytes=4194304";
     int partitions = (int)cell->options->partitions;
     const struct kafka_topic topics[] = {
         {cell->topics[0], partitions, plain},   {cell->topics[1], 1, plain},
         {cell->topics[2], 1, plain},            {cell->topics[3], partitions, journal},
-        {cell->topics[4], partitions, plain},
+        {cell->topics[4], partitions, large},
     };
     return kafka_topics_ensure(&cell->kafka, topics, 5, TOPICS_TIMEOUT_MS, err);
 }
@@ -148,10 +150,12 @@ static int serve(struct cell *cell, struct err *err)
             serve_run(cell->serve);
         if (!kafka_member_poll(member, STANDBY_MS))
             continue;
+        uint64_t terms = cell->stats.terms;
         if (cell_lead(cell, member, &stopping, err) == 0)
             break;
         log_event(cell->log, LOG_WARN, "lead_lost", "why", err->message, NULL);
-        refused = err->class == ERR_FATAL && err->code != ERR_CONFLICT ? refused + 1 : 0;
+        bool began = cell->stats.terms > terms;
+        refused = !began && err->class == ERR_FATAL && err->code != ERR_CONFLICT ? refused + 1 : 0;
         if (refused == REFUSED_MAX)
             rc = -1;
         pause_a_second();

@@ -71,8 +71,16 @@ struct entry {
     bool shown; /* in Redis */
 };
 
-/* Where an id's ledger entry points when the job has ended. */
-#define LEDGER_ENDED 0
+/* What an id's ledger entry holds: a live job's slot + 1, or how it has ended; 0: nothing yet. */
+#define LEDGER_ENDED (1ull << 32)
+static inline uint64_t ledger_ended(enum state_kind kind)
+{
+    return LEDGER_ENDED + (uint64_t)kind;
+}
+static inline bool ledger_is_live(const struct ledger_entry *known)
+{
+    return known->card != 0 && known->card < LEDGER_ENDED;
+}
 
 struct batch_counts {
     uint32_t live, succeeded, failed, dead, cancelled, expired, repeated;
@@ -101,7 +109,8 @@ struct worker {
 /* What a scheduler_profile was made of, so that it can be made again. */
 struct profile {
     uint32_t model, tenant;
-    int side; /* pixels of the square that stands for its sizes */
+    int side; /* pixels of the square that stands for its sizes in predictions */
+    int width, height; /* of its first job; all its jobs have the same route */
     bool guided, confidential;
     char tier[16];
 };
@@ -224,6 +233,9 @@ void cell_write_cost(struct cell *cell);
 void cell_know_tenant(struct cell *cell, uint32_t number);
 
 struct batch_counts *cell_batch(struct cell *cell, uint32_t batch);
+
+/* Adds `by` to the batch's count of jobs that ended so. The batch may be NULL. */
+void batch_count(struct batch_counts *batch, enum state_kind kind, int by);
 
 /* ---- replay.c ---- */
 int cell_replay(struct cell *cell, struct err *err) must_check;

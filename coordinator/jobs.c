@@ -92,8 +92,8 @@ struct entry *cell_find(const struct cell *cell, const char *id, bool *ended)
 {
     const struct ledger_entry *known = ledger_find(&cell->ledger, id);
     if (ended)
-        *ended = known && known->card == LEDGER_ENDED;
-    return known && known->card != LEDGER_ENDED ? &cell->entries[known->card - 1] : NULL;
+        *ended = known && known->card >= LEDGER_ENDED;
+    return known && ledger_is_live(known) ? &cell->entries[known->card - 1] : NULL;
 }
 
 struct batch_counts *cell_batch(struct cell *cell, uint32_t batch)
@@ -236,6 +236,9 @@ void cell_accept(struct cell *cell, const struct job *job, int model, const char
         return;
     }
     known->content = job->content;
+    if (known->card >= LEDGER_ENDED) /* driven again: a batch counts it once, as it is now */
+        batch_count(cell_batch(cell, entry->batch), (enum state_kind)(known->card - LEDGER_ENDED),
+                    -1);
     known->card = cell_slot(cell, entry) + 1;
     entry->accepted_ns = past ? past->accepted_ns : clock_wall_ns(cell->clock);
     entry->attempts = past ? past->attempts : 0;
@@ -259,40 +262,39 @@ void cell_accept(struct cell *cell, const struct job *job, int model, const char
     submit(cell, entry, job, batch && batch->paused, not_before);
 }
 
+void batch_count(struct batch_counts *batch, enum state_kind kind, int by)
+{
+    if (!batch)
+        return;
+    uint32_t *const counts[STATE_COUNT] = {[STATE_SUCCEEDED] = &batch->succeeded,
+                                           [STATE_FAILED] = &batch->failed,
+                                           [STATE_DEAD] = &batch->dead,
+                                           [STATE_CANCELLED] = &batch->cancelled,
+                                           [STATE_EXPIRED] = &batch->expired};
+    ASSERT(counts[kind]);
+    *counts[kind] += (uint32_t)by;
+}
+
 static void count_end(struct cell *cell, struct entry *entry, enum state_kind kind)
 {
-    struct batch_counts *batch = cell_batch(cell, entry->batch), none;
-    struct batch_counts *counts = batch ? batch : &none;
-    switch (kind) {
-    case STATE_SUCCEEDED:
-        counts->succeeded++;
-        cell->stats.succeeded++;
-        break;
-    case STATE_FAILED:
-        counts->failed++;
-        cell->stats.failed++;
-        break;
-    case STATE_DEAD:
-        counts->dead++;
-        cell->stats.dead++;
-        break;
-    case STATE_CANCELLED:
-        counts->cancelled++;
-        cell->stats.cancelled++;
-        break;
-    default:
-        counts->expired++;
-        cell->stats.expired++;
-    }
-    counts->live--;
+    struct batch_counts *batch = cell_batch(cell, entry->batch);
+    struct cell_stats *stats = &cell->stats;
+    batch_count(batch, kind, 1);
+    if (batch)
+        batch->live--;
+    stats->succeeded += kind == STATE_SUCCEEDED;
+    stats->failed += kind == STATE_FAILED;
+    stats->dead += kind == STATE_DEAD;
+    stats->cancelled += kind == STATE_CANCELLED;
+    stats->expired += kind == STATE_EXPIRED;
     cell->tenant_live[entry->tenant]--;
 }
 
-static void free_entry(struct cell *cell, struct entry *entry)
+static void free_entry(struct cell *cell, struct entry *entry, enum state_kind kind)
 {
     struct ledger_entry *known = ledger_find(&cell->ledger, entry_id(entry));
     if (known)
-        known->card = LEDGER_ENDED;
+        known->card = ledger_ended(kind);
     if (entry->state == ENTRY_RUNNING)
         cell->worker_table[entry->worker].running--;
     free(entry->text);
@@ -330,7 +332,7 @@ void cell_end(struct cell *cell, struct entry *entry, enum state_kind kind, cons
     if (kind != STATE_SUCCEEDED && entry->attempts > 0) /* else the last worker has seen to it */
         journal_after(cell->journal, &(struct journal_note){.what = NOTE_SWEEP, .id = state.id});
     count_end(cell, entry, kind);
-    free_entry(cell, entry);
+    free_entry(cell, entry, kind);
 }
 
 void cell_requeue(struct cell *cell, struct entry *entry)

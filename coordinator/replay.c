@@ -29,7 +29,7 @@ struct replay {
 static int keep(struct replay *replay, struct ledger_entry *known, const char *value, size_t len,
                 struct err *err)
 {
-    if (known->card == LEDGER_ENDED) {
+    if (!ledger_is_live(known)) {
         if (replay->count == replay->cap) {
             size_t cap = replay->cap ? replay->cap * 2 : 4096;
             struct past *bigger = realloc(replay->lives, cap * sizeof(*bigger));
@@ -51,13 +51,13 @@ static int keep(struct replay *replay, struct ledger_entry *known, const char *v
     return 0;
 }
 
-static void drop(struct replay *replay, struct ledger_entry *known)
+static void drop(struct replay *replay, struct ledger_entry *known, enum state_kind kind)
 {
-    if (known->card == LEDGER_ENDED)
-        return;
-    free(replay->lives[known->card - 1].value);
-    replay->lives[known->card - 1].value = NULL;
-    known->card = LEDGER_ENDED;
+    if (ledger_is_live(known)) {
+        free(replay->lives[known->card - 1].value);
+        replay->lives[known->card - 1].value = NULL;
+    }
+    known->card = ledger_ended(kind);
 }
 
 static int take_special(struct replay *replay, const struct kafka_message *message,
@@ -84,17 +84,10 @@ static int take_special(struct replay *replay, const struct kafka_message *messa
     return 0;
 }
 
-static void count_ended(struct cell *cell, const struct state *state)
+static void count_ended(struct cell *cell, const struct state *state, enum state_kind kind, int by)
 {
-    struct batch_counts *batch =
-        state->batch ? cell_batch(cell, names_enter(&cell->batches, state->batch)) : NULL;
-    if (!batch)
-        return;
-    batch->succeeded += state->kind == STATE_SUCCEEDED;
-    batch->failed += state->kind == STATE_FAILED;
-    batch->dead += state->kind == STATE_DEAD;
-    batch->cancelled += state->kind == STATE_CANCELLED;
-    batch->expired += state->kind == STATE_EXPIRED;
+    if (state->batch)
+        batch_count(cell_batch(cell, names_enter(&cell->batches, state->batch)), kind, by);
 }
 
 static int take(struct replay *replay, const struct kafka_message *message, struct err *err)
@@ -117,11 +110,13 @@ static int take(struct replay *replay, const struct kafka_message *message, stru
     int rc = known ? 0 : -1;
     if (known) {
         known->content = state.content;
+        if (known->card >= LEDGER_ENDED) /* driven again: a batch counts it once, as it is now */
+            count_ended(cell, &state, (enum state_kind)(known->card - LEDGER_ENDED), -1);
         if (!state_is_terminal(state.kind)) {
             rc = keep(replay, known, message->value, message->value_len, err);
         } else {
-            drop(replay, known);
-            count_ended(cell, &state);
+            drop(replay, known, state.kind);
+            count_ended(cell, &state, state.kind, 1);
             if (state.finished_ns < replay->forget_ns) /* from now on a repeat is a new job */
                 journal_put(cell->journal, cell->topics[SOURCE_COUNT], state.id, NULL, 0);
         }
@@ -157,7 +152,8 @@ static int revive(struct cell *cell, const struct past *past, struct err *err)
         state_write(&dead, &cell->message);
         struct ledger_entry *known = ledger_find(&cell->ledger, state.id);
         if (known)
-            known->card = LEDGER_ENDED;
+            known->card = ledger_ended(STATE_FAILED);
+        count_ended(cell, &dead, STATE_FAILED, 1);
         journal_put(cell->journal, cell->topics[SOURCE_COUNT], state.id, cell->message.data,
                     cell->message.len);
     }

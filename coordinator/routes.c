@@ -20,8 +20,8 @@ static struct policy_facts facts_of(const struct cell *cell, const struct profil
                                  .family = model->family,
                                  .model = model->name,
                                  .tenant = cell->tenants.names[profile->tenant],
-                                 .width = profile->side,
-                                 .height = profile->side,
+                                 .width = profile->width,
+                                 .height = profile->height,
                                  .confidential = profile->confidential,
                                  .memory_gb = (double)model->bytes / (1u << 30)};
 }
@@ -41,19 +41,25 @@ static double predict(struct cell *cell, const struct profile *profile, const ch
 }
 
 /* False when no class may draw it. */
+static bool find_route(struct cell *cell, const struct profile *from, struct policy_route *route)
+{
+    struct policy_facts facts = facts_of(cell, from);
+    char text[512];
+    policy_route(cell->policy, &facts, route);
+    if (route->count > 0)
+        return true;
+    policy_why_not(cell->policy, &facts, text, sizeof(text));
+    buf_clear(&cell->scratch);
+    buf_str(&cell->scratch, text);
+    return false;
+}
+
 static bool make(struct cell *cell, const struct profile *from, struct scheduler_profile *to)
 {
     const struct catalogue_model *model = &cell->catalogue.models[from->model];
-    struct policy_facts facts = facts_of(cell, from);
     struct policy_route route;
-    policy_route(cell->policy, &facts, &route);
-    if (route.count == 0) {
-        char text[512];
-        policy_why_not(cell->policy, &facts, text, sizeof(text));
-        buf_clear(&cell->scratch);
-        buf_str(&cell->scratch, text);
+    if (!find_route(cell, from, &route))
         return false;
-    }
     *to = (struct scheduler_profile){.route_count = route.count, .needs = from->confidential};
     to->memory_bytes = (model->bytes + MEMORY_ROUND - 1) / MEMORY_ROUND * MEMORY_ROUND;
     for (int i = 0; i < route.count; i++) {
@@ -89,19 +95,27 @@ static void tell(struct cell *cell, uint32_t number, const struct scheduler_prof
 
 uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort)
 {
-    char name[256];
+    char name[256], classes[SCHEDULER_CLASSES_MAX + 1] = "";
+    struct policy_route route;
     struct scheduler_profile made;
     struct profile profile = {
         .model = model, .side = side_of(job), .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
-        .confidential = job->confidential};
+        .confidential = job->confidential,
+        .width = job->width ? job->width : 512,
+        .height = job->height ? job->height : 512};
     double pixels = (double)profile.side * profile.side;
     double own = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
     int steps = job->steps ? job->steps : PROFILE_STEPS;
     profile.tenant = names_enter(&cell->tenants, job->tenant);
     snprintf(profile.tier, sizeof(profile.tier), "%s", job->tier ? job->tier : "standard");
     *effort = job->images * (own / pixels) * steps / PROFILE_STEPS;
-    snprintf(name, sizeof(name), "%u %d %d %d %s %u", model, profile.side, profile.guided,
-             profile.confidential, profile.tier, profile.tenant);
+    /* Predictions may be of a size nearby; the policy's limits are exact. */
+    if (!find_route(cell, &profile, &route))
+        return NAMES_NONE;
+    for (int i = 0; i < route.count; i++)
+        classes[i] = (char)('a' + route.classes[i]);
+    snprintf(name, sizeof(name), "%u %d %d %d %s %u %s", model, profile.side, profile.guided,
+             profile.confidential, profile.tier, profile.tenant, classes);
     uint32_t known = cell->profile_names.count;
     uint32_t number = names_find(&cell->profile_names, name);
     if (number != NAMES_NONE)

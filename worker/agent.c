@@ -288,7 +288,9 @@ static void follow(struct agent *agent, const struct letter *letter)
         return;
     }
     struct held *held = order.id ? find(agent, order.id, order.attempt) : NULL;
+    pthread_mutex_lock(&agent->lock);
     bool stale = order.epoch < agent->epoch;
+    pthread_mutex_unlock(&agent->lock);
     switch (order.type) {
     case ORDER_JOB:
         if (!stale) /* an old leader's: the new one will give the job again */

@@ -223,7 +223,7 @@ def leader_killed(fleet):
 
 @fault
 def leader_killed_mid_ingest(fleet):
-    ids = names(400, "ingest")
+    ids = names(1000 if LONG else 150, "ingest")
     sender = threading.Thread(target=fleet.produce,
                               args=([job(id=name, steps=1) for name in ids],))
     sender.start()

@@ -151,6 +151,7 @@ static int serve(struct cell *cell, struct err *err)
         if (!kafka_member_poll(member, STANDBY_MS))
             continue;
         uint64_t terms = cell->stats.terms;
+        log_event(cell->log, LOG_INFO, "elected", "name", cell->name, NULL);
         if (cell_lead(cell, member, &stopping, err) == 0)
             break;
         log_event(cell->log, LOG_WARN, "lead_lost", "why", err->message, NULL);

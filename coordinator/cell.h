@@ -109,7 +109,7 @@ struct worker {
 /* What a scheduler_profile was made of, so that it can be made again. */
 struct profile {
     uint32_t model, tenant;
-    int side; /* pixels of the square that stands for its sizes in predictions */
+    int side;          /* pixels of the square that stands for its sizes in predictions */
     int width, height; /* of its first job; all its jobs have the same route */
     bool guided, confidential;
     char tier[16];
@@ -273,7 +273,7 @@ void view_ended(struct cell *cell, const struct journal_note *note);
 void view_batches(struct cell *cell);   /* those that changed */
 void view_counts(struct cell *cell);
 void view_running(struct cell *cell, struct entry *entry);
-void view_restore(struct cell *cell);   /* goes on writing what Redis has forgotten */
+void view_restore(struct cell *cell);    /* goes on writing what Redis has forgotten */
 void view_lead(struct cell *cell);       /* keeps the lead in Redis, and sees whether it forgot */
 
 /* ---- api.c ---- */

@@ -238,7 +238,8 @@ static void redrive(struct cell *cell, const struct json *order, const char *id)
     else if (!request)
         add(cell, "request", NULL, "is missing: a redrive brings the job's request along");
     else if (!cell_has_room(cell, true))
-        add(cell, "", NULL, "the window of live jobs is full; send this again when some have ended");
+        add(cell, "", NULL,
+            "the window of live jobs is full; send this again when some have ended");
     else if (cell_read(cell, text.data, text.len, &job, &model) == 0 &&
              (known->content != job.content || strcmp(job.id, id) != 0))
         add(cell, "request", id, "is not the one that was accepted under this id");

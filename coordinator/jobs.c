@@ -125,8 +125,8 @@ static struct state state_of(const struct cell *cell, const struct entry *entry,
 {
     return (struct state){.kind = kind,
                           .id = entry_id(entry),
-                          .batch = entry->batch == NAMES_NONE ? NULL
-                                                              : cell->batches.names[entry->batch],
+                          .batch =
+                              entry->batch == NAMES_NONE ? NULL : cell->batches.names[entry->batch],
                           .tenant = cell->tenants.names[entry->tenant],
                           .content = entry->content,
                           .epoch = cell->epoch,

@@ -30,7 +30,8 @@ void cell_over(struct cell *cell, const struct err *why)
 static void make_nonce(struct cell *cell)
 {
     snprintf(cell->nonce, sizeof(cell->nonce), "%016" PRIx64,
-             (uint64_t)clock_wall_ns(cell->clock) ^ (uint64_t)clock_monotonic_ns(cell->clock) << 20);
+             (uint64_t)clock_wall_ns(cell->clock) ^ (uint64_t)clock_monotonic_ns(cell->clock)
+                                                        << 20);
 }
 
 static void on_redis(void *user, bool connected, const char *why)

@@ -71,8 +71,8 @@ static int ensure_topics(const struct cell *cell, struct err *err)
     static const char large[] = "max.message.bytes=4194304";
     int partitions = (int)cell->options->partitions;
     const struct kafka_topic topics[] = {
-        {cell->topics[0], partitions, plain},   {cell->topics[1], 1, plain},
-        {cell->topics[2], 1, plain},            {cell->topics[3], partitions, journal},
+        {cell->topics[0], partitions, plain}, {cell->topics[1], 1, plain},
+        {cell->topics[2], 1, plain},          {cell->topics[3], partitions, journal},
         {cell->topics[4], partitions, large},
     };
     return kafka_topics_ensure(&cell->kafka, topics, 5, TOPICS_TIMEOUT_MS, err);

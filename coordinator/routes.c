@@ -98,11 +98,12 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
     char name[256], classes[SCHEDULER_CLASSES_MAX + 1] = "";
     struct policy_route route;
     struct scheduler_profile made;
-    struct profile profile = {
-        .model = model, .side = side_of(job), .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
-        .confidential = job->confidential,
-        .width = job->width ? job->width : 512,
-        .height = job->height ? job->height : 512};
+    struct profile profile = {.model = model,
+                              .side = side_of(job),
+                              .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
+                              .confidential = job->confidential,
+                              .width = job->width ? job->width : 512,
+                              .height = job->height ? job->height : 512};
     double pixels = (double)profile.side * profile.side;
     double own = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
     int steps = job->steps ? job->steps : PROFILE_STEPS;

@@ -261,9 +261,8 @@ static void end_restoring(struct cell *cell)
 
 static void begin_restoring(struct cell *cell)
 {
-    struct kafka_reader_options which = {.topic = cell->topics[SOURCE_COUNT],
-                                         .committed_only = true,
-                                         .queue_bytes = 4u << 20};
+    struct kafka_reader_options which = {
+        .topic = cell->topics[SOURCE_COUNT], .committed_only = true, .queue_bytes = 4u << 20};
     struct err err;
     end_restoring(cell);
     cell->forgotten = false;

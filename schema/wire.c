@@ -99,7 +99,8 @@ int order_read(struct order *order, const char *text, size_t len, struct err *er
     if (type < 0 || ((type == ORDER_JOB || type == ORDER_CANCEL) && !order->id) ||
         (type == ORDER_JOB && (!order->request_json || order->attempt < 1))) {
         order_release(order);
-        return err_set(err, ERR_FORMAT, ERR_REJECT, "order: neither job, cancel, ack, drain nor sweep");
+        return err_set(err, ERR_FORMAT, ERR_REJECT,
+                       "order: neither job, cancel, ack, drain nor sweep");
     }
     return 0;
 }

@@ -211,7 +211,7 @@ static int clear(void *store, const char *id, struct err *err)
 
 struct store store_dir_store(struct store_dir *store)
 {
-    static const struct store_ops ops = {is_done,  manifest, begin,       put,  finish, sweep,
-                                         put_blob, get_blob, remove_blob, clear};
+    static const struct store_ops ops = {is_done, manifest, begin,    put,         finish,
+                                         sweep,   put_blob, get_blob, remove_blob, clear};
     return (struct store){&ops, store};
 }

@@ -175,7 +175,7 @@ static int clear(void *s3, const char *id, struct err *err)
 
 struct store store_s3(struct s3 *s3)
 {
-    static const struct store_ops ops = {is_done,  manifest, begin,       put_result, finish, sweep,
-                                         put_blob, get_blob, remove_blob, clear};
+    static const struct store_ops ops = {is_done, manifest, begin,    put_result,  finish,
+                                         sweep,   put_blob, get_blob, remove_blob, clear};
     return (struct store){&ops, s3};
 }

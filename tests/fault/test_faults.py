@@ -399,7 +399,7 @@ def poisonous_input(fleet):
     unknown = json.dumps(job(id="x", model="no-such-model")).encode()
     two = json.dumps(job(id="two", steps=0, colour="red", width=65)).encode()
     poison = [
-        ("p.empty", b"", ["empty"]),
+        ("p.empty", b"", ["nothing"]),
         ("p.text", b"draw me a cat", [""]),
         ("p.array", b"[1,2]", ["object"]),
         ("p.large", b'{"id":"p.large","prompt":"' + b"x" * (1 << 20) + b'"}', [""]),

@@ -57,10 +57,11 @@ const struct conf_table bench_fleet_table = {
     .command = "atelier bench fleet",
     .family = cli_tables,
     .usage = "atelier bench fleet [options]",
-    .summary = "Measures coordinator, Kafka and Redis without drawing: jobs taken in, given out and "
-               "completed per second, latency, memory, a leader's replacement. Uses the services "
-               "that the environment names (eval \"$(scripts/services env)\"), a cell of its own and "
-               "Redis' database 9, which it empties.",
+    .summary =
+        "Measures coordinator, Kafka and Redis without drawing: jobs taken in, given out and "
+        "completed per second, latency, memory, a leader's replacement. Uses the services "
+        "that the environment names (eval \"$(scripts/services env)\"), a cell of its own and "
+        "Redis' database 9, which it empties.",
     .rows = rows,
     .row_count = sizeof(rows) / sizeof(rows[0]),
     .positional = "fleet",
@@ -68,10 +69,10 @@ const struct conf_table bench_fleet_table = {
 };
 
 struct figures {
-    double produced, taken_in, completed, polls;             /* per second */
-    double latency_p50_ms, latency_p99_ms;                   /* from producing to the order */
-    double coordinator_bytes, redis_job_bytes;               /* resident; per queued job */
-    double takeover_s;                                       /* negative: not measured */
+    double produced, taken_in, completed, polls; /* per second */
+    double latency_p50_ms, latency_p99_ms;       /* from producing to the order */
+    double coordinator_bytes, redis_job_bytes;   /* resident; per queued job */
+    double takeover_s;                           /* negative: not measured */
 };
 
 struct bench {
@@ -179,8 +180,10 @@ static void send_done(struct bench *bench, int worker, const struct order *order
                             .files = "[]"};
     buf_clear(&bench->text);
     report_write(&report, &bench->text);
-    const struct redis_arg args[] = {redis_text("XADD"), redis_text(REDIS_REPORTS),
-                                     redis_text("*"), redis_text("m"),
+    const struct redis_arg args[] = {redis_text("XADD"),
+                                     redis_text(REDIS_REPORTS),
+                                     redis_text("*"),
+                                     redis_text("m"),
                                      {bench->text.data, bench->text.len}};
     redis_send(bench->out, NULL, NULL, 5, args);
 }
@@ -271,11 +274,12 @@ static void beat_one(struct bench *bench, int worker)
                             .job_count = (size_t)bench->held_count[worker]};
     buf_clear(&bench->text);
     report_write(&report, &bench->text);
-    const struct redis_arg args[] = {
-        redis_text(REDIS_CELL), redis_text(REDIS_WORKERS), redis_text(key),
-        redis_text(REDIS_REPORTS), redis_text(name), redis_text(time), redis_text("30"),
-        {bench->text.data, bench->text.len}, redis_text("1"), redis_text("device_class"),
-        redis_text(CLASS)};
+    const struct redis_arg args[] = {redis_text(REDIS_CELL), redis_text(REDIS_WORKERS),
+                                     redis_text(key),        redis_text(REDIS_REPORTS),
+                                     redis_text(name),       redis_text(time),
+                                     redis_text("30"),       {bench->text.data, bench->text.len},
+                                     redis_text("1"),        redis_text("device_class"),
+                                     redis_text(CLASS)};
     redis_eval(bench->out, SCRIPT_HEARTBEAT, NULL, NULL, 4, 11, args);
 }
 
@@ -493,8 +497,7 @@ static int measure_polling(struct bench *bench, struct figures *figures, struct 
     start_poller(bench);
     while (seconds_since(bench, begin) < 3.0)
         serve(bench, 5);
-    if (read(bench->poller_pipe, &figures->polls, sizeof(figures->polls)) !=
-        sizeof(figures->polls))
+    if (read(bench->poller_pipe, &figures->polls, sizeof(figures->polls)) != sizeof(figures->polls))
         figures->polls = 0;
     waitpid(bench->poller, NULL, 0);
     return wait_until(bench, "second", "succeeded", (double)(bench->options->jobs / 4), err);

@@ -44,10 +44,11 @@ const struct command cli_commands[] = {
 };
 
 const struct conf_table *const cli_tables[] = {
-    &run_table,    &generate_table, &model_table,   &bench_table,
+    &run_table,     &generate_table, &model_table, &bench_table,
 #ifdef ATELIER_FLEET
-    &submit_table, &status_table,   &watch_table,   &explain_table, &get_table,   &cancel_table,
-    &pause_table,  &resume_table,   &redrive_table, &workers_table, &drain_table, &bench_fleet_table,
+    &submit_table,  &status_table,   &watch_table, &explain_table,
+    &get_table,     &cancel_table,   &pause_table, &resume_table,
+    &redrive_table, &workers_table,  &drain_table, &bench_fleet_table,
 #endif
     NULL,
 };

@@ -211,7 +211,9 @@ static int explain(struct cell *cell, const char *id, struct buf *out)
     buf_printf(out, "{\"version\":1,\"job\":");
     json_write_string(out, id, strlen(id));
     buf_printf(out, ",\"why\":\"%s\"}\n",
-               !cell->scheduler ? "not_leading" : ended ? "ended" : "unknown");
+               !cell->scheduler ? "not_leading"
+               : ended          ? "ended"
+                                : "unknown");
     return !cell->scheduler ? 503 : ended ? 200 : 404;
 }
 

@@ -134,22 +134,22 @@ struct cell {
     int64_t policy_ns; /* its file's time of change */
     struct policy *policy;
     struct cost *cost;
-    struct serve *serve;          /* NULL: none */
+    struct serve *serve;           /* NULL: none */
     char api[CELL_NAME_BYTES + 8]; /* "host:port" of it, as others reach it; or "" */
 
     /* ---- of a term ---- */
     uint64_t epoch;
     char nonce[CELL_BOOT_BYTES];
-    bool settled;         /* workers have had time to say what runs: assigning has begun */
-    int64_t settle_ns;    /* when that is, monotonic */
+    bool settled;      /* workers have had time to say what runs: assigning has begun */
+    int64_t settle_ns; /* when that is, monotonic */
     struct scheduler *scheduler;
     struct journal *journal;
     struct kafka_reader *readers[SOURCE_COUNT];
     bool readable[SOURCE_COUNT]; /* may have messages: librdkafka is not asked in vain */
-    struct redis *redis;  /* orders and status */
-    bool forgotten;       /* Redis may lack anything: it is written anew */
-    struct kafka_reader *past; /* the journal, read again for the jobs that have ended; or NULL */
-    struct redis *listen; /* blocks on the reports */
+    struct redis *redis;         /* orders and status */
+    bool forgotten;              /* Redis may lack anything: it is written anew */
+    struct kafka_reader *past;   /* the journal, read again for the jobs that have ended; or NULL */
+    struct redis *listen;        /* blocks on the reports */
     bool listening;
     char last_report[64], trim_to[64]; /* stream ids */
     int64_t silent_until_ns;           /* leases do not end before: nobody could be heard */
@@ -160,13 +160,13 @@ struct cell {
     struct names batches, tenants, workers;
     struct batch_counts *batch_counts;
     uint32_t batch_counts_cap;
-    struct worker *worker_table; /* by number */
+    struct worker *worker_table;  /* by number */
     uint32_t *acked, acked_count; /* workers with acknowledgements to send; may name one twice */
-    uint32_t *tenant_live; /* by number */
+    uint32_t *tenant_live;        /* by number */
     struct names profile_names;
     struct profile *profiles; /* by number */
-    bool learned; /* since the profiles were made */
-    const char *last_error; /* of the job whose event the scheduler is told */
+    bool learned;             /* since the profiles were made */
+    const char *last_error;   /* of the job whose event the scheduler is told */
     struct cell_stats stats;
     struct job_problems problems;
     struct buf scratch, message;
@@ -270,11 +270,11 @@ int fleet_begin(struct cell *cell, struct err *err) must_check;
 /* ---- view.c ---- */
 void view_waiting(struct cell *cell, struct entry *entry);
 void view_ended(struct cell *cell, const struct journal_note *note);
-void view_batches(struct cell *cell);   /* those that changed */
+void view_batches(struct cell *cell); /* those that changed */
 void view_counts(struct cell *cell);
 void view_running(struct cell *cell, struct entry *entry);
-void view_restore(struct cell *cell);    /* goes on writing what Redis has forgotten */
-void view_lead(struct cell *cell);       /* keeps the lead in Redis, and sees whether it forgot */
+void view_restore(struct cell *cell); /* goes on writing what Redis has forgotten */
+void view_lead(struct cell *cell);    /* keeps the lead in Redis, and sees whether it forgot */
 
 /* ---- api.c ---- */
 int cell_answer(void *cell, const char *path, struct buf *out, const char **type);

@@ -113,8 +113,7 @@ void fleet_assign(struct cell *cell, struct entry *entry, const struct scheduler
                           .price = entry->price,
                           .traceparent = entry_trace(entry),
                           .checkpoint = entry_checkpoint(entry),
-                          .device_class =
-                              policy_class(cell->policy, worker->device_class)->name};
+                          .device_class = policy_class(cell->policy, worker->device_class)->name};
     fleet_order(cell, action->worker, &order, entry);
 }
 
@@ -254,14 +253,14 @@ static bool read_worker(struct cell *cell, const struct report *report, uint32_t
                       "the routing policy has no such device class; add it there", NULL);
         return false;
     }
-    worker->device_class = (uint32_t)class;
+    worker->device_class = (uint32_t) class;
     worker->draining = from->draining;
     worker->is = (struct scheduler_worker){
-        .device_class = (uint32_t)class,
+        .device_class = (uint32_t) class,
         .pictures_max = from->pictures_max,
         .memory_bytes = from->memory_bytes,
         .offers = from->confidential,
-        .price_per_hour = (float)policy_class(cell->policy, (uint32_t)class)->price_per_hour,
+        .price_per_hour = (float)policy_class(cell->policy, (uint32_t) class)->price_per_hour,
         .draining = from->draining || worker->ordered_to_drain};
     worker->is.resident_count = known_models(cell, from, worker->is.resident);
     return true;
@@ -269,10 +268,8 @@ static bool read_worker(struct cell *cell, const struct report *report, uint32_t
 
 static void adopt(struct cell *cell, struct entry *entry, uint32_t worker, int attempt)
 {
-    struct scheduler_event event = {.type = EVENT_ADOPT,
-                                    .slot = cell_slot(cell, entry),
-                                    .worker = worker,
-                                    .attempt = attempt};
+    struct scheduler_event event = {
+        .type = EVENT_ADOPT, .slot = cell_slot(cell, entry), .worker = worker, .attempt = attempt};
     entry->state = ENTRY_RUNNING;
     entry->worker = worker;
     entry->attempts = attempt;
@@ -382,9 +379,8 @@ static void take_done(struct cell *cell, const struct report *report, struct ent
 static void take_failed(struct cell *cell, const struct report *report, struct entry *entry,
                         uint32_t worker)
 {
-    struct scheduler_event event = {.type = EVENT_FINISH,
-                                    .slot = cell_slot(cell, entry),
-                                    .outcome = OUTCOME_DONE};
+    struct scheduler_event event = {
+        .type = EVENT_FINISH, .slot = cell_slot(cell, entry), .outcome = OUTCOME_DONE};
     if (report->cancelled && !entry->cancelling) { /* by a worker that was about to be lost */
         take_back(cell, entry);
     } else if (entry->cancelling || report->cancelled) {
@@ -497,10 +493,10 @@ void fleet_listen(struct cell *cell)
 {
     if (cell->listening || !redis_connected(cell->listen) || journal_is_full(cell->journal))
         return;
-    const struct redis_arg args[] = {
-        redis_text("XREAD"), redis_text("COUNT"),       redis_text(LISTEN_COUNT),
-        redis_text("BLOCK"), redis_text(LISTEN_MS),     redis_text("STREAMS"),
-        redis_text(REDIS_REPORTS), redis_text(cell->last_report)};
+    const struct redis_arg args[] = {redis_text("XREAD"),       redis_text("COUNT"),
+                                     redis_text(LISTEN_COUNT),  redis_text("BLOCK"),
+                                     redis_text(LISTEN_MS),     redis_text("STREAMS"),
+                                     redis_text(REDIS_REPORTS), redis_text(cell->last_report)};
     cell->listening = true;
     redis_send(cell->listen, on_reports, cell, sizeof(args) / sizeof(args[0]), args);
 }

@@ -292,8 +292,7 @@ static void take_order(struct cell *cell, const struct kafka_message *message)
     struct json_doc *doc = NULL;
     struct err err;
     cell->problems.count = cell->problems.dropped = 0;
-    if (!message->value ||
-        json_parse(&doc, message->value, message->value_len, NULL, &err) != 0) {
+    if (!message->value || json_parse(&doc, message->value, message->value_len, NULL, &err) != 0) {
         add(cell, "", NULL, message->value ? err.message : "the record is empty");
         dead_letter(cell, message, SOURCE_CONTROL);
         return;
@@ -325,9 +324,8 @@ static bool take(struct cell *cell, enum source source, struct err *err)
     for (int i = 0; i < TURN_MESSAGES; i++) {
         if (!may_read(cell, source))
             return false;
-        int rc = cell->readable[source]
-                     ? kafka_reader_next(cell->readers[source], &message, 0, err)
-                     : 0;
+        int rc =
+            cell->readable[source] ? kafka_reader_next(cell->readers[source], &message, 0, err) : 0;
         if (rc < 0)
             cell_over(cell, err);
         if (rc <= 0) {

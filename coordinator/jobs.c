@@ -189,10 +189,8 @@ static void submit(struct cell *cell, struct entry *entry, const struct job *job
 void cell_know_tenant(struct cell *cell, uint32_t number)
 {
     struct policy_tenant is = policy_tenant(cell->policy, cell->tenants.names[number]);
-    struct scheduler_event event = {.type = EVENT_TENANT,
-                                    .tenant = number,
-                                    .weight = is.weight,
-                                    .running_max = is.running_max};
+    struct scheduler_event event = {
+        .type = EVENT_TENANT, .tenant = number, .weight = is.weight, .running_max = is.running_max};
     cell_step(cell, &event);
 }
 

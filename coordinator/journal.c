@@ -102,7 +102,8 @@ static void *grow(void *items, size_t count, size_t *cap, size_t size)
 
 static struct entry *new_entry(struct batch *batch)
 {
-    void *entries = grow(batch->entries, batch->entry_count, &batch->entry_cap, sizeof(struct entry));
+    void *entries =
+        grow(batch->entries, batch->entry_count, &batch->entry_cap, sizeof(struct entry));
     if (!entries) {
         batch->failed = true;
         return NULL;
@@ -174,7 +175,8 @@ static size_t read_headers(const struct batch *batch, const struct entry *entry,
                            struct kafka_header headers[KAFKA_HEADERS_MAX])
 {
     const char *at = batch->texts.data + entry->headers;
-    size_t count = entry->header_count < KAFKA_HEADERS_MAX ? entry->header_count : KAFKA_HEADERS_MAX;
+    size_t count =
+        entry->header_count < KAFKA_HEADERS_MAX ? entry->header_count : KAFKA_HEADERS_MAX;
     for (size_t i = 0; i < count; i++) {
         size_t len;
         headers[i].name = at;

@@ -24,15 +24,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define JOURNAL_SOURCES 4         /* topics whose offsets are committed with the records */
+#define JOURNAL_SOURCES 4              /* topics whose offsets are committed with the records */
 #define JOURNAL_BATCH_BYTES (8u << 20) /* from here on journal_is_full */
 
 struct journal;
 
 /* What to do after a commit; the journal copies the strings and only carries the rest. */
 struct journal_note {
-    int what; /* the caller's */
-    const char *id; /* of a job; or NULL */
+    int what;         /* the caller's */
+    const char *id;   /* of a job; or NULL */
     const char *text; /* or NULL */
     uint32_t slot, worker;
     uint64_t number;

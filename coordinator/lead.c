@@ -67,8 +67,8 @@ static int open_tables(struct cell *cell, struct err *err)
     cell->acked = calloc(ACKED_MAX, sizeof(*cell->acked));
     cell->tenant_live = calloc(CELL_TENANTS_MAX, sizeof(*cell->tenant_live));
     cell->profiles = calloc(CELL_PROFILES_MAX, sizeof(*cell->profiles));
-    if (!cell->entries || !cell->free_slots || !cell->worker_table || !cell->acked || !cell->tenant_live ||
-        !cell->profiles)
+    if (!cell->entries || !cell->free_slots || !cell->worker_table || !cell->acked ||
+        !cell->tenant_live || !cell->profiles)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory for %zu live jobs", jobs);
     for (size_t i = jobs; i-- > 0;)
         cell->free_slots[cell->free_count++] = (uint32_t)i;
@@ -259,8 +259,8 @@ static void keep_time(struct cell *cell, struct timers *timers)
         fleet_check_leases(cell);
         if (strcmp(timers->trimmed, cell->last_report) != 0) {
             snprintf(timers->trimmed, sizeof(timers->trimmed), "%s", cell->last_report);
-            journal_after(cell->journal, &(struct journal_note){.what = NOTE_TRIM,
-                                                                .text = timers->trimmed});
+            journal_after(cell->journal,
+                          &(struct journal_note){.what = NOTE_TRIM, .text = timers->trimmed});
         }
     }
     if (cell->learned && is_due(&timers->refresh_ns, now, REFRESH_NS))
@@ -274,12 +274,12 @@ static void wait_for_work(struct cell *cell, bool busy)
     bool full = journal_is_full(cell->journal) || !cell_has_room(cell, false);
     for (int i = 0; i < SOURCE_COUNT; i++) {
         bool waits = i == SOURCE_JOBS && full;
-        fds[count++] = (struct pollfd){.fd = waits ? -1 : kafka_reader_fd(cell->readers[i]),
-                                       .events = POLLIN};
+        fds[count++] =
+            (struct pollfd){.fd = waits ? -1 : kafka_reader_fd(cell->readers[i]), .events = POLLIN};
     }
     fds[count++] = (struct pollfd){.fd = journal_fd(cell->journal), .events = POLLIN};
-    fds[count++] = (struct pollfd){.fd = cell->serve ? serve_fd(cell->serve) : -1,
-                                   .events = POLLIN};
+    fds[count++] =
+        (struct pollfd){.fd = cell->serve ? serve_fd(cell->serve) : -1, .events = POLLIN};
     fds[count++] = redis_pollfd(cell->redis);
     fds[count++] = redis_pollfd(cell->listen);
     int timeout = redis_timeout_ms(cell->redis, redis_timeout_ms(cell->listen, TURN_MS));

@@ -14,12 +14,12 @@
 
 struct coordinator_options {
     struct service_options services;
-    const char *name;    /* of this coordinator; NULL: host and process */
-    const char *models;  /* catalogue directory; NULL: found like the others' */
-    const char *policy;  /* routing policy file; NULL: found */
+    const char *name;      /* of this coordinator; NULL: host and process */
+    const char *models;    /* catalogue directory; NULL: found like the others' */
+    const char *policy;    /* routing policy file; NULL: found */
     const char *cost_file; /* what the cost model has learned; NULL: not kept */
-    int64_t jobs_max;    /* live jobs in memory */
-    uint64_t jobs_bytes; /* of their requests */
+    int64_t jobs_max;      /* live jobs in memory */
+    uint64_t jobs_bytes;   /* of their requests */
     int64_t workers_max;
     int64_t partitions;  /* of topics that are created */
     int64_t session_s;   /* election: how long a silent leader leads on */

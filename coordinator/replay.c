@@ -60,8 +60,7 @@ static void drop(struct replay *replay, struct ledger_entry *known, enum state_k
     known->card = ledger_ended(kind);
 }
 
-static int take_special(struct replay *replay, const struct kafka_message *message,
-                        struct err *err)
+static int take_special(struct replay *replay, const struct kafka_message *message, struct err *err)
 {
     struct cell *cell = replay->cell;
     struct json_doc *doc = NULL;
@@ -167,9 +166,8 @@ static int read_all(struct replay *replay, struct err *err)
 {
     struct cell *cell = replay->cell;
     struct kafka_reader *reader;
-    struct kafka_reader_options which = {.topic = cell->topics[SOURCE_COUNT],
-                                         .committed_only = true,
-                                         .queue_bytes = 64u << 20};
+    struct kafka_reader_options which = {
+        .topic = cell->topics[SOURCE_COUNT], .committed_only = true, .queue_bytes = 64u << 20};
     struct kafka_message message;
     int rc = 0;
     if (kafka_reader_create(&reader, &cell->kafka, &which, err) != 0)
@@ -189,8 +187,7 @@ int cell_replay(struct cell *cell, struct err *err)
 {
     struct replay replay = {.cell = cell};
     char records[32], lives[32];
-    replay.forget_ns =
-        clock_wall_ns(cell->clock) - cell->options->remember_s * 1000000000;
+    replay.forget_ns = clock_wall_ns(cell->clock) - cell->options->remember_s * 1000000000;
     int rc = read_all(&replay, err);
     cell->epoch++;
     for (size_t i = 0; i < replay.count; i++) {
@@ -200,8 +197,7 @@ int cell_replay(struct cell *cell, struct err *err)
     }
     free(replay.lives);
     snprintf(records, sizeof(records), "%zu", replay.records);
-    snprintf(lives, sizeof(lives), "%u",
-             (uint32_t)cell->options->jobs_max - cell->free_count);
+    snprintf(lives, sizeof(lives), "%u", (uint32_t)cell->options->jobs_max - cell->free_count);
     log_event(cell->log, LOG_INFO, "replayed", "records", records, "live", lives, NULL);
     return rc;
 }

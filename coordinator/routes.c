@@ -88,8 +88,7 @@ static int side_of(const struct job *job)
 
 static void tell(struct cell *cell, uint32_t number, const struct scheduler_profile *profile)
 {
-    struct scheduler_event event = {
-        .type = EVENT_PROFILE, .number = number, .profile = *profile};
+    struct scheduler_event event = {.type = EVENT_PROFILE, .number = number, .profile = *profile};
     cell_step(cell, &event);
 }
 
@@ -160,10 +159,11 @@ static int compare_classes(const struct policy *old, const struct policy *new, s
     for (uint32_t i = 0; i < policy_class_count(old); i++) {
         const char *name = policy_class(old, i)->name;
         if (i >= policy_class_count(new) || strcmp(policy_class(new, i)->name, name) != 0)
-            return err_set(err, ERR_CONFLICT, ERR_REJECT,
-                           "classes.%s was removed or moved; add classes at the end, or restart the "
-                           "coordinators for another order",
-                           name);
+            return err_set(
+                err, ERR_CONFLICT, ERR_REJECT,
+                "classes.%s was removed or moved; add classes at the end, or restart the "
+                "coordinators for another order",
+                name);
     }
     return 0;
 }

@@ -315,6 +315,6 @@ void view_lead(struct cell *cell)
     clock_format_rfc3339(clock_wall_ns(cell->clock), time);
     const struct redis_arg args[] = {redis_text(REDIS_CELL), redis_text(epoch),
                                      redis_text(cell->name), redis_text(cell->nonce),
-                                     redis_text(time), redis_text(cell->api)};
+                                     redis_text(time),       redis_text(cell->api)};
     redis_eval(cell->redis, SCRIPT_LEAD, on_lead, cell, 1, 6, args);
 }

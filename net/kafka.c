@@ -688,16 +688,15 @@ static rd_kafka_resp_err_t send_once(struct kafka_producer *producer,
                                      const struct kafka_record *record, rd_kafka_headers_t *headers)
 {
     if (!headers)
-        return rd_kafka_producev(
-            producer->rk, RD_KAFKA_V_TOPIC(record->topic),
-            RD_KAFKA_V_KEY(record->key, record->key_len),
-            RD_KAFKA_V_VALUE((void *)record->value, record->value_len),
-            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(producer), RD_KAFKA_V_END);
-    return rd_kafka_producev(producer->rk, RD_KAFKA_V_TOPIC(record->topic),
-                             RD_KAFKA_V_KEY(record->key, record->key_len),
-                             RD_KAFKA_V_VALUE((void *)record->value, record->value_len),
-                             RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-                             RD_KAFKA_V_OPAQUE(producer), RD_KAFKA_V_END);
+        return rd_kafka_producev(producer->rk, RD_KAFKA_V_TOPIC(record->topic),
+                                 RD_KAFKA_V_KEY(record->key, record->key_len),
+                                 RD_KAFKA_V_VALUE((void *)record->value, record->value_len),
+                                 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                                 RD_KAFKA_V_OPAQUE(producer), RD_KAFKA_V_END);
+    return rd_kafka_producev(
+        producer->rk, RD_KAFKA_V_TOPIC(record->topic), RD_KAFKA_V_KEY(record->key, record->key_len),
+        RD_KAFKA_V_VALUE((void *)record->value, record->value_len), RD_KAFKA_V_HEADERS(headers),
+        RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(producer), RD_KAFKA_V_END);
 }
 
 int kafka_produce(struct kafka_producer *producer, const struct kafka_record *record,

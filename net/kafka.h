@@ -67,7 +67,7 @@ struct kafka_reader;
 
 struct kafka_reader_options {
     const char *topic;
-    const char *group;  /* whose committed offsets to begin after; NULL: from the start */
+    const char *group;   /* whose committed offsets to begin after; NULL: from the start */
     bool committed_only; /* leave aborted transactions out */
     size_t queue_bytes;  /* read ahead, at most; 0: librdkafka's */
 };

@@ -86,8 +86,8 @@ static int read_credentials(struct address *address, const char *text, size_t le
     const char *colon = memchr(text, ':', len);
     size_t user = colon ? (size_t)(colon - text) : len;
     if (!copy_part(address->user, sizeof(address->user), text, user) ||
-        (colon && !copy_part(address->password, sizeof(address->password), colon + 1,
-                             len - user - 1)))
+        (colon &&
+         !copy_part(address->password, sizeof(address->password), colon + 1, len - user - 1)))
         return refuse_url(err);
     unescape(address->user);
     unescape(address->password);
@@ -119,9 +119,8 @@ static int read_address(struct address *address, const char *url, struct err *er
     size_t host = colon ? (size_t)(colon - url) : len;
     if (host == 0 || !copy_part(address->host, sizeof(address->host), url, host) ||
         (colon && !copy_part(address->port, sizeof(address->port), colon + 1, len - host - 1)) ||
-        (url[len] == '/' &&
-         !copy_part(address->database, sizeof(address->database), url + len + 1,
-                    strlen(url + len + 1))))
+        (url[len] == '/' && !copy_part(address->database, sizeof(address->database), url + len + 1,
+                                       strlen(url + len + 1))))
         return refuse_url(err);
     return atoi(address->port) > 0 ? 0 : refuse_url(err);
 }
@@ -317,8 +316,8 @@ int redis_timeout_ms(const struct redis *redis, int most_ms)
 {
     if (redis->up)
         return most_ms;
-    int64_t until = redis->context ? redis->connecting_ns + CONNECT_TIMEOUT_MS * 1000000ll
-                                   : redis->retry_ns;
+    int64_t until =
+        redis->context ? redis->connecting_ns + CONNECT_TIMEOUT_MS * 1000000ll : redis->retry_ns;
     int64_t left = (until - clock_monotonic_ns(redis->options.clock)) / 1000000 + 1;
     return left < 0 ? 0 : left < most_ms ? (int)left : most_ms;
 }

@@ -64,7 +64,8 @@ static inline struct redis_arg redis_text(const char *text)
 /* `reply` is NULL when the connection was lost. */
 typedef void redis_reply_fn(void *user, const struct redis_value *reply);
 
-/* Begins to connect. Errors: a URL that cannot be read; TLS where the installed hiredis has none. */
+/* Begins to connect. Errors: a URL that cannot be read; TLS where the installed hiredis has none.
+ */
 int redis_create(struct redis **redis, const struct redis_options *options,
                  struct err *err) must_check;
 void redis_free(struct redis *redis); /* callbacks under way are called with NULL */

@@ -1,4 +1,5 @@
-/* redis_scripts.h: schema/redis/<name>.lua as text, in the order of enum redis_script; made by CMake. */
+/* redis_scripts.h: schema/redis/<name>.lua as text, in the order of enum redis_script; made by
+ * CMake. */
 #ifndef ATELIER_NET_REDIS_SCRIPTS_H
 #define ATELIER_NET_REDIS_SCRIPTS_H
 

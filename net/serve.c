@@ -56,8 +56,8 @@ static mhd_result on_request(void *user, struct MHD_Connection *connection, cons
 static int find_address(const struct serve_options *options, struct sockaddr_in *address,
                         struct err *err)
 {
-    *address = (struct sockaddr_in){.sin_family = AF_INET,
-                                    .sin_port = htons((uint16_t)options->port)};
+    *address =
+        (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)options->port)};
     if (inet_pton(AF_INET, options->host, &address->sin_addr) == 1)
         return 0;
     return err_set(err, ERR_INVALID, ERR_FATAL,
@@ -80,11 +80,11 @@ int serve_create(struct serve **out, const struct serve_options *options, struct
     unsigned flags = MHD_USE_EPOLL;
     if (options->threaded)
         flags |= MHD_USE_INTERNAL_POLLING_THREAD;
-    serve->daemon = MHD_start_daemon(
-        flags, (uint16_t)options->port, NULL, NULL, on_request, serve, MHD_OPTION_SOCK_ADDR,
-        (struct sockaddr *)&address, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
-        MHD_OPTION_END);
+    serve->daemon = MHD_start_daemon(flags, (uint16_t)options->port, NULL, NULL, on_request, serve,
+                                     MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address,
+                                     MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
+                                     MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S,
+                                     MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
     if (!serve->daemon) {
         free(serve);
         return err_set(err, ERR_IO, ERR_FATAL,

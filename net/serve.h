@@ -15,8 +15,8 @@
 
 struct serve;
 
-/* Answers GET `path`: appends the body to `out`, sets `type` where it is not text/plain, returns the
- * HTTP status. */
+/* Answers GET `path`: appends the body to `out`, sets `type` where it is not text/plain, returns
+ * the HTTP status. */
 typedef int serve_fn(void *user, const char *path, struct buf *out, const char **type);
 
 struct serve_options {

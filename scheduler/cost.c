@@ -14,8 +14,8 @@
  * of the first reports and exponentially weighted from then on. A finer ratio with n reports is
  * mixed with the coarser prediction as n : PRIOR.
  *
- * The numbers of the table are guesses of the right order of magnitude, not measurements: they matter
- * until the first reports only.
+ * The numbers of the table are guesses of the right order of magnitude, not measurements: they
+ * matter until the first reports only.
  */
 #include "scheduler/cost.h"
 

@@ -29,7 +29,7 @@ struct json_doc;
 
 struct catalogue_model {
     char *name;
-    char *path; /* NULL: not there; to be fetched from `source` */
+    char *path;             /* NULL: not there; to be fetched from `source` */
     const char *source;     /* URI of a .safetensors file or of a folder, or NULL */
     const char *sha256;     /* of that file, hexadecimal, or NULL */
     const char *family;     /* "sd15", "sd21", "sdxl", …: for routing and prices; or NULL */

@@ -47,7 +47,7 @@ struct manifest {
     const char *model_family;
     const char *engine_version;
     int attempt;
-    const char *traceparent; /* W3C trace context, or NULL */
+    const char *traceparent;         /* W3C trace context, or NULL */
     int64_t started_ns, finished_ns; /* wall clock */
     struct manifest_times times;
     double predicted_s; /* compute seconds; negative: unknown */

@@ -8,8 +8,8 @@
 #include <string.h>
 
 static const char *const names[STATE_COUNT] = {
-    [STATE_QUEUED] = "queued",       [STATE_RETRYING] = "retrying", [STATE_SUCCEEDED] = "succeeded",
-    [STATE_FAILED] = "failed",       [STATE_DEAD] = "dead",         [STATE_CANCELLED] = "cancelled",
+    [STATE_QUEUED] = "queued",   [STATE_RETRYING] = "retrying", [STATE_SUCCEEDED] = "succeeded",
+    [STATE_FAILED] = "failed",   [STATE_DEAD] = "dead",         [STATE_CANCELLED] = "cancelled",
     [STATE_EXPIRED] = "expired",
 };
 

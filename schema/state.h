@@ -22,8 +22,8 @@ enum state_kind {
     STATE_QUEUED,
     STATE_RETRYING, /* queued again: attempts or crashes are not zero */
     STATE_SUCCEEDED,
-    STATE_FAILED,    /* the job's own fault */
-    STATE_DEAD,      /* attempts or crashes exhausted */
+    STATE_FAILED, /* the job's own fault */
+    STATE_DEAD,   /* attempts or crashes exhausted */
     STATE_CANCELLED,
     STATE_EXPIRED, /* its deadline passed */
     STATE_COUNT,
@@ -38,12 +38,12 @@ struct json_doc;
 struct state {
     enum state_kind kind;
     const char *id;
-    const char *batch;  /* or NULL */
-    const char *tenant; /* "default" */
-    uint64_t content;   /* of the request: job.content */
-    uint64_t epoch;     /* of the leader that wrote this */
+    const char *batch;              /* or NULL */
+    const char *tenant;             /* "default" */
+    uint64_t content;               /* of the request: job.content */
+    uint64_t epoch;                 /* of the leader that wrote this */
     int attempts, crashes, returns; /* crashes and returns do not count against max_attempts */
-    int64_t accepted_ns; /* wall clock */
+    int64_t accepted_ns;            /* wall clock */
     const char *request; /* canonical JSON; NULL in a record of success, whose manifest has it */
     const char *traceparent; /* W3C trace context, or NULL */
 

@@ -85,10 +85,10 @@ struct report_worker {
     const char *boot;         /* differs after a restart: what it had before is lost */
     const char *device_class; /* "g8i", "a10", … */
     const char *processor, *backend, *isa, *engine_version;
-    const char *precisions;  /* "f32,bf16" */
-    int pictures_max;        /* in flight at once */
-    uint64_t memory_bytes;   /* the engine's budget */
-    bool confidential;       /* may take confidential jobs */
+    const char *precisions; /* "f32,bf16" */
+    int pictures_max;       /* in flight at once */
+    uint64_t memory_bytes;  /* the engine's budget */
+    bool confidential;      /* may take confidential jobs */
     bool draining;
     const char *resident[WIRE_MODELS_MAX]; /* models in memory */
     size_t resident_count;
@@ -113,14 +113,14 @@ struct report {
     const char *model;
     int width, height, steps, images; /* as drawn */
     double compute_s, total_s, load_s;
-    const char *manifest; /* object key */
-    const char *files;    /* JSON array */
+    const char *manifest;          /* object key */
+    const char *files;             /* JSON array */
     const struct json *files_json; /* of the reader */
-    bool adopted;         /* done: another attempt's manifest stands */
-    const char *error;    /* failed: one sentence */
-    bool retry;           /* failed: the same request may succeed later or elsewhere */
-    bool cancelled;       /* failed: as ordered */
-    const char *checkpoint; /* returned: the blob, or NULL */
+    bool adopted;                  /* done: another attempt's manifest stands */
+    const char *error;             /* failed: one sentence */
+    bool retry;                    /* failed: the same request may succeed later or elsewhere */
+    bool cancelled;                /* failed: as ordered */
+    const char *checkpoint;        /* returned: the blob, or NULL */
 
     struct json_doc *doc;
 };
@@ -129,8 +129,8 @@ void report_write(const struct report *report, struct buf *out);
 int report_read(struct report *report, const char *text, size_t len, struct err *err) must_check;
 void report_release(struct report *report);
 
-/* The jobs of a beat or an acknowledgement that was read, in turn: begin with `at` NULL; false after
- * the last. */
+/* The jobs of a beat or an acknowledgement that was read, in turn: begin with `at` NULL; false
+ * after the last. */
 bool wire_next_job(const struct json *jobs, const struct json **at, struct wire_job *job);
 
 #endif

@@ -569,7 +569,8 @@ static int open_agent(struct agent *agent, struct err *err)
         return err_set(err, ERR_NOT_FOUND, ERR_FATAL,
                        "no models directory beside the program or here; give --models");
     if (catalogue_open(&agent->catalogue, models, err) != 0 || check_redis(agent, err) != 0 ||
-        open_storage(agent, err) != 0 || open_engine(agent, err) != 0 || open_serve(agent, err) != 0)
+        open_storage(agent, err) != 0 || open_engine(agent, err) != 0 ||
+        open_serve(agent, err) != 0)
         return -1;
     return start_link(agent, err);
 }

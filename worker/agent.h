@@ -32,7 +32,7 @@ struct agent_options {
     int64_t grace_s; /* for what is in hand, after SIGTERM or a drain */
     bool confidential;
     bool private_inputs;
-    const char *cache;        /* directory of fetched models; NULL: none are fetched */
+    const char *cache; /* directory of fetched models; NULL: none are fetched */
     uint64_t cache_max_bytes;
     const char *metrics_host;
     int64_t metrics_port; /* 0: none */
@@ -42,7 +42,7 @@ struct agent_options {
 extern const struct conf_table agent_table;
 
 /* Works until it is told to drain, or `*stop` is set; then drains. 0, or -1 for what ended it. */
-int agent_run(const struct agent_options *options, const struct log *log,
-              const volatile int *stop, struct err *err) must_check;
+int agent_run(const struct agent_options *options, const struct log *log, const volatile int *stop,
+              struct err *err) must_check;
 
 #endif

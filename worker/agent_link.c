@@ -67,9 +67,10 @@ static void on_orders(void *user, const struct redis_value *reply)
 
 static void ask(struct link *link)
 {
-    const struct redis_arg args[] = {redis_text("BLMPOP"), redis_text(WAIT_S), redis_text("1"),
-                                     redis_text(link->queue), redis_text("LEFT"),
-                                     redis_text("COUNT"), redis_text(ORDERS_AT_ONCE)};
+    const struct redis_arg args[] = {redis_text("BLMPOP"),      redis_text(WAIT_S),
+                                     redis_text("1"),           redis_text(link->queue),
+                                     redis_text("LEFT"),        redis_text("COUNT"),
+                                     redis_text(ORDERS_AT_ONCE)};
     if (link->asking || !redis_connected(link->orders))
         return;
     link->asking = true;
@@ -80,8 +81,8 @@ static void ask(struct link *link)
 
 static void send_report(struct link *link, const char *text)
 {
-    const struct redis_arg args[] = {redis_text("XADD"), redis_text(REDIS_REPORTS),
-                                     redis_text("*"), redis_text("m"), redis_text(text)};
+    const struct redis_arg args[] = {redis_text("XADD"), redis_text(REDIS_REPORTS), redis_text("*"),
+                                     redis_text("m"), redis_text(text)};
     redis_send(link->out, NULL, NULL, sizeof(args) / sizeof(args[0]), args);
 }
 
@@ -109,23 +110,22 @@ static void describe(const struct agent *agent, struct report_worker *is)
     const struct engine_info *engine = engine_info(agent->engine);
     struct pipeline_progress progress = pipeline_progress(agent->pipeline);
     int resident[WIRE_MODELS_MAX];
-    *is = (struct report_worker){.boot = agent->boot,
-                                 .device_class = agent->options->device_class,
-                                 .processor = engine->processor,
-                                 .backend = engine->backend,
-                                 .isa = engine->isa,
-                                 .engine_version = engine_version(),
-                                 .precisions = precisions[engine->precision == PRECISION_BF16],
-                                 .pictures_max = agent->leaving ? 0 : agent->pictures_max,
-                                 .memory_bytes = agent->options->memory_bytes
-                                                     ? agent->options->memory_bytes
-                                                     : (uint64_t)sysconf(_SC_PHYS_PAGES) *
-                                                           (uint64_t)sysconf(_SC_PAGESIZE),
-                                 .confidential = agent->options->confidential,
-                                 .draining = agent->draining,
-                                 .cache_max_bytes =
-                                     agent->options->cache ? agent->options->cache_max_bytes : 0,
-                                 .step_s = progress.step_s};
+    *is = (struct report_worker){
+        .boot = agent->boot,
+        .device_class = agent->options->device_class,
+        .processor = engine->processor,
+        .backend = engine->backend,
+        .isa = engine->isa,
+        .engine_version = engine_version(),
+        .precisions = precisions[engine->precision == PRECISION_BF16],
+        .pictures_max = agent->leaving ? 0 : agent->pictures_max,
+        .memory_bytes = agent->options->memory_bytes
+                            ? agent->options->memory_bytes
+                            : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE),
+        .confidential = agent->options->confidential,
+        .draining = agent->draining,
+        .cache_max_bytes = agent->options->cache ? agent->options->cache_max_bytes : 0,
+        .step_s = progress.step_s};
     is->resident_count = models_resident(agent->models, resident, WIRE_MODELS_MAX);
     for (size_t i = 0; i < is->resident_count; i++)
         is->resident[i] = agent->catalogue.models[resident[i]].name;
@@ -187,7 +187,9 @@ static size_t put_fields(const struct agent *agent, const struct report_worker *
         {"pictures_max", texts->pictures},
         {"memory_bytes", texts->memory},
         {"models", texts->resident},
-        {"state", agent->leaving ? "left" : is->draining ? "draining" : "serving"},
+        {"state", agent->leaving ? "left"
+                  : is->draining ? "draining"
+                                 : "serving"},
         {"seen_ms", texts->now},
     };
     for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
@@ -296,7 +298,8 @@ static bool is_leaving(struct agent *agent)
 
 static void serve(struct link *link)
 {
-    struct pollfd fds[3] = {redis_pollfd(link->orders), redis_pollfd(link->out),
+    struct pollfd fds[3] = {redis_pollfd(link->orders),
+                            redis_pollfd(link->out),
                             {.fd = link->agent->wake_fd, .events = POLLIN}};
     uint64_t count;
     int timeout = redis_timeout_ms(link->orders, redis_timeout_ms(link->out, TURN_MS));

@@ -13,7 +13,8 @@ static void put_jobs(struct agent *agent, struct buf *out)
         drawing += held->drawing;
         reporting += held->report != NULL;
     }
-    metrics_family(out, "atelier_worker_jobs_total", "counter", "jobs that left this worker, by how");
+    metrics_family(out, "atelier_worker_jobs_total", "counter",
+                   "jobs that left this worker, by how");
     metrics_sample(out, "atelier_worker_jobs_total", "state", "done", (double)agent->done);
     metrics_sample(out, "atelier_worker_jobs_total", "state", "failed", (double)agent->failed);
     metrics_sample(out, "atelier_worker_jobs_total", "state", "cancelled",
@@ -35,8 +36,8 @@ static void put_engine(struct agent *agent, struct buf *out)
                    (double)progress.pictures_done);
     metrics_single(out, "atelier_worker_steps_total", "counter",
                    "denoising steps, each picture's counted", (double)progress.steps_done);
-    metrics_single(out, "atelier_worker_step_seconds", "gauge", "the latest step, of the whole batch",
-                   progress.step_s);
+    metrics_single(out, "atelier_worker_step_seconds", "gauge",
+                   "the latest step, of the whole batch", progress.step_s);
     metrics_single(out, "atelier_worker_batch_pictures", "gauge", "pictures in the current batch",
                    progress.active);
     metrics_single(out, "atelier_worker_model_loads_total", "counter", "models loaded",

@@ -43,8 +43,7 @@ static const struct conf_row rows[] = {
      "of that directory; the models that were used longest ago go first"},
     {"metrics-host", CONF_STRING, AT(metrics_host), "ADDRESS", "127.0.0.1", 0, 0, NULL,
      "where to serve /metrics and /healthz; 0.0.0.0: on all of the machine's addresses"},
-    {"metrics-port", CONF_INT, AT(metrics_port), "PORT", "0", 0, 65535, NULL,
-     "of that; 0: none"},
+    {"metrics-port", CONF_INT, AT(metrics_port), "PORT", "0", 0, 65535, NULL, "of that; 0: none"},
     {"log-level", CONF_CHOICE, AT(log_level), "LEVEL", "info", 0, 0, log_levels,
      "the least important that is written"},
 };

@@ -28,9 +28,9 @@ struct held {
     char checkpoint[64]; /* blob that it began from, or "" */
     uint64_t epoch;
     int attempt;
-    bool drawing;   /* in the pipeline */
-    bool cancelled; /* as ordered */
-    char *report;   /* repeated until it is acknowledged; NULL while there is none */
+    bool drawing;        /* in the pipeline */
+    bool cancelled;      /* as ordered */
+    char *report;        /* repeated until it is acknowledged; NULL while there is none */
     int64_t reported_ns; /* monotonic; 0: not yet */
 };
 
@@ -65,10 +65,10 @@ struct agent {
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     uint64_t done, failed, returned, cancelled; /* jobs */
-    bool woken; /* a task is through, a letter has come */
+    bool woken;                                 /* a task is through, a letter has come */
     struct letter *letters, **letters_end;
-    struct held *held; /* main adds and removes; at-link reads and stamps reported_ns */
-    uint64_t epoch;    /* the latest that was heard of */
+    struct held *held;      /* main adds and removes; at-link reads and stamps reported_ns */
+    uint64_t epoch;         /* the latest that was heard of */
     bool draining, leaving; /* leaving: one last beat, then at-link ends */
 };
 

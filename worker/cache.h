@@ -6,8 +6,8 @@
  *     DIR/.lock                   held while fetching or removing, so that workers may share DIR
  *
  * The key is made of source and checksum, so that a model that changes in the catalogue is fetched
- * anew. A model comes into sight whole, by a rename. When the limit is passed, what was used longest
- * ago goes; files that are mapped live on until they are unloaded.
+ * anew. A model comes into sight whole, by a rename. When the limit is passed, what was used
+ * longest ago goes; files that are mapped live on until they are unloaded.
  *
  * Sources: https://… and s3://bucket/key of a .safetensors file, s3://bucket/prefix/ of a folder,
  * file:///path of either, which is used where it is.
@@ -36,7 +36,8 @@ struct cache {
 };
 
 /* Makes the directory where it is missing. */
-int cache_open(struct cache *cache, const struct cache_options *options, struct err *err) must_check;
+int cache_open(struct cache *cache, const struct cache_options *options,
+               struct err *err) must_check;
 
 /* The path of a model, fetched if it is not there. One thread. Errors are ERR_RETRY: another worker
  * may reach what this one cannot. */

@@ -18,9 +18,9 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "engine/engine.h"
+#include "schema/catalogue.h"
 #include "schema/job.h"
 #include "schema/manifest.h"
-#include "schema/catalogue.h"
 #include "worker/models.h"
 #include "worker/store.h"
 
@@ -56,10 +56,10 @@ struct task {
     struct job job; /* identified; the model's defaults are filled in on the way */
     int model;      /* number in the catalogue */
     int attempt;
-    uint64_t line;      /* of the jobs file, for messages */
-    uint32_t slot;      /* the caller's */
-    double predicted_s; /* compute seconds; negative: unknown */
-    double price;       /* predicted, in the policy's money; negative: unknown */
+    uint64_t line;           /* of the jobs file, for messages */
+    uint32_t slot;           /* the caller's */
+    double predicted_s;      /* compute seconds; negative: unknown */
+    double price;            /* predicted, in the policy's money; negative: unknown */
     const char *traceparent; /* W3C trace context for the manifest, or NULL; borrowed */
 
     /* What an earlier attempt got done, from pipeline_hand_back; empty: nothing. The pipeline reads

@@ -1,7 +1,7 @@
 /*
- * What a hand-back keeps of a task: a header, then for each picture that has got anywhere its index,
- * a kind and so many bytes: a session's state or the entry of a stored file. It is read by the same
- * version of the same program; anything else begins anew.
+ * What a hand-back keeps of a task: a header, then for each picture that has got anywhere its
+ * index, a kind and so many bytes: a session's state or the entry of a stored file. It is read by
+ * the same version of the same program; anything else begins anew.
  */
 #include "worker/pipeline_parts.h"
 

@@ -1,7 +1,7 @@
 /* The store, the journal and the ledger: what a killed run may leave, and what the next one does.
  */
-#include "worker/journal.h"
 #include "common/ledger.h"
+#include "worker/journal.h"
 #include "worker/queue.h"
 #include "worker/store_dir.h"
 #include "worker/tensor_file.h"

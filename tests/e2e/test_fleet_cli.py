@@ -24,7 +24,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("ATELIER_BUILD", ROOT / "build" / "release")).resolve()
-PROGRAM = str(BUILD / "cli" / "atelier")
+PROGRAM = os.environ.get("ATELIER", str(BUILD / "cli" / "atelier"))
 SLOWNESS = int(os.environ.get("SLOWNESS", "1"))
 MODEL = "sd1-small"
 
@@ -587,6 +587,30 @@ class E_Contracts(Case):
             self.assertIn(name, self.schemas)
             if pointer:
                 self.assertIn(pointer.rsplit("/", 1)[1], self.schemas[name]["$defs"])
+
+
+class F_Transitions(Case):
+    def test_a_beat_after_the_end_changes_nothing(self):
+        """A worker names a job in its beats until its report is acknowledged."""
+        store = redis.Redis.from_url(env["ATELIER_REDIS_URL"] + "/6", decode_responses=True)
+        self.addCleanup(store.close)
+        self.addCleanup(store.flushdb)
+        text = (ROOT / "schema" / "redis" / "heartbeat.lua").read_text(encoding="utf-8")
+
+        def beat(worker, attempt):
+            return store.eval(text, 5, "cell", "workers", "worker:" + worker, "reports", "job:a",
+                              worker, 1, 30, "{}", 1, "state", "serving", attempt, "publishing",
+                              2, 2)
+
+        store.hset("cell", "epoch", 7)
+        store.hset("job:a", mapping={"status": "assigned", "worker": "w", "attempt": 1})
+        self.assertEqual(beat("w", 1), [7])
+        self.assertEqual(store.hget("job:a", "status"), "publishing")
+        self.assertEqual(beat("v", 1), [7, 1])
+        self.assertEqual(beat("w", 2), [7, 1])
+        store.hset("job:a", mapping={"status": "succeeded", "finished": "2026-01-01T00:00:00Z"})
+        self.assertEqual(beat("w", 1), [7])
+        self.assertEqual(store.hget("job:a", "status"), "succeeded")
 
 
 class F_Leaving(Case):

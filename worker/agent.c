@@ -458,14 +458,14 @@ static int open_storage(struct agent *agent, struct err *err)
     s3.session_token = getenv("AWS_SESSION_TOKEN");
     s3.http.ca_file = http.ca_file = services->s3_ca_file;
     s3.http.clock = http.clock = agent->clock;
-    http.public_only = true; /* what a job names is a stranger's to say */
     if (!s3.access_key || !s3.secret_key)
         return err_set(err, ERR_INVALID, ERR_FATAL,
                        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be in the environment");
     if (s3_create(&agent->s3, &s3, err) != 0 || s3_check(agent->s3, err) != 0 ||
         http_create(&agent->http, &http, err) != 0)
         return -1;
-    http.public_only = !agent->options->private_inputs;
+    http.public_only =
+        !agent->options->private_inputs; /* what a job names is a stranger's to say */
     if (http_create(&agent->input_http, &http, err) != 0)
         return -1;
     agent->input_fetch = (struct fetch){.http = agent->input_http, .s3 = agent->s3};

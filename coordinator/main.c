@@ -98,11 +98,22 @@ static int open_serve(struct cell *cell, struct err *err)
     return 0;
 }
 
+/* A URL that can never work is an error now, not once this one leads. */
+static int check_redis(const struct cell *cell, struct err *err)
+{
+    struct redis_options options = {.url = cell->options->services.redis_url, .clock = cell->clock};
+    struct redis *redis;
+    if (redis_create(&redis, &options, err) != 0)
+        return -1;
+    redis_free(redis);
+    return 0;
+}
+
 static int open_cell(struct cell *cell, struct err *err)
 {
     char models[FILE_PATH_MAX_BYTES];
     const struct service_options *services = &cell->options->services;
-    if (name_all(cell, err) != 0 ||
+    if (name_all(cell, err) != 0 || check_redis(cell, err) != 0 ||
         find_file(models, cell->options->models, "models", "models", err) != 0 ||
         catalogue_open(&cell->catalogue, models, err) != 0 ||
         find_file(cell->policy_path, cell->options->policy, "deploy/routing.json", "policy", err) !=

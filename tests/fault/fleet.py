@@ -120,9 +120,12 @@ class Fleet:
     # ---- services ----
 
     def services(self, *words):
-        return subprocess.run([str(ROOT / "scripts" / "services"), *words], check=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              env={**os.environ, "ATELIER_SERVICES_DIR": self.services_dir}).stdout
+        result = subprocess.run([str(ROOT / "scripts" / "services"), *words],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, "ATELIER_SERVICES_DIR": self.services_dir})
+        if result.returncode != 0:
+            raise AuditError(f"services {' '.join(words)}: {result.stderr}")
+        return result.stdout
 
     def up(self):
         self.services("up")

@@ -58,7 +58,7 @@ def crashes(fleet, name):
 
 # ---- workers ----
 
-@fault
+@fault(long=True)
 def worker_killed_loading(fleet):
     worker = fleet.workers()[0]
     fleet.kill(worker)
@@ -126,7 +126,7 @@ def worker_stopped_past_its_lease(fleet):
     fleet.wait(some(fleet, 6, "after"))
 
 
-@fault
+@fault(long=True)
 def worker_restarted_under_its_name(fleet):
     ids = some(fleet, 8, "restarted", steps=350)
     fleet.await_step(ids[0], 2)
@@ -149,7 +149,7 @@ def worker_drained(fleet):
     expect(end["crashes"] == 0 and end["returns"] == 1, f"not handed back once: {end}")
 
 
-@fault
+@fault(long=True)
 def worker_drained_by_order(fleet):
     ids = some(fleet, 2, "ordered", steps=350)
     status = fleet.await_step(ids[0], 20)
@@ -160,7 +160,7 @@ def worker_drained_by_order(fleet):
     expect(fleet.ends(ids[0])[0]["crashes"] == 0, "draining counted as a crash")
 
 
-@fault
+@fault(long=True)
 def worker_drained_while_redis_is_away(fleet):
     ids = some(fleet, 2, "unheard", steps=350)
     status = fleet.await_step(ids[0], 20)
@@ -266,7 +266,7 @@ def leader_stopped_past_its_session(fleet):
     expect(all(fleet.ends(name)[0]["epoch"] == epoch + 1 for name in more), "of another epoch")
 
 
-@fault
+@fault(long=True)
 def leader_leaves_in_good_order(fleet):
     ids = some(fleet, 4, "leaving", steps=350)
     fleet.await_step(ids[0], 2)
@@ -323,7 +323,7 @@ def redis_killed_and_empty(fleet):
         expect(fleet.ends(name)[0]["crashes"] == 0, f"{name}: Redis' death cost a crash")
 
 
-@fault
+@fault(long=True)
 def redis_killed_with_its_data(fleet):
     ids = some(fleet, 6, "redis-again", steps=350)
     fleet.await_step(ids[0], 2)
@@ -333,7 +333,7 @@ def redis_killed_with_its_data(fleet):
     fleet.wait(ids, 120)
 
 
-@fault
+@fault(long=True)
 def redis_silent(fleet):
     """Its connections stay, and nobody answers, for longer than a lease."""
     ids = some(fleet, 4, "silent", steps=350)
@@ -357,7 +357,7 @@ def kafka_restarted(fleet):
     fleet.wait(ids + some(fleet, 4, "after-kafka"), 180)
 
 
-@fault
+@fault(long=True)
 def kafka_stopped(fleet):
     ids = some(fleet, 8, "kafka-stopped", steps=40)
     fleet.await_step(ids[0], 2)
@@ -371,7 +371,7 @@ def kafka_stopped(fleet):
 
 # ---- the store ----
 
-@fault
+@fault(long=True)
 def s3_stopped(fleet):
     ids = some(fleet, 6, "s3-stopped", steps=20)
     fleet.services("stop", "s3")

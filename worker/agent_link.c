@@ -215,7 +215,9 @@ static void gather(struct link *link, struct wire_job *jobs, struct beat_texts *
     for (struct held *held = agent->held; held && link->beat_count < BEAT_JOBS_MAX;
          held = held->next) {
         size_t i = link->beat_count++;
-        struct task_progress progress = {TASK_PUBLISHING, 0, 0};
+        /* Out of the pipeline it is through, or not in yet. */
+        struct task_progress progress = {held->report ? TASK_PUBLISHING : TASK_WAITING,
+                                         held->task.step, held->task.steps};
         if (held->drawing)
             progress = pipeline_task_progress(agent->pipeline, &held->task);
         strcpy(link->beat_ids[i], held->id);

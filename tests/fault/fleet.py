@@ -286,11 +286,19 @@ class Fleet:
             time.sleep(0.02)
 
     def produce(self, jobs, topic="jobs"):
-        """Sends jobs that are to be accepted; returns their ids."""
-        for each in jobs:
-            self.sent[each["id"]] = each
-            self.send(json.dumps(each).encode(), each["id"].encode(), topic)
-        self.producer.flush(timeout=120)
+        """Sends jobs that are to be accepted, again and again until Kafka has them, as a producer
+        does; returns their ids."""
+        left = list(jobs)
+        while left:
+            sent = [(each, self.send(json.dumps(each).encode(), each["id"].encode(), topic))
+                    for each in left]
+            left = []
+            for each, future in sent:
+                try:
+                    future.get(timeout=60)
+                    self.sent[each["id"]] = each
+                except kafka.errors.KafkaError:
+                    left.append(each)
         return [each["id"] for each in jobs]
 
     def send(self, value, key, topic="jobs", headers=None):

@@ -546,7 +546,7 @@ def run_one(fleet, name):
 
 def at_random(fleet, seconds, seed):
     dice = random.Random(seed)
-    ids, cancelled, deadline = [], [], time.monotonic() + seconds
+    ids, deadline = [], time.monotonic() + seconds
     counts = {}
 
     def any_of(kind):
@@ -586,8 +586,7 @@ def at_random(fleet, seconds, seed):
     def cancel_one():
         if ids:
             name = dice.choice(ids[-20:])
-            fleet.control(action="cancel", job=name)
-            cancelled.append(name)
+            fleet.send(json.dumps({"action": "cancel", "job": name}).encode(), name.encode(), "control")
 
     actions = [
         (4, "kill -9 of a worker", lambda: kill("worker")),
@@ -603,15 +602,26 @@ def at_random(fleet, seconds, seed):
         (3, "spoiled exchange with S3", spoil),
         (2, "cancel", cancel_one),
     ]
+    def keep_producing():
+        dice = random.Random(seed + 1)
+        while time.monotonic() < deadline:
+            batch = [job(id=name, steps=dice.choice([1, 3, 10, 40, 120]),
+                         images=dice.choice([1, 1, 1, 3]), width=dice.choice([64, 128]),
+                         batch=f"random{dice.randint(0, 3)}",
+                         priority=dice.choice(["interactive", "normal", "bulk"]))
+                     for name in names(dice.randint(1, 6), "random")]
+            try:
+                ids.extend(fleet.produce(batch))
+            except kafka.errors.KafkaError as error:  # not even metadata
+                print(f"  not sent: {error}", flush=True)
+            time.sleep(dice.uniform(0.5, 2))
+
     fleet.later = []
     print(f"  seed {seed}, {seconds} s", flush=True)
+    producer = threading.Thread(target=keep_producing)
+    producer.start()
     while time.monotonic() < deadline:
-        batch = [job(id=name, steps=dice.choice([1, 3, 10, 40, 120]), images=dice.choice([1, 1, 1, 3]),
-                     width=dice.choice([64, 128]), batch=f"random{dice.randint(0, 3)}",
-                     priority=dice.choice(["interactive", "normal", "bulk"]))
-                 for name in names(dice.randint(1, 6), "random")]
         try:
-            ids += fleet.produce(batch)
             _, label, act = dice.choices(actions, [weight for weight, *_ in actions])[0]
             act()
             counts[label] = counts.get(label, 0) + 1
@@ -623,6 +633,9 @@ def at_random(fleet, seconds, seed):
                 fleet.later.remove(due)
                 due[1](*due[2:])
             time.sleep(0.05)
+    for _, back, *words in sorted(fleet.later, key=lambda item: item[0]):
+        back(*words)
+    producer.join()
     fleet.mend()
     fleet.wait(ids, 400)
     fleet.audit(allow=("succeeded", "cancelled"), others=OTHERS, settle=40)

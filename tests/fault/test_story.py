@@ -33,14 +33,14 @@ def make_models(folder):
 def make_jobs(dice):
     jobs = []
     for i in range(JOBS):
-        side = dice.choice([64, 64, 64, 96, 128, 192])
+        side = dice.choice([64, 64, 64, 64, 64, 96, 96, 128, 192])
         jobs.append(job(id=f"story-{i}", model=dice.choice(list(MODELS)), width=side,
-                        height=dice.choice([side, 64]), steps=dice.choice([2, 3, 4, 6]),
+                        height=dice.choice([side, 64]), steps=dice.choice([2, 2, 3, 4]),
                         prompt=f"a {dice.choice(['red', 'blue', 'green'])} circle",
                         priority=dice.choice(["interactive", "normal", "bulk"]),
                         tenant=dice.choice(["studio", "press"]), batch=f"batch-{i % 3}",
                         images=2 if i % 20 == 0 else 1))
-    for i in range(0, JOBS, 30):  # some that last, to be found running
+    for i in range(0, JOBS, 50):  # some that last, to be found running
         jobs[i].update(steps=250, width=64, height=64, images=1)
     return jobs
 

@@ -41,7 +41,7 @@ def make_jobs(dice):
                         tenant=dice.choice(["studio", "press"]), batch=f"batch-{i % 3}",
                         images=2 if i % 20 == 0 else 1))
     for i in range(0, JOBS, 50):  # some that last, to be found running
-        jobs[i].update(steps=250, width=64, height=64, images=1)
+        jobs[i].update(steps=400, width=64, height=64, images=1)
     return jobs
 
 
@@ -78,13 +78,14 @@ def check_alone(fleet, jobs, models):
     print(f"  {len(jobs)} jobs drawn again alone: the same bytes")
 
 
-def drain_one(fleet, long):
-    """Drains a worker that is in the midst of a long job; returns when it has left."""
+def drain_one(fleet, long, killed):
+    """Drains another worker that is in the midst of a long job; returns when it has left."""
     def running():
         for name in long:
             status = fleet.status(name)
             if status.get("status") == "running" and int(status.get("step", 0)) > 5:
-                return status["worker"] if fleet.runs(status["worker"]) else None
+                if status["worker"] != killed:
+                    return status["worker"]
         return None
     worker = fleet.until(running, 60, "a long job to run")
     fleet.signal(worker, 15)
@@ -96,7 +97,7 @@ def drain_one(fleet, long):
 def story(fleet, models):
     jobs = make_jobs(random.Random(7))
     ids = [each["id"] for each in jobs]
-    long = [each["id"] for each in jobs if each["steps"] == 250]
+    long = [each["id"] for each in jobs if each["steps"] == 400]
     watch = Watch(fleet, ids)
     watch.start()
     begin = time.monotonic()
@@ -106,7 +107,7 @@ def story(fleet, models):
                          "a long job to run")
     fleet.kill(killed)
     fleet.start(killed)
-    drained = drain_one(fleet, long)
+    drained = drain_one(fleet, long, killed)
     fleet.wait(ids, 150)
     print(f"  {len(ids)} jobs in {time.monotonic() - begin:.1f} s; {killed} was killed, {drained} "
           f"drained; the dashboard polled {watch.polls} times")

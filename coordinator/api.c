@@ -214,7 +214,7 @@ static int explain(struct cell *cell, const char *id, struct buf *out)
                !cell->scheduler ? "not_leading"
                : ended          ? "ended"
                                 : "unknown");
-    return !cell->scheduler ? 503 : ended ? 200 : 404;
+    return cell->scheduler ? 404 : 503; /* how one ended is in Redis and in the journal */
 }
 
 /* ---- paths ---- */

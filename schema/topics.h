@@ -8,13 +8,11 @@
 #define TOPIC_NAME_BYTES 128
 
 /* Kafka, after the cell's name: <cell>.jobs ... */
-#define TOPIC_JOBS "jobs" /* requests from producers */
-#define TOPIC_INTERACTIVE                                                                          \
-    "interactive"               /* requests that must not queue behind a backlog of bulk           \
-                                 */
-#define TOPIC_STATE "state"     /* the compacted journal */
-#define TOPIC_CONTROL "control" /* operators' orders; its one partition elects the leader */
-#define TOPIC_DLQ "dlq"         /* what could not be accepted */
+#define TOPIC_JOBS "jobs"               /* requests from producers */
+#define TOPIC_INTERACTIVE "interactive" /* requests that must not queue behind bulk */
+#define TOPIC_STATE "state"             /* the compacted journal */
+#define TOPIC_CONTROL "control"         /* operators' orders; its one partition elects the leader */
+#define TOPIC_DLQ "dlq"                 /* what could not be accepted */
 
 /* Kafka's groups and ids, after the cell's name. */
 #define GROUP_LEADER "leader"

@@ -425,7 +425,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; faster")
     parser.add_argument("--pause-file", default=os.environ.get("PAUSE_FILE", ""))
     args = parser.parse_args()
-    args.steps = args.steps or {"vae": 5000, "latents": 0, "text": 1500, "unet": 13600, "decoder": 6200}[args.stage]
+    args.steps = args.steps or {"vae": 5000, "latents": 0, "text": 1500, "unet": 13600, "decoder": 8000}[args.stage]
     args.batch = args.batch or {"vae": 4, "latents": 0, "text": 128, "unet": 32, "decoder": 4}[args.stage]
     torch.set_num_threads(args.threads)
     os.makedirs(args.work, exist_ok=True)

@@ -500,14 +500,14 @@ def pause_and_resume(fleet):
 
 @fault
 def not_before_and_deadline(fleet):
+    def stamp(seconds):
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at + seconds))
     at = time.time() + 5
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-    late = some(fleet, 1, "not-before", not_before=stamp)[0]
+    fleet.control(action="pause", batch="expiring")
+    late = some(fleet, 1, "not-before", not_before=stamp(0))[0]
     never = names(1, "deadline")[0]
     OTHERS[never] = "expired"
-    fleet.produce([job(id=never, not_before=time.strftime("%Y-%m-%dT%H:%M:%SZ",
-                                                          time.gmtime(at + 600)),
-                       deadline=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at + 2)))])
+    fleet.produce([job(id=never, batch="expiring", deadline=stamp(2))])
     time.sleep(2)
     expect(not fleet.ends(late), "drawn before its time")
     fleet.wait([late, never], 40)

@@ -177,7 +177,8 @@ class A_Submit(Case):
                      f"{path}:8: id: an earlier line has this id",
                      f"{path}:9: init_image: is a path on this machine"):
             self.assertIn(part, result.stderr)
-        self.assertEqual(self.redis.hget("batch:sub", "succeeded"), "3")
+        # Counters are written a few times a second, after the jobs' own hashes.
+        self.wait_for(lambda: self.redis.hget("batch:sub", "succeeded") == "3")
         self.assertEqual(self.status("sub-1"), "succeeded")
         # Once more: nothing is drawn again, and the waiting finds all of them done.
         again = self.lines("submit", path, "--batch", "sub", "--wait", expect=3)

@@ -223,7 +223,7 @@ def leader_killed(fleet):
 
 @fault
 def leader_killed_mid_ingest(fleet):
-    ids = names(1000 if LONG else 150, "ingest")
+    ids = names(1000 if LONG else 60, "ingest")
     sender = threading.Thread(target=fleet.produce,
                               args=([job(id=name, steps=1) for name in ids],))
     sender.start()
@@ -348,7 +348,7 @@ def redis_silent(fleet):
 
 # ---- Kafka ----
 
-@fault
+@fault(long=True)
 def kafka_restarted(fleet):
     ids = some(fleet, 6, "kafka-restarted", steps=350)
     fleet.await_step(ids[0], 2)
@@ -357,7 +357,7 @@ def kafka_restarted(fleet):
     fleet.wait(ids + some(fleet, 4, "after-kafka"), 180)
 
 
-@fault(long=True)
+@fault
 def kafka_stopped(fleet):
     ids = some(fleet, 8, "kafka-stopped", steps=40)
     fleet.await_step(ids[0], 2)
@@ -453,12 +453,12 @@ def repeats(fleet):
 
 @fault
 def cancel(fleet):
-    long = some(fleet, 1, "cancel-running", steps=500, width=128, height=128)[0]
-    fleet.await_step(long, 3)
     fleet.control(action="pause", batch="cancelled")
-    fleet.until(lambda: fleet.state.values("@paused:cancelled"), 20, "the batch to be paused")
+    fleet.until(lambda: fleet.state.values("@paused:cancelled"), 60, "the batch to be paused")
     queued = some(fleet, 3, "cancel-queued", batch="cancelled")
     fleet.until(lambda: all(fleet.state.values(name) for name in queued), 20, "acceptance")
+    long = some(fleet, 1, "cancel-running", steps=500, width=128, height=128)[0]
+    fleet.await_step(long, 3)
     OTHERS.update(dict.fromkeys([long, *queued], "cancelled"))
     begin = time.monotonic()
     fleet.control(action="cancel", job=long)

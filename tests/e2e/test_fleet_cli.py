@@ -346,6 +346,7 @@ class C_Orders(Case):
         name = next(name for name in names if self.status(name) == "running")
         self.assertGreater(int(self.redis.hget("job:" + name, "steps")), 0)
         self.assertIn("cancelled", self.call("cancel", name).stdout)
+        self.wait_for(lambda: self.redis.hget("batch:running", "cancelled") == "1")
         self.assertIn("2 cancelled by this", self.call("cancel", "--batch", "running").stdout)
         self.assertEqual(self.redis.hget("batch:running", "cancelled"), "3")
 

@@ -54,20 +54,9 @@ struct get {
 
 static int open_store(struct get *get, struct err *err)
 {
-    const struct service_options *services = &get->fleet.options.services;
-    struct s3_options options = S3_OPTIONS_INIT;
-    options.endpoint = services->s3_endpoint;
-    options.region = services->s3_region;
-    options.bucket = services->s3_bucket;
-    options.prefix = services->s3_prefix;
-    options.access_key = getenv("AWS_ACCESS_KEY_ID");
-    options.secret_key = getenv("AWS_SECRET_ACCESS_KEY");
-    options.session_token = getenv("AWS_SESSION_TOKEN");
-    options.http.ca_file = services->s3_ca_file;
-    options.http.clock = get->fleet.clock;
-    if (!options.access_key || !options.secret_key)
-        return err_set(err, ERR_INVALID, ERR_FATAL,
-                       "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be in the environment");
+    struct s3_options options;
+    if (service_s3(&get->fleet.options.services, get->fleet.clock, &options, err) != 0)
+        return -1;
     return s3_create(&get->s3, &options, err);
 }
 

@@ -56,6 +56,14 @@ struct service_options {
         SERVICE_ROW(type, member, "s3-ca-file", s3_ca_file, "FILE", NULL,                          \
                     "certificate authorities of an https endpoint; default: the system's")
 
+struct clock;
+struct s3_options;
+
+/* The object store's options, credentials from the environment; strings are borrowed from both.
+ * Errors: no credentials (ERR_FATAL). */
+int service_s3(const struct service_options *services, const struct clock *clock,
+               struct s3_options *out, struct err *err) must_check;
+
 /* "<cell>.<topic>". */
 int service_topic(const struct service_options *services, const char *topic,
                   char out[TOPIC_NAME_BYTES], struct err *err) must_check;

@@ -446,21 +446,12 @@ static int read_input(void *user, const char *uri, struct buf *out, struct err *
 
 static int open_storage(struct agent *agent, struct err *err)
 {
-    const struct service_options *services = &agent->options->services;
-    struct s3_options s3 = S3_OPTIONS_INIT;
+    struct s3_options s3;
     struct http_options http = HTTP_OPTIONS_INIT;
-    s3.endpoint = services->s3_endpoint;
-    s3.region = services->s3_region;
-    s3.bucket = services->s3_bucket;
-    s3.prefix = services->s3_prefix;
-    s3.access_key = getenv("AWS_ACCESS_KEY_ID");
-    s3.secret_key = getenv("AWS_SECRET_ACCESS_KEY");
-    s3.session_token = getenv("AWS_SESSION_TOKEN");
-    s3.http.ca_file = http.ca_file = services->s3_ca_file;
-    s3.http.clock = http.clock = agent->clock;
-    if (!s3.access_key || !s3.secret_key)
-        return err_set(err, ERR_INVALID, ERR_FATAL,
-                       "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be in the environment");
+    if (service_s3(&agent->options->services, agent->clock, &s3, err) != 0)
+        return -1;
+    http.ca_file = s3.http.ca_file;
+    http.clock = agent->clock;
     if (s3_create(&agent->s3, &s3, err) != 0 || s3_check(agent->s3, err) != 0 ||
         http_create(&agent->http, &http, err) != 0)
         return -1;

@@ -13,6 +13,8 @@
 #include "worker/store_s3.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,14 +92,15 @@ static int print_listed(void *user, const struct s3_listed *object, struct err *
 struct writer {
     pthread_t thread;
     struct s3 *s3;
-    int number, rounds, failures;
+    atomic_bool *stop;
+    int number, least, rounds, failures;
 };
 
 static void *write_and_read(void *user)
 {
     struct writer *writer = user;
     struct err err;
-    for (int i = 0; i < writer->rounds; i++) {
+    for (int i = 0; i < writer->least || !atomic_load(writer->stop); i++) {
         char key[64], text[64];
         struct buf back;
         snprintf(key, sizeof(key), "many/%d/%d", writer->number, i);
@@ -111,21 +114,29 @@ static void *write_and_read(void *user)
             writer->failures++;
         }
         buf_release(&back);
+        writer->rounds++;
     }
     return NULL;
 }
 
+/* Writers of so many objects at least, and on until standard input ends; prints how many each
+ * wrote. */
 static int many(struct s3 *s3, char **words, struct err *err)
 {
     int count = atoi(words[0]), failures = 0;
+    atomic_bool stop = false;
     struct writer *writers = calloc((size_t)count, sizeof(*writers));
     for (int i = 0; i < count; i++) {
-        writers[i] = (struct writer){.s3 = s3, .number = i, .rounds = atoi(words[1])};
+        writers[i] = (struct writer){.s3 = s3, .stop = &stop, .number = i, .least = atoi(words[1])};
         pthread_create(&writers[i].thread, NULL, write_and_read, &writers[i]);
     }
+    while (getchar() != EOF)
+        ;
+    atomic_store(&stop, true);
     for (int i = 0; i < count; i++) {
         pthread_join(writers[i].thread, NULL);
         failures += writers[i].failures;
+        printf("%d\n", writers[i].rounds);
     }
     free(writers);
     return failures ? err_set(err, ERR_IO, ERR_RETRY, "%d failures", failures) : 0;

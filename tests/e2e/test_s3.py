@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
@@ -88,7 +87,8 @@ class Case(unittest.TestCase):
 
     def probe(self, *words, expect=0, **changes):
         result = subprocess.run([PROBE, *map(str, words)], capture_output=True, text=True,
-                                timeout=120 * SLOWNESS, env=self.environment(**changes))
+                                stdin=subprocess.DEVNULL, timeout=120 * SLOWNESS,
+                                env=self.environment(**changes))
         self.assertEqual(result.returncode, expect, result.stdout + result.stderr)
         self.assertNotIn(settings["AWS_SECRET_ACCESS_KEY"], result.stdout + result.stderr)
         return result.stdout
@@ -488,34 +488,51 @@ class Store(Case):
 class Outages(Case):
     """The server itself, not the proxy's play of it."""
 
-    def background(self, *words, **changes):
-        return subprocess.Popen([PROBE, *map(str, words)], stdout=subprocess.PIPE, text=True,
-                                env=self.environment(ATELIER_S3_ENDPOINT=self.endpoint,
-                                                     RETRY_TOTAL_MS="60000", **changes))
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(services, "start", "s3")  # whatever a test that fails leaves
 
-    def assert_many(self, child, writers, rounds):
+    def writers(self, count, **changes):
+        """Write and read objects until their standard input is closed."""
+        child = subprocess.Popen([PROBE, "many", str(count), "0"], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, text=True,
+                                 env=self.environment(ATELIER_S3_ENDPOINT=self.endpoint,
+                                                      RETRY_TOTAL_MS="60000", **changes))
+        self.addCleanup(child.stdout.close)
+        self.addCleanup(child.kill)
+        self.wait_for_more()
+        return child
+
+    def wait_for_more(self):
+        before, deadline = len(self.keys()), time.monotonic() + 60 * SLOWNESS
+        while len(self.keys()) < before + 20:
+            self.assertLess(time.monotonic(), deadline, "nothing more is written")
+            time.sleep(0.1)
+
+    def assert_written(self, child, count):
+        self.wait_for_more()
         output = child.communicate(timeout=120 * SLOWNESS)[0]
         self.assertEqual(child.returncode, 0, output)
+        rounds = [int(line) for line in output.splitlines() if line.isdecimal()]
+        self.assertEqual(len(rounds), count, output)
         # A server that is killed may leave a file of its own between ours.
-        self.assertLessEqual({f"many/{i}/{j}" for i in range(writers) for j in range(rounds)},
+        self.assertLessEqual({f"many/{i}/{j}" for i in range(count) for j in range(rounds[i])},
                              set(self.keys()))
 
     def test_killed_and_started_again(self):
-        child = self.background("many", 4, 150)
-        time.sleep(0.5)
+        child = self.writers(4)
         services("kill", "s3")
+        time.sleep(1)
         self.assertIsNone(child.poll())
         services("start", "s3")
-        self.assert_many(child, 4, 150)
+        self.assert_written(child, 4)
 
     def test_silent_for_a_while(self):
-        child = self.background("many", 4, 150, IDLE_MS="1000")
-        time.sleep(0.5)
+        child = self.writers(4, IDLE_MS="1000")
         services("pause", "s3")
-        timer = threading.Timer(3, services, ("resume", "s3"))
-        timer.start()
-        self.assert_many(child, 4, 150)
-        timer.join()
+        time.sleep(3)
+        services("resume", "s3")
+        self.assert_written(child, 4)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 /*
  * cell.h: what a leader knows and does, in one thread: the parts of the coordinator share it.
  *
- *     replay.c   the state topic → jobs, ids, paused batches: once, when the lead is taken
+ *     replay.c   the state topic → jobs, ids, paused batches: followed while standing by
  *     ingest.c   requests and operators' orders → jobs, dead letters
  *     jobs.c     a job's life: accepted, assigned, ended; each change journalled
  *     routes.c   what the policy and the cost model say of a job, as the scheduler's profiles
@@ -71,11 +71,21 @@ struct entry {
     bool shown; /* in Redis */
 };
 
-/* What an id's ledger entry holds: a live job's slot + 1, or how it has ended; 0: nothing yet. */
+/* What an id's ledger entry holds: a live job's slot + 1, or how and in which minute it has ended;
+ * 0: nothing, or no longer anything. */
 #define LEDGER_ENDED (1ull << 32)
-static inline uint64_t ledger_ended(enum state_kind kind)
+#define MINUTE_NS (60 * 1000000000ll)
+static inline uint64_t ledger_ended(enum state_kind kind, int64_t finished_ns)
 {
-    return LEDGER_ENDED + (uint64_t)kind;
+    return (uint64_t)(finished_ns / MINUTE_NS) << 33 | LEDGER_ENDED | (uint64_t)kind;
+}
+static inline enum state_kind ledger_kind(const struct ledger_entry *ended)
+{
+    return (enum state_kind)(ended->card & 0xff);
+}
+static inline int64_t ledger_finished_ns(const struct ledger_entry *ended)
+{
+    return (int64_t)(ended->card >> 33) * MINUTE_NS;
 }
 static inline bool ledger_is_live(const struct ledger_entry *known)
 {
@@ -136,6 +146,14 @@ struct cell {
     struct cost *cost;
     struct serve *serve;           /* NULL: none */
     char api[CELL_NAME_BYTES + 8]; /* "host:port" of it, as others reach it; or "" */
+    int64_t steady_from_ns;        /* see cell_steady_ns */
+
+    /* ---- followed while standing by, then the term's ---- */
+    struct replay *replay;
+    struct ledger ledger;
+    struct names batches;
+    struct batch_counts *batch_counts;
+    uint32_t batch_counts_cap;
 
     /* ---- of a term ---- */
     uint64_t epoch;
@@ -156,10 +174,7 @@ struct cell {
     int64_t heard_ns, checked_ns; /* monotonic: Redis' latest answer; the latest look at leases */
     struct entry *entries;
     uint32_t *free_slots, free_count, slots_used;
-    struct ledger ledger;
-    struct names batches, tenants, workers;
-    struct batch_counts *batch_counts;
-    uint32_t batch_counts_cap;
+    struct names tenants, workers;
     struct worker *worker_table;  /* by number */
     uint32_t *acked, acked_count; /* workers with acknowledgements to send; may name one twice */
     uint32_t *tenant_live;        /* by number */
@@ -183,6 +198,9 @@ bool cell_has_room(const struct cell *cell, bool interactive);
  * replayed, NULL when it is new. Ends the term when memory is out. */
 void cell_accept(struct cell *cell, const struct job *job, int model, const char *request,
                  size_t request_len, const struct state *past, const char *traceparent);
+
+/* The scheduler's clock: reads as the wall clock did when the program started, and never jumps. */
+int64_t cell_steady_ns(const struct cell *cell);
 
 /* The live job of an id, or NULL. `ended` (may be NULL) says whether the id is known and over. */
 struct entry *cell_find(const struct cell *cell, const char *id, bool *ended);
@@ -238,7 +256,16 @@ struct batch_counts *cell_batch(struct cell *cell, uint32_t batch);
 void batch_count(struct batch_counts *batch, enum state_kind kind, int by);
 
 /* ---- replay.c ---- */
+
+/* While standing by: takes in what the journal has by now, up to a bound; true if there is more. A
+ * Kafka that is away is waited for; on any other error all is let go and begun again later. */
+bool cell_follow(struct cell *cell);
+
+/* The rest of the journal, which nobody but this one can add to any more; then the live jobs. */
 int cell_replay(struct cell *cell, struct err *err) must_check;
+
+/* Lets go of what was read and of what it became. */
+void cell_forget(struct cell *cell);
 
 /* ---- ingest.c ---- */
 

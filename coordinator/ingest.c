@@ -94,8 +94,8 @@ static void check_key(struct cell *cell, const struct job *job, const struct kaf
 static void check_repeat(struct cell *cell, const struct job *job, bool *repeat)
 {
     const struct ledger_entry *known = ledger_find(&cell->ledger, job->id);
-    *repeat = known != NULL;
-    if (known && known->content != job->content)
+    *repeat = known && known->card != 0;
+    if (*repeat && known->content != job->content)
         add(cell, "id", job->id,
             "names a job that was accepted before with another content; use a new id");
 }

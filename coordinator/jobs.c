@@ -160,6 +160,19 @@ static enum job_class priority_of(const struct job *job)
                                                      : CLASS_NORMAL;
 }
 
+int64_t cell_steady_ns(const struct cell *cell)
+{
+    return cell->steady_from_ns + clock_monotonic_ns(cell->clock);
+}
+
+/* A producer's time by the scheduler's clock: as far away as it is by the wall clock now. */
+static int64_t steady(const struct cell *cell, int64_t wall_ns)
+{
+    if (wall_ns == JOB_TIME_NONE)
+        return wall_ns;
+    return wall_ns - clock_wall_ns(cell->clock) + cell_steady_ns(cell);
+}
+
 static void submit(struct cell *cell, struct entry *entry, const struct job *job, bool held,
                    int64_t not_before_ns)
 {
@@ -174,8 +187,8 @@ static void submit(struct cell *cell, struct entry *entry, const struct job *job
                 .effort = entry->effort,
                 .class = entry->priority,
                 .tenant = entry->tenant,
-                .not_before_ns = not_before_ns,
-                .deadline_ns = job->deadline_ns,
+                .not_before_ns = steady(cell, not_before_ns),
+                .deadline_ns = steady(cell, job->deadline_ns),
                 .attempts_max = job->max_attempts,
                 .bytes = strlen(entry_request(entry)),
                 .held = held,
@@ -235,8 +248,7 @@ void cell_accept(struct cell *cell, const struct job *job, int model, const char
     }
     known->content = job->content;
     if (known->card >= LEDGER_ENDED) /* driven again: a batch counts it once, as it is now */
-        batch_count(cell_batch(cell, entry->batch), (enum state_kind)(known->card - LEDGER_ENDED),
-                    -1);
+        batch_count(cell_batch(cell, entry->batch), ledger_kind(known), -1);
     known->card = cell_slot(cell, entry) + 1;
     entry->accepted_ns = past ? past->accepted_ns : clock_wall_ns(cell->clock);
     entry->attempts = past ? past->attempts : 0;
@@ -288,11 +300,11 @@ static void count_end(struct cell *cell, struct entry *entry, enum state_kind ki
     cell->tenant_live[entry->tenant]--;
 }
 
-static void free_entry(struct cell *cell, struct entry *entry, enum state_kind kind)
+static void free_entry(struct cell *cell, struct entry *entry, const struct state *end)
 {
     struct ledger_entry *known = ledger_find(&cell->ledger, entry_id(entry));
     if (known)
-        known->card = ledger_ended(kind);
+        known->card = ledger_ended(end->kind, end->finished_ns);
     if (entry->state == ENTRY_RUNNING)
         cell->worker_table[entry->worker].running--;
     free(entry->text);
@@ -330,7 +342,7 @@ void cell_end(struct cell *cell, struct entry *entry, enum state_kind kind, cons
     if (kind != STATE_SUCCEEDED && entry->attempts > 0) /* else the last worker has seen to it */
         journal_after(cell->journal, &(struct journal_note){.what = NOTE_SWEEP, .id = state.id});
     count_end(cell, entry, kind);
-    free_entry(cell, entry, kind);
+    free_entry(cell, entry, &state);
 }
 
 void cell_requeue(struct cell *cell, struct entry *entry)
@@ -390,7 +402,7 @@ void cell_step(struct cell *cell, struct scheduler_event *event)
     struct scheduler_action items[SCHEDULER_ACTIONS_MAX];
     size_t count;
     do {
-        event->now_ns = clock_wall_ns(cell->clock);
+        event->now_ns = cell_steady_ns(cell);
         scheduler_step(cell->scheduler, event, &actions);
         /* Copied: an action's doing may step the scheduler again. */
         count = actions.count;

@@ -1,6 +1,7 @@
 /*
- * A term: fence whoever led before, replay the journal, take the next epoch, hear from the workers
- * what runs, then lead until the partition, the transactional id or the epoch is another's.
+ * A term: fence whoever led before, read the rest of the journal, take the next epoch, hear from
+ * the workers what runs, then lead until the partition, the transactional id or the epoch is
+ * another's.
  */
 #include "coordinator/cell.h"
 
@@ -57,7 +58,6 @@ static int open_tables(struct cell *cell, struct err *err)
     window.waiting_per_hour = policy_waiting_per_hour(cell->policy);
     window.lateness_per_hour = policy_lateness_per_hour(cell->policy);
     window.target_wait_s = (double)cell->options->target_wait_s;
-    names_init(&cell->batches, CELL_BATCHES_MAX);
     names_init(&cell->tenants, CELL_TENANTS_MAX);
     names_init(&cell->workers, (uint32_t)workers);
     names_init(&cell->profile_names, CELL_PROFILES_MAX);
@@ -171,9 +171,7 @@ static void close_term(struct cell *cell)
     cell->acked_count = 0;
     free(cell->tenant_live);
     free(cell->profiles);
-    free(cell->batch_counts);
-    ledger_release(&cell->ledger);
-    names_release(&cell->batches);
+    cell_forget(cell);
     names_release(&cell->tenants);
     names_release(&cell->workers);
     names_release(&cell->profile_names);
@@ -185,10 +183,7 @@ static void close_term(struct cell *cell)
     cell->worker_table = NULL;
     cell->tenant_live = NULL;
     cell->profiles = NULL;
-    cell->batch_counts = NULL;
-    cell->ledger = (struct ledger){0};
-    cell->free_count = cell->slots_used = cell->batch_counts_cap = 0;
-    cell->epoch = 0;
+    cell->free_count = cell->slots_used = 0;
     cell->settled = cell->over = cell->listening = false;
     cell->forgotten = false;
 }

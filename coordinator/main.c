@@ -159,7 +159,8 @@ static int serve(struct cell *cell, struct err *err)
     while (!stopping && rc == 0) {
         if (cell->serve)
             serve_run(cell->serve);
-        if (!kafka_member_poll(member, STANDBY_MS))
+        bool more = cell_follow(cell);
+        if (!kafka_member_poll(member, more ? 0 : STANDBY_MS))
             continue;
         uint64_t terms = cell->stats.terms;
         log_event(cell->log, LOG_INFO, "elected", "name", cell->name, NULL);
@@ -203,6 +204,7 @@ int main(int argc, char **argv)
     cell.options = &options;
     cell.clock = log.clock;
     cell.log = &log;
+    cell.steady_from_ns = clock_wall_ns(log.clock) - clock_monotonic_ns(log.clock);
     rc = open_cell(&cell, &err);
     if (rc == 0)
         rc = serve(&cell, &err);
@@ -210,6 +212,7 @@ int main(int argc, char **argv)
         log_event(&log, LOG_ERROR, "stopped", "why", err.message, NULL);
     else
         log_event(&log, LOG_INFO, "stopped", NULL);
+    cell_forget(&cell);
     close_cell(&cell);
     return rc == 0 ? 0 : EXIT_BROKEN;
 }

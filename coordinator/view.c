@@ -228,18 +228,27 @@ static void restore_live(struct cell *cell)
     view_batches(cell);
 }
 
+/* From now on a repeat of it is a new job. */
+static void forget_id(struct cell *cell, struct ledger_entry *known, const char *id)
+{
+    known->card = 0;
+    journal_put(cell->journal, cell->topics[SOURCE_COUNT], id, NULL, 0);
+}
+
 static void restore_ended(struct cell *cell, const struct kafka_message *message)
 {
     struct state state;
     struct err err;
-    bool ended;
+    int64_t now = clock_wall_ns(cell->clock);
     if (!message->value || !message->key || message->key_len == 0 || message->key[0] == '@' ||
         state_read(&state, message->value, message->value_len, &err) != 0)
         return;
     int64_t kept_ns = cell->options->keep_s * 1000000000;
-    (void)cell_find(cell, state.id, &ended);
-    if (ended && state_is_terminal(state.kind) &&
-        clock_wall_ns(cell->clock) - state.finished_ns < kept_ns) {
+    struct ledger_entry *known = ledger_find(&cell->ledger, state.id);
+    bool ended = known && known->card >= LEDGER_ENDED;
+    if (ended && now - ledger_finished_ns(known) > cell->options->remember_s * 1000000000) {
+        forget_id(cell, known, state.id);
+    } else if (ended && state_is_terminal(state.kind) && now - state.finished_ns < kept_ns) {
         buf_clear(&cell->scratch);
         buf_append(&cell->scratch, message->value, message->value_len);
         view_ended(cell, &(struct journal_note){.id = state.id,
@@ -247,7 +256,7 @@ static void restore_ended(struct cell *cell, const struct kafka_message *message
                                                 .slot = (uint32_t)state.kind});
         /* The order to sweep may have been lost together with what Redis knew. */
         if (state.kind != STATE_SUCCEEDED && state.attempts > 0 &&
-            clock_wall_ns(cell->clock) - state.finished_ns < SWEEP_AGAIN_NS)
+            now - state.finished_ns < SWEEP_AGAIN_NS)
             fleet_sweep(cell, state.id, NULL);
     }
     state_release(&state);

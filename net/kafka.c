@@ -236,6 +236,7 @@ struct kafka_reader {
     rd_kafka_topic_partition_list_t *partitions;
     bool ended[KAFKA_PARTITIONS_MAX]; /* its end was reached once */
     int64_t next[KAFKA_PARTITIONS_MAX];
+    int64_t until[KAFKA_PARTITIONS_MAX]; /* an end that was asked for; 0: none was */
     rd_kafka_message_t *batch[BATCH];
     int count, at; /* of the batch */
     rd_kafka_message_t *shown;
@@ -455,10 +456,25 @@ void kafka_reader_resume(struct kafka_reader *reader)
     (void)rd_kafka_resume_partitions(reader->rk, reader->partitions);
 }
 
+int kafka_reader_find_end(struct kafka_reader *reader, struct err *err)
+{
+    for (int i = 0; i < reader->partitions->cnt; i++) {
+        int64_t low, high;
+        rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(reader->rk, reader->topic, i,
+                                                                    &low, &high, 3 * SHORT_MS);
+        if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+            return from_code(err, code, ERR_RETRY, reader->topic);
+        reader->until[i] = high;
+    }
+    return 0;
+}
+
+/* The end of a partition is known from its own event, which also passes what no reader is shown:
+ * the marks of transactions. */
 bool kafka_reader_caught_up(const struct kafka_reader *reader)
 {
     for (int i = 0; i < reader->partitions->cnt; i++)
-        if (!reader->ended[i])
+        if (!reader->ended[i] || reader->next[i] < reader->until[i])
             return false;
     return true;
 }

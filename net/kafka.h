@@ -88,7 +88,11 @@ int kafka_reader_fd(const struct kafka_reader *reader);
 void kafka_reader_pause(struct kafka_reader *reader);
 void kafka_reader_resume(struct kafka_reader *reader);
 
-/* Whether everything was read that the topic held when the reader was created. */
+/* Asks where the topic ends now. Records of transactions that are still open count as not there. */
+int kafka_reader_find_end(struct kafka_reader *reader, struct err *err) must_check;
+
+/* Whether everything was read that the topic held when the reader was created or, later, when its
+ * end was asked for. */
 bool kafka_reader_caught_up(const struct kafka_reader *reader);
 
 /* Records between what was read and the topic's end, as far as known; summed over partitions. */

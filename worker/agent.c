@@ -25,7 +25,7 @@ static void settle(struct agent *agent, struct held *held, struct report *report
 {
     struct buf text;
     report->worker = agent->name;
-    report->is.device_class = agent->options->device_class;
+    report->is.device_class = agent->device_class;
     report->id = held->id;
     report->epoch = held->epoch;
     report->attempt = held->attempt;
@@ -491,6 +491,13 @@ static int open_engine(struct agent *agent, struct err *err)
     if (engine_create(&agent->engine, &wanted, err) != 0 ||
         models_create(&agent->models, agent->engine, &agent->catalogue, err) != 0)
         return -1;
+    agent->device_class = options->device_class ? options->device_class
+                                                : support_device_class(engine_info(agent->engine));
+    if (!agent->device_class)
+        return err_set(err, ERR_INVALID, ERR_FATAL,
+                       "device-class: no class is known for a %s; say with --device-class what the "
+                       "routing policy calls it",
+                       engine_info(agent->engine)->processor);
     models_set_locate(agent->models, locate, agent);
     agent->pictures_max = (int)(options->batch_max + options->ahead);
     struct pipeline_options pipeline = {.engine = agent->engine,
@@ -498,7 +505,7 @@ static int open_engine(struct agent *agent, struct err *err)
                                         .catalogue = &agent->catalogue,
                                         .store = &agent->store,
                                         .read_input = read_input,
-                                        .device_class = options->device_class,
+                                        .device_class = agent->device_class,
                                         .wake = on_through,
                                         .user = agent,
                                         .clock = agent->clock,
@@ -603,7 +610,7 @@ int agent_run(const struct agent_options *options, const struct log *log, const 
     pthread_condattr_destroy(&monotonic);
     int rc = open_agent(&agent, err);
     if (rc == 0) {
-        log_event(log, LOG_INFO, "serving", "worker", agent.name, "class", options->device_class,
+        log_event(log, LOG_INFO, "serving", "worker", agent.name, "class", agent.device_class,
                   NULL);
         while (rc == 0 && !*stop && !agent.draining)
             rc = turn(&agent, err);

@@ -112,7 +112,7 @@ static void describe(const struct agent *agent, struct report_worker *is)
     int resident[WIRE_MODELS_MAX];
     *is = (struct report_worker){
         .boot = agent->boot,
-        .device_class = agent->options->device_class,
+        .device_class = agent->device_class,
         .processor = engine->processor,
         .backend = engine->backend,
         .isa = engine->isa,
@@ -124,6 +124,7 @@ static void describe(const struct agent *agent, struct report_worker *is)
                             : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE),
         .confidential = agent->options->confidential,
         .draining = agent->draining,
+        .cache_bytes = cache_bytes(&agent->cache),
         .cache_max_bytes = agent->options->cache ? agent->options->cache_max_bytes : 0,
         .step_s = progress.step_s};
     is->resident_count = models_resident(agent->models, resident, WIRE_MODELS_MAX);

@@ -14,8 +14,9 @@ static const struct conf_row rows[] = {
     SERVICE_S3_ROWS(struct agent_options, services),
     {"name", CONF_STRING, AT(name), "NAME", NULL, 0, 0, NULL,
      "of this worker, unique in the cell; by default host and process number"},
-    {"device-class", CONF_STRING, AT(device_class), "CLASS", "g8i", 0, 0, NULL,
-     "what the routing policy calls this machine"},
+    {"device-class", CONF_STRING, AT(device_class), "CLASS", NULL, 0, 0, NULL,
+     "what the routing policy calls this machine; by default a CUDA device's own name, and g8i for "
+     "any processor"},
     {"models", CONF_STRING, AT(models), "DIR", NULL, 0, 0, NULL,
      "directory of models: folders and .safetensors files, by name (by default `models` beside the "
      "program, its checkout or the working directory)"},

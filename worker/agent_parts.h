@@ -55,6 +55,7 @@ struct agent {
     struct fetch fetch, input_fetch;
     struct store store;
     struct cache cache;
+    const char *device_class;
     int pictures_max;
     struct serve *serve; /* NULL: none */
 

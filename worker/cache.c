@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,15 +19,6 @@
 #define LOCK_NAME ".lock"
 #define SAFETENSORS ".safetensors"
 #define DEPTH_FDS 8
-
-int cache_open(struct cache *cache, const struct cache_options *options, struct err *err)
-{
-    cache->options = *options;
-    if (!options->dir || file_make_dir(options->dir, err) == 0)
-        return 0;
-    err->class = ERR_FATAL;
-    return err_prefix(err, "cache");
-}
 
 /* ---- sizes and removing ---- */
 
@@ -62,9 +54,20 @@ static void remove_tree(const char *dir)
     (void)nftw(dir, remove_one, DEPTH_FDS, FTW_PHYS | FTW_DEPTH);
 }
 
+int cache_open(struct cache *cache, const struct cache_options *options, struct err *err)
+{
+    cache->options = *options;
+    if (options->dir && file_make_dir(options->dir, err) != 0) {
+        err->class = ERR_FATAL;
+        return err_prefix(err, "cache");
+    }
+    atomic_store(&cache->bytes, options->dir ? size_of(options->dir) : 0);
+    return 0;
+}
+
 uint64_t cache_bytes(const struct cache *cache)
 {
-    return cache->options.dir ? size_of(cache->options.dir) : 0;
+    return atomic_load(&cache->bytes);
 }
 
 /* The folder that was used longest ago, but `kept`; false when there is none. */
@@ -96,14 +99,16 @@ static bool find_oldest(const struct cache *cache, const char *kept,
     return found;
 }
 
-static void make_room(const struct cache *cache, const char *kept, uint64_t wanted)
+static void make_room(struct cache *cache, const char *kept, uint64_t wanted)
 {
     char oldest[FILE_PATH_MAX_BYTES];
-    while (cache_bytes(cache) + wanted > cache->options.max_bytes &&
+    uint64_t bytes;
+    while ((bytes = size_of(cache->options.dir)) + wanted > cache->options.max_bytes &&
            find_oldest(cache, kept, oldest)) {
         log_event(cache->options.log, LOG_INFO, "model_evicted", "path", oldest, NULL);
         remove_tree(oldest);
     }
+    atomic_store(&cache->bytes, bytes);
 }
 
 /* ---- fetching ---- */

@@ -33,6 +33,7 @@ struct cache_options {
 
 struct cache {
     struct cache_options options;
+    _Atomic uint64_t bytes; /* as of the latest fetch */
 };
 
 /* Makes the directory where it is missing. */
@@ -44,7 +45,7 @@ int cache_open(struct cache *cache, const struct cache_options *options,
 int cache_locate(struct cache *cache, const struct catalogue_model *model,
                  char path[FILE_PATH_MAX_BYTES], struct err *err) must_check;
 
-/* Bytes in the cache. */
+/* Bytes in the cache, as of this worker's latest fetch. Any thread. */
 uint64_t cache_bytes(const struct cache *cache);
 
 #endif

@@ -111,3 +111,16 @@ void support_fill(struct job *job, const struct model_info *info)
     if (!job->sampler)
         job->sampler = sampler_name(info->sampler);
 }
+
+/* Longer names first: "A100" begins with "A10". */
+const char *support_device_class(const struct engine_info *info)
+{
+    static const char *const cards[][2] = {{"H100", "h100"}, {"H200", "h200"}, {"A100", "a100"},
+                                           {"A10", "a10"},   {"L40", "l40"},   {"L4", "l4"}};
+    if (strcmp(info->backend, "cuda") != 0)
+        return "g8i";
+    for (size_t i = 0; i < sizeof(cards) / sizeof(cards[0]); i++)
+        if (strstr(info->processor, cards[i][0]))
+            return cards[i][1];
+    return NULL;
+}

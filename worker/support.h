@@ -22,6 +22,10 @@ struct draw support_draw(const struct job *job, int index);
 /* Writes the model's own values where the job has none. */
 void support_fill(struct job *job, const struct model_info *info);
 
+/* What the shipped routing policy calls this machine: a CUDA device by its name ("a100"), any
+ * processor "g8i". NULL: a CUDA device that it does not know; the operator has to say. */
+const char *support_device_class(const struct engine_info *info);
+
 /* "f32", "bf16", "f16", "auto". */
 const char *support_precision_name(enum precision precision);
 int support_precision_by_name(const char *name);

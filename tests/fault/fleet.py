@@ -16,6 +16,7 @@ missing and goes on in the Python of scripts/clients-env.
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -30,6 +31,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("ATELIER_BUILD", ROOT / "build" / "release"))
 SLOWNESS = int(os.environ.get("SLOWNESS", "1"))  # under sanitizers everything takes longer
+STEPS_MAX = 500
 MODEL = "tiny-shapes"
 
 for tool in ("java", "mvn", "redis-server"):
@@ -114,6 +116,8 @@ class Fleet:
         self.services_dir = os.environ.get("ATELIER_SERVICES_DIR", str(self.dir / "services"))
         self.own_services = "ATELIER_SERVICES_DIR" not in os.environ
         self.processes, self.commands, self.sent, self.bad = {}, {}, {}, []
+        self.extra = {}  # environment of single programs
+        self.step_s = None  # of 64 x 64, once it was measured
         self.names = [f"coordinator{i + 1}" for i in range(coordinators)]
         self.names += [f"worker{i + 1}" for i in range(len(classes))]
 
@@ -213,7 +217,7 @@ class Fleet:
         with open(self.dir / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 self.commands[name], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self.environment(), start_new_session=True)
+                env={**self.environment(), **self.extra.get(name, {})}, start_new_session=True)
 
     def runs(self, name):
         process = self.processes.get(name)
@@ -337,6 +341,19 @@ class Fleet:
             status = self.status(name)
             return status if status.get("status") in wanted else None
         return self.until(shown, timeout, f"{name} to be {' or '.join(wanted)}")
+
+    def lasting(self, seconds=4):
+        """Size and steps of a job that takes about so long on this machine, to be found running."""
+        if self.step_s is None:
+            for i in range(4):  # one after the other, and the first ones load the model
+                self.produce([job(id=f"how-fast-{i}", steps=100)])
+                self.wait([f"how-fast-{i}"])
+            self.step_s = min(self.ends(f"how-fast-{i}")[0]["seconds"] for i in range(4)) / 100
+        for side in (64, 96, 128, 192, 256):
+            steps = math.ceil(seconds / (self.step_s * (side / 64) ** 2))
+            if steps <= STEPS_MAX:
+                break
+        return {"width": side, "height": side, "steps": min(steps, STEPS_MAX)}
 
     def await_step(self, name, step=1, timeout=60):
         def shown():

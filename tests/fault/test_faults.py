@@ -9,6 +9,7 @@ After each one the whole fleet is audited (fleet.py). Exit status 77: Java, Redi
 """
 
 import argparse
+import glob
 import json
 import random
 import shutil
@@ -73,7 +74,7 @@ def worker_killed_loading(fleet):
 
 @fault
 def worker_killed_mid_step(fleet):
-    ids = some(fleet, 6, "mid-step", steps=350)
+    ids = some(fleet, 6, "mid-step", **fleet.lasting())
     fleet.await_step(ids[0], 5)
     worker = fleet.status(ids[0])["worker"]
     fleet.kill(worker)
@@ -115,7 +116,7 @@ def worker_killed_before_report(fleet):
 
 @fault
 def worker_stopped_past_its_lease(fleet):
-    ids = some(fleet, 3, "stopped-worker", steps=350)
+    ids = some(fleet, 3, "stopped-worker", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     worker = fleet.status(ids[0])["worker"]
     fleet.pause(worker)
@@ -128,7 +129,7 @@ def worker_stopped_past_its_lease(fleet):
 
 @fault(long=True)
 def worker_restarted_under_its_name(fleet):
-    ids = some(fleet, 8, "restarted", steps=350)
+    ids = some(fleet, 8, "restarted", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     worker = fleet.status(ids[0])["worker"]
     fleet.kill(worker)
@@ -139,8 +140,8 @@ def worker_restarted_under_its_name(fleet):
 @fault
 def worker_drained(fleet):
     """By SIGTERM, with no grace: what is under way goes on elsewhere from where it was."""
-    ids = some(fleet, 2, "drained", steps=350)
-    status = fleet.await_step(ids[0], 60)
+    ids = some(fleet, 2, "drained", **fleet.lasting())
+    status = fleet.await_step(ids[0], 20)
     fleet.signal(status["worker"], 15)
     fleet.processes[status["worker"]].wait(60)
     fleet.start(status["worker"])
@@ -151,7 +152,7 @@ def worker_drained(fleet):
 
 @fault(long=True)
 def worker_drained_by_order(fleet):
-    ids = some(fleet, 2, "ordered", steps=350)
+    ids = some(fleet, 2, "ordered", **fleet.lasting())
     status = fleet.await_step(ids[0], 20)
     fleet.control(action="drain", worker=status["worker"])
     fleet.processes[status["worker"]].wait(60)
@@ -162,7 +163,7 @@ def worker_drained_by_order(fleet):
 
 @fault(long=True)
 def worker_drained_while_redis_is_away(fleet):
-    ids = some(fleet, 2, "unheard", steps=350)
+    ids = some(fleet, 2, "unheard", **fleet.lasting())
     status = fleet.await_step(ids[0], 20)
     fleet.services("kill", "redis")
     fleet.signal(status["worker"], 15)
@@ -176,7 +177,7 @@ def worker_drained_while_redis_is_away(fleet):
 def job_that_crashes_every_worker(fleet):
     bad = names(1, "poison")[0]
     OTHERS[bad] = "dead"
-    fleet.produce([job(id=bad, steps=400)])
+    fleet.produce([job(id=bad, **fleet.lasting())])
     good = some(fleet, 12, "innocent", steps=20)
     deadline = time.monotonic() + 150
     while not fleet.ends(bad):
@@ -206,7 +207,7 @@ def kill_leader(fleet):
 
 @fault
 def leader_killed(fleet):
-    ids = some(fleet, 6, "takeover", steps=350)
+    ids = some(fleet, 6, "takeover", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     watch = Watch(fleet, ids)
     watch.start()
@@ -246,7 +247,7 @@ def leader_killed_mid_dispatch(fleet):
 
 @fault
 def leader_stopped_past_its_session(fleet):
-    ids = some(fleet, 6, "zombie", steps=350)
+    ids = some(fleet, 6, "zombie", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     old, epoch = fleet.leader(), fleet.epoch()
     fleet.pause(old)
@@ -268,7 +269,7 @@ def leader_stopped_past_its_session(fleet):
 
 @fault(long=True)
 def leader_leaves_in_good_order(fleet):
-    ids = some(fleet, 4, "leaving", steps=350)
+    ids = some(fleet, 4, "leaving", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     old, epoch = fleet.leader(), fleet.epoch()
     fleet.signal(old, 15)
@@ -282,7 +283,7 @@ def leader_leaves_in_good_order(fleet):
 
 @fault(long=True)
 def all_coordinators_killed(fleet):
-    ids = some(fleet, 6, "headless", steps=350)
+    ids = some(fleet, 6, "headless", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     for name in fleet.names:
         if name.startswith("coordinator"):
@@ -292,13 +293,68 @@ def all_coordinators_killed(fleet):
     fleet.wait(ids, 120)
 
 
+# ---- clocks ----
+
+FAKETIME = next(iter(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")), None)
+
+
+def set_clock(fleet, name, seconds):
+    (fleet.dir / f"{name}.clock").write_text(f"{seconds:+d}\n")
+
+
+def with_clock(fleet, name):
+    """Starts it again under a wall clock that the test sets; the monotonic one stays right."""
+    set_clock(fleet, name, 0)
+    fleet.kill(name)
+    fleet.extra[name] = {"LD_PRELOAD": FAKETIME, "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                         "FAKETIME_TIMESTAMP_FILE": str(fleet.dir / f"{name}.clock"),
+                         "FAKETIME_CACHE_DURATION": "1"}
+    fleet.start(name)
+
+
+@fault
+def clocks_jump(fleet):
+    """The leader's by an hour there and back, while jobs run and wait for their time; a worker's by
+    as much as S3 puts up with."""
+    if not FAKETIME:
+        print("    skipped: needs libfaketime")
+        return
+    epoch, leader, worker = fleet.epoch(), fleet.leader(), fleet.workers()[0]
+    with_clock(fleet, leader)
+    with_clock(fleet, worker)
+    fleet.until(lambda: fleet.epoch() > epoch, 30, "a leader")
+    if fleet.leader() != leader:  # the other one has taken over: so its clock, too
+        leader, epoch = fleet.leader(), fleet.epoch()
+        with_clock(fleet, leader)
+        fleet.until(lambda: fleet.epoch() > epoch, 30, "a leader")
+    fleet.until(fleet.is_up, 30, "the fleet")
+    for jumps in ((3600, 600), (-3600, -600), (0, 0)):
+        ids = some(fleet, 4, "clock", **fleet.lasting(3))
+        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 6))
+        if jumps[0] < 0:  # the leader is asked for a time by its right clock, which then goes back
+            for name in (each for each in fleet.names if each.startswith("coordinator")):
+                set_clock(fleet, name, 0)
+            time.sleep(2)
+            ids += some(fleet, 1, "clock", not_before=soon)
+        fleet.await_step(ids[0], 2)
+        for name in (each for each in fleet.names if each.startswith("coordinator")):
+            set_clock(fleet, name, jumps[0])
+        set_clock(fleet, worker, jumps[1])
+        fleet.wait(ids, 60)
+        for name in ids:
+            expect(fleet.ends(name)[0]["crashes"] == 0, f"{name}: the clock cost a crash")
+    for name in list(fleet.extra):
+        fleet.kill(name)
+    fleet.extra.clear()
+
+
 # ---- Redis ----
 
 @fault
 def redis_flushed(fleet):
     done = some(fleet, 4, "before-flush")
     fleet.wait(done)
-    ids = some(fleet, 6, "flushed", steps=350)
+    ids = some(fleet, 6, "flushed", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     fleet.redis.flushall()
     fleet.await_step(ids[0], 5)  # it is shown again while it runs
@@ -311,7 +367,7 @@ def redis_flushed(fleet):
 def redis_killed_and_empty(fleet):
     done = some(fleet, 4, "before-kill", batch="kept")
     fleet.wait(done)
-    ids = some(fleet, 6, "redis-killed", steps=350)
+    ids = some(fleet, 6, "redis-killed", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     fleet.services("kill", "redis")
     shutil.rmtree(f"{fleet.services_dir}/redis/data")
@@ -325,7 +381,7 @@ def redis_killed_and_empty(fleet):
 
 @fault(long=True)
 def redis_killed_with_its_data(fleet):
-    ids = some(fleet, 6, "redis-again", steps=350)
+    ids = some(fleet, 6, "redis-again", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     fleet.services("kill", "redis")
     time.sleep(12 if LONG else 4)  # some are done meanwhile
@@ -336,7 +392,7 @@ def redis_killed_with_its_data(fleet):
 @fault(long=True)
 def redis_silent(fleet):
     """Its connections stay, and nobody answers, for longer than a lease."""
-    ids = some(fleet, 4, "silent", steps=350)
+    ids = some(fleet, 4, "silent", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     fleet.services("pause", "redis")
     time.sleep(LEASE_S + 5)
@@ -350,7 +406,7 @@ def redis_silent(fleet):
 
 @fault(long=True)
 def kafka_restarted(fleet):
-    ids = some(fleet, 6, "kafka-restarted", steps=350)
+    ids = some(fleet, 6, "kafka-restarted", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     fleet.services("kill", "kafka")
     fleet.services("start", "kafka")
@@ -359,7 +415,7 @@ def kafka_restarted(fleet):
 
 @fault
 def kafka_stopped(fleet):
-    ids = some(fleet, 8, "kafka-stopped", steps=40)
+    ids = some(fleet, 8, "kafka-stopped", **fleet.lasting())
     fleet.await_step(ids[0], 2)
     fleet.services("stop", "kafka")
     time.sleep(70 if LONG else 20)
@@ -457,7 +513,7 @@ def cancel(fleet):
     fleet.until(lambda: fleet.state.values("@paused:cancelled"), 60, "the batch to be paused")
     queued = some(fleet, 3, "cancel-queued", batch="cancelled")
     fleet.until(lambda: all(fleet.state.values(name) for name in queued), 20, "acceptance")
-    long = some(fleet, 1, "cancel-running", steps=500, width=128, height=128)[0]
+    long = some(fleet, 1, "cancel-running", **fleet.lasting(8))[0]
     fleet.await_step(long, 3)
     OTHERS.update(dict.fromkeys([long, *queued], "cancelled"))
     begin = time.monotonic()
@@ -471,7 +527,7 @@ def cancel(fleet):
 @fault
 def cancel_survives_the_leader(fleet):
     """The order is taken, the worker does not hear it, and the leader dies."""
-    long = some(fleet, 1, "cancel-late", steps=500, width=128, height=128)[0]
+    long = some(fleet, 1, "cancel-late", **fleet.lasting(8))[0]
     fleet.await_step(long, 3)
     worker = fleet.status(long)["worker"]
     OTHERS[long] = "cancelled"
@@ -516,7 +572,7 @@ def not_before_and_deadline(fleet):
 
 @fault
 def redrive(fleet):
-    one = job(id=names(1, "redrive")[0], batch="redriven", steps=500)
+    one = job(id=names(1, "redrive")[0], batch="redriven", **fleet.lasting())
     fleet.produce([one])
     fleet.await_step(one["id"], 2)
     fleet.control(action="cancel", job=one["id"])

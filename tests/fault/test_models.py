@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 import threading
@@ -59,6 +60,36 @@ def catalogue(port, bucket):
         "damaged": {**common, "source": f"http://127.0.0.1:{port}/other", "sha256": "0" * 64},
         "nowhere": {**common, "source": f"s3://{bucket}/models/none.safetensors"},
     }}
+
+
+def check_full_disk(fleet, cache):
+    """The model does not fit on the disk: the job is tried elsewhere, in the end given up with the
+    reason; the worker goes on, and draws it when there is room again."""
+    small = cache.parent / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
+    if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+        return "not tried: cannot mount here"
+    try:
+        fleet.kill("worker1")
+        fleet.commands["worker1"][fleet.commands["worker1"].index("--cache") + 1] = str(small)
+        fleet.start("worker1")
+        fleet.await_up()
+        fleet.produce([job(id="full", model="from-s3", max_attempts=2)])
+        fleet.wait(["full"])
+        end = fleet.state.values("full")[-1]
+        expect(end["state"] == "dead" and "No space left on device" in end["error"],
+               f"ended as {end}")
+        fleet.produce([job(id="beside", model="from-disk")])
+        fleet.wait(["beside"])
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        fleet.produce([job(id="room", model="from-s3")])
+        fleet.wait(["room"])
+        expect(fleet.end("room") == "succeeded", "not drawn with room again")
+    finally:
+        fleet.kill("worker1")
+        subprocess.run(["umount", str(small)], check=True)
+    return "a full disk"
 
 
 def main():
@@ -124,9 +155,10 @@ def main():
             expect("damaged" not in folders(cache), "a damaged model is in the cache")
             fleet.produce([job(id="after", model="from-disk")])
             fleet.wait(["after"])
+            full = check_full_disk(fleet, cache)
         finally:
             fleet.down()
-    print("models from S3, HTTP and disk; eviction, resuming, damage: as they should be")
+    print(f"models from S3, HTTP and disk; eviction, resuming, damage: as they should be; {full}")
 
 
 if __name__ == "__main__":

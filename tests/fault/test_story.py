@@ -30,7 +30,7 @@ def make_models(folder):
     return folder
 
 
-def make_jobs(dice):
+def make_jobs(dice, lasting):
     jobs = []
     for i in range(JOBS):
         side = dice.choice([64, 64, 64, 64, 64, 96, 96, 128, 192])
@@ -41,7 +41,7 @@ def make_jobs(dice):
                         tenant=dice.choice(["studio", "press"]), batch=f"batch-{i % 3}",
                         images=2 if i % 20 == 0 else 1))
     for i in range(0, JOBS, 50):  # some that last, to be found running
-        jobs[i].update(steps=400, width=64, height=64, images=1)
+        jobs[i].update(lasting, images=1)
     return jobs
 
 
@@ -95,9 +95,9 @@ def drain_one(fleet, long, killed):
 
 
 def story(fleet, models):
-    jobs = make_jobs(random.Random(7))
+    jobs = make_jobs(random.Random(7), fleet.lasting())
     ids = [each["id"] for each in jobs]
-    long = [each["id"] for each in jobs if each["steps"] == 400]
+    long = [each["id"] for each in jobs[::50]]
     watch = Watch(fleet, ids)
     watch.start()
     begin = time.monotonic()

@@ -341,6 +341,26 @@ static void test_a_job_goes_where_its_model_is(void **state)
     scheduler_free(s);
 }
 
+/* What a draining worker hands back, one after the other, goes to others. */
+static void test_a_draining_worker_gets_nothing_back(void **state)
+{
+    (void)state;
+    start(few());
+    set_profile(0, sdxl());
+    struct scheduler_worker is = machine(A100, 4);
+    set_worker(0, is);
+    submit(0, plain());
+    submit(1, plain());
+    set_worker(1, is);
+    is.draining = true;
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        set_worker(0, is);
+        finish(slot, OUTCOME_RETURN);
+        assert_assigned(slot, 1);
+    }
+    scheduler_free(s);
+}
+
 static void test_backoff_is_spread(void **state)
 {
     (void)state;
@@ -375,6 +395,7 @@ int main(void)
         cmocka_unit_test(test_quota),
         cmocka_unit_test(test_hold_and_drain),
         cmocka_unit_test(test_a_job_goes_where_its_model_is),
+        cmocka_unit_test(test_a_draining_worker_gets_nothing_back),
         cmocka_unit_test(test_backoff_is_spread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -200,6 +200,7 @@ static void on_state(void *user, bool connected, const char *why)
 int fleet_redis_open(struct fleet *fleet, struct err *err)
 {
     struct redis_options options = {.url = fleet->options.services.redis_url,
+                                    .ca_file = fleet->options.services.redis_ca_file,
                                     .clock = fleet->clock,
                                     .on_state = on_state,
                                     .user = fleet};

@@ -91,6 +91,7 @@ static int open_readers(struct cell *cell, struct err *err)
 static int open_redis(struct cell *cell, struct err *err)
 {
     struct redis_options options = {.url = cell->options->services.redis_url,
+                                    .ca_file = cell->options->services.redis_ca_file,
                                     .clock = cell->clock,
                                     .on_state = on_redis,
                                     .user = cell};

@@ -101,7 +101,9 @@ static int open_serve(struct cell *cell, struct err *err)
 /* A URL that can never work is an error now, not once this one leads. */
 static int check_redis(const struct cell *cell, struct err *err)
 {
-    struct redis_options options = {.url = cell->options->services.redis_url, .clock = cell->clock};
+    struct redis_options options = {.url = cell->options->services.redis_url,
+                                    .ca_file = cell->options->services.redis_ca_file,
+                                    .clock = cell->clock};
     struct redis *redis;
     if (redis_create(&redis, &options, err) != 0)
         return -1;

@@ -144,7 +144,8 @@ static int from_error(struct err *err, rd_kafka_t *rk, rd_kafka_error_t *error, 
 
 /* ---- topics ---- */
 
-static const char *const plain[][2] = {{NULL, NULL}};
+/* RD_KAFKA_EVENT_ERROR */
+static const char *const with_errors[][2] = {{"enabled_events", "8"}, {NULL, NULL}};
 
 static rd_kafka_NewTopic_t *new_topic(const struct kafka_topic *topic, struct err *err)
 {
@@ -185,14 +186,45 @@ static int check_created(rd_kafka_event_t *event, struct err *err)
     return 0;
 }
 
+/* Errors that no waiting mends. */
+static bool is_refusal(const rd_kafka_event_t *event)
+{
+    rd_kafka_resp_err_t code = rd_kafka_event_error((rd_kafka_event_t *)event);
+    return rd_kafka_event_type(event) == RD_KAFKA_EVENT_ERROR &&
+           (code == RD_KAFKA_RESP_ERR__AUTHENTICATION || code == RD_KAFKA_RESP_ERR__SSL);
+}
+
+/* Waits for the answer, or for a refusal. */
+static int await_created(rd_kafka_queue_t *queue, const char *brokers, int timeout_ms,
+                         struct err *err)
+{
+    rd_kafka_event_t *event;
+    int rc = 0;
+    bool answered = false;
+    while (rc == 0 && !answered) {
+        event = rd_kafka_queue_poll(queue, timeout_ms + SHORT_MS);
+        if (!event || rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__TIMED_OUT) {
+            rc = err_set(err, ERR_IO, ERR_RETRY, "kafka: no answer from %s within %d s", brokers,
+                         timeout_ms / 1000);
+        } else if (is_refusal(event)) {
+            rc = err_set(err, ERR_IO, ERR_FATAL, "kafka: %s", rd_kafka_event_error_string(event));
+        } else if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_CREATETOPICS_RESULT) {
+            answered = true;
+            rc = check_created(event, err);
+        }
+        if (event)
+            rd_kafka_event_destroy(event);
+    }
+    return rc;
+}
+
 int kafka_topics_ensure(const struct kafka_options *options, const struct kafka_topic *topics,
                         size_t count, int timeout_ms, struct err *err)
 {
-    rd_kafka_t *rk = open_client(RD_KAFKA_PRODUCER, options, plain, err);
+    rd_kafka_t *rk = open_client(RD_KAFKA_PRODUCER, options, with_errors, err);
     rd_kafka_NewTopic_t *wanted[16] = {0};
     rd_kafka_AdminOptions_t *admin = NULL;
     rd_kafka_queue_t *queue = NULL;
-    rd_kafka_event_t *event = NULL;
     char text[ERROR_TEXT];
     int rc = rk ? 0 : -1;
     ASSERT(count <= 16);
@@ -203,17 +235,10 @@ int kafka_topics_ensure(const struct kafka_options *options, const struct kafka_
         goto out;
     admin = rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
     rd_kafka_AdminOptions_set_request_timeout(admin, timeout_ms, text, sizeof(text));
-    queue = rd_kafka_queue_new(rk);
+    queue = rd_kafka_queue_get_main(rk);
     rd_kafka_CreateTopics(rk, wanted, count, admin, queue);
-    event = rd_kafka_queue_poll(queue, timeout_ms + SHORT_MS);
-    if (!event || rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__TIMED_OUT)
-        rc = err_set(err, ERR_IO, ERR_RETRY, "kafka: no answer from %s within %d s",
-                     options->brokers, timeout_ms / 1000);
-    else
-        rc = check_created(event, err);
+    rc = await_created(queue, options->brokers, timeout_ms, err);
 out:
-    if (event)
-        rd_kafka_event_destroy(event);
     if (queue)
         rd_kafka_queue_destroy(queue);
     if (admin)

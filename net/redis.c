@@ -9,6 +9,7 @@
 #include "net/redis.h"
 
 #include "net/redis_scripts.h"
+#include "net/redis_tls.h"
 
 #include <errno.h>
 #include <hiredis/async.h>
@@ -26,12 +27,13 @@ struct address {
     char port[8];
     char user[128], password[512];
     char database[8];
-    bool local;
+    bool local, tls;
 };
 
 struct redis {
     struct redis_options options;
     struct address address;
+    struct redis_tls *tls;      /* NULL: plain */
     redisAsyncContext *context; /* NULL while it waits to connect again */
     bool up, reading, writing;
     int64_t retry_ns, connecting_ns;
@@ -68,7 +70,7 @@ static int refuse_url(struct err *err)
 {
     /* The URL may hold a password: it is not repeated. */
     return err_set(err, ERR_INVALID, ERR_FATAL,
-                   "redis-url is not of the form redis://[user:password@]host[:port][/database] "
+                   "redis-url is not of the form redis[s]://[user:password@]host[:port][/database] "
                    "or unix:/path");
 }
 
@@ -97,19 +99,16 @@ static int read_credentials(struct address *address, const char *text, size_t le
 static int read_address(struct address *address, const char *url, struct err *err)
 {
     *address = (struct address){.port = "6379"};
-    if (strncmp(url, "rediss://", 9) == 0)
-        return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
-                       "redis-url asks for TLS, which this build's hiredis does not have; use "
-                       "redis:// inside a private network, or a TLS tunnel");
     if (strncmp(url, "unix:", 5) == 0) {
         address->local = true;
         return copy_part(address->host, sizeof(address->host), url + 5, strlen(url + 5))
                    ? 0
                    : refuse_url(err);
     }
-    if (strncmp(url, "redis://", 8) != 0)
+    address->tls = strncmp(url, "rediss://", 9) == 0;
+    if (!address->tls && strncmp(url, "redis://", 8) != 0)
         return refuse_url(err);
-    url += 8;
+    url += address->tls ? 9 : 8;
     const char *at = strrchr(url, '@');
     if (at && read_credentials(address, url, (size_t)(at - url), err) != 0)
         return -1;
@@ -238,17 +237,27 @@ static void on_disconnect(const redisAsyncContext *context, int status)
     set_state(redis, false, status == REDIS_OK ? "closed" : context->errstr);
 }
 
+static void not_connected(struct redis *redis, redisAsyncContext *context, const char *why)
+{
+    set_state(redis, false, why);
+    if (context)
+        redisAsyncFree(context);
+    plan_retry(redis);
+}
+
 static void try_connect(struct redis *redis)
 {
     const struct address *address = &redis->address;
+    struct err err;
     redisAsyncContext *context = address->local
                                      ? redisAsyncConnectUnix(address->host)
                                      : redisAsyncConnect(address->host, atoi(address->port));
     if (!context || context->err) {
-        set_state(redis, false, context ? context->errstr : "out of memory");
-        if (context)
-            redisAsyncFree(context);
-        plan_retry(redis);
+        not_connected(redis, context, context ? context->errstr : "out of memory");
+        return;
+    }
+    if (redis->tls && redis_tls_begin(redis->tls, context, address->host, &err) != 0) {
+        not_connected(redis, context, err.message);
         return;
     }
     redis->context = context;
@@ -275,7 +284,8 @@ int redis_create(struct redis **out, const struct redis_options *options, struct
         return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory for a link to Redis");
     redis->options = *options;
     redis->backoff_ms = BACKOFF_FIRST_MS;
-    if (read_address(&redis->address, options->url, err) != 0) {
+    if (read_address(&redis->address, options->url, err) != 0 ||
+        (redis->address.tls && redis_tls_create(&redis->tls, options->ca_file, err) != 0)) {
         free(redis);
         return -1;
     }
@@ -292,6 +302,7 @@ void redis_free(struct redis *redis)
     redis->up = false;
     if (redis->context)
         redisAsyncFree(redis->context);
+    redis_tls_free(redis->tls);
     free(redis);
 }
 

@@ -31,8 +31,8 @@
 struct redis;
 
 struct redis_options {
-    const char *url; /* redis://[user:password@]host[:port][/db], rediss://, unix:/path */
-    const char *ca_file;
+    const char *url;     /* redis://[user:password@]host[:port][/db], rediss://, unix:/path */
+    const char *ca_file; /* of authorities, for rediss://; NULL: the system's */
     const struct clock *clock;
     /* Called after each connection and each loss, from redis_service. May be NULL. */
     void (*on_state)(void *user, bool connected, const char *why);

@@ -14,7 +14,7 @@
 struct service_options {
     const char *cell;
     const char *brokers, *kafka_properties;
-    const char *redis_url;
+    const char *redis_url, *redis_ca_file;
     const char *s3_endpoint, *s3_bucket, *s3_prefix, *s3_region, *s3_ca_file;
 };
 
@@ -35,8 +35,10 @@ struct service_options {
         SERVICE_ROW(type, member, "kafka-properties", kafka_properties, "KEY=VALUE;…", NULL,       \
                     "librdkafka's own properties, TLS and SASL among them; VALUE may be @FILE"),   \
         SERVICE_ROW(type, member, "redis-url", redis_url, "URL", "redis://127.0.0.1:6379",         \
-                    "redis://[user:password@]host[:port][/database] or unix:/path; where it "      \
+                    "redis[s]://[user:password@]host[:port][/database] or unix:/path; where it "   \
                     "holds a password, use redis-url-file"),                                       \
+        SERVICE_ROW(type, member, "redis-ca-file", redis_ca_file, "FILE", NULL,                    \
+                    "certificate authorities of a rediss:// URL; default: the system's"),          \
     {                                                                                              \
         "redis-url-file", CONF_FILE, SERVICE_AT(type, member, redis_url), "FILE", NULL, 0, 0,      \
             NULL, "a file that holds redis-url, which may hold a password"                         \

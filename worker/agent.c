@@ -538,6 +538,7 @@ static int start_link(struct agent *agent, struct err *err)
 static int check_redis(const struct agent *agent, struct err *err)
 {
     struct redis_options options = {.url = agent->options->services.redis_url,
+                                    .ca_file = agent->options->services.redis_ca_file,
                                     .clock = agent->clock};
     struct redis *redis;
     if (redis_create(&redis, &options, err) != 0)

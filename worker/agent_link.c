@@ -341,6 +341,7 @@ void *link_main(void *user)
     struct agent *agent = user;
     struct link *link = calloc(1, sizeof(*link));
     struct redis_options options = {.url = agent->options->services.redis_url,
+                                    .ca_file = agent->options->services.redis_ca_file,
                                     .clock = agent->clock};
     struct err err;
     if (!link)

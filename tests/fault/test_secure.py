@@ -1,5 +1,5 @@
-"""Secrets and encryption: S3 over https with an authority of our own, Redis with users, nothing
-secret in logs or command lines.
+"""Secrets and encryption: S3, Kafka and, where hiredis can, Redis over TLS with an authority of our
+own, Kafka and Redis with passwords, nothing secret in logs or command lines.
 
     tests/fault/test_secure.py
 """
@@ -86,6 +86,22 @@ def refused(fleet, program, **settings):
     return done.stdout
 
 
+def has_redis_tls():
+    said = subprocess.run([str(BUILD / "cli" / "atelier"), "workers", "--redis-url",
+                           "rediss://127.0.0.1:1"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True).stdout
+    return "hiredis does not have" not in said
+
+
+def cli(fleet, **settings):
+    """What the client says that cannot reach Redis like this."""
+    done = subprocess.run([str(BUILD / "cli" / "atelier"), "workers"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=60,
+                          env={**fleet.environment(), **settings})
+    expect(done.returncode != 0, f"workers are shown with {settings}")
+    return done.stdout
+
+
 def command_lines(fleet):
     return "".join(pathlib.Path(f"/proc/{p.pid}/cmdline").read_text() for p in
                    fleet.processes.values())
@@ -96,19 +112,32 @@ def main():
     with tempfile.TemporaryDirectory() as temp:
         folder = pathlib.Path(temp)
         make_certificates(folder)
+        os.environ["ATELIER_SERVICES_TLS"] = temp
         fleet.services("up")
         settings = dict(line.removeprefix("export ").split("=", 1)
                         for line in fleet.services("env").splitlines())
+        hidden = dict(line.split("=", 1) for line in
+                      pathlib.Path(fleet.services_dir, "settings").read_text().splitlines())
         port = int(settings["ATELIER_S3_ENDPOINT"].rsplit(":", 1)[1])
         proxy = TlsProxy(folder, ("127.0.0.1", port))
         proxy.start()
+        address = settings["ATELIER_REDIS_URL"].removeprefix("redis://")
+        redis_proxy = TlsProxy(folder, ("127.0.0.1", int(address.split(":")[1])))
+        redis_proxy.start()
+        scheme = "redis://"
+        if has_redis_tls():
+            scheme, address = "rediss://", redis_proxy.url.removeprefix("https://")
+        properties = (f"security.protocol=SASL_SSL;ssl.ca.location={folder}/ca.pem;"
+                      f"sasl.mechanism=PLAIN;sasl.username=atelier;sasl.password=")
         plain = fleet.environment
 
         def environment():
-            address = fleet.settings["ATELIER_REDIS_URL"].removeprefix("redis://")
             return {**plain(), "ATELIER_S3_ENDPOINT": proxy.url,
                     "ATELIER_S3_CA_FILE": str(folder / "ca.pem"),
-                    "ATELIER_REDIS_URL": f"redis://atelier:{PASSWORD}@{address}"}
+                    "ATELIER_KAFKA_BROKERS": f"127.0.0.1:{hidden['kafka_tls_port']}",
+                    "ATELIER_KAFKA_PROPERTIES": properties + hidden["kafka_password"],
+                    "ATELIER_REDIS_CA_FILE": str(folder / "ca.pem"),
+                    "ATELIER_REDIS_URL": f"{scheme}atelier:{PASSWORD}@{address}"}
 
         fleet.environment = environment
         first = Fleet.start
@@ -129,19 +158,31 @@ def main():
             expect("certificate" in said, f"without the authority: {said}")
             said = refused(fleet, "worker", AWS_SECRET_ACCESS_KEY="wrong")
             expect("s3" in said.lower() and "wrong" not in said, f"with a wrong key: {said}")
-            for program in ("worker", "coordinator"):
+            said = refused(fleet, "coordinator", ATELIER_KAFKA_PROPERTIES=properties + "wrong")
+            expect("uthentication" in said and "wrong" not in said, f"with a wrong password: {said}")
+            for program in ("worker", "coordinator") if scheme == "redis://" else ():
                 said = refused(fleet, program, ATELIER_REDIS_URL=f"rediss://u:{PASSWORD}@localhost")
                 expect("TLS" in said, f"{program} with rediss: {said}")
                 expect(PASSWORD not in said, f"{program} shows the password: {said}")
+            if scheme == "rediss://":
+                said = cli(fleet, ATELIER_REDIS_CA_FILE="/etc/hostname")
+                expect("/etc/hostname" in said, f"with an authority that is none: {said}")
+                said = cli(fleet, ATELIER_REDIS_CA_FILE="")
+                expect("certificate" in said, f"without the authority: {said}")
+                host = address.replace("127.0.0.1", "localhost")
+                said = cli(fleet, ATELIER_REDIS_URL=f"rediss://atelier:{PASSWORD}@{host}")
+                expect("certificate" in said, f"under another name: {said}")
 
             logs = "".join(fleet.log(name) for name in fleet.names)
-            for secret in (PASSWORD, fleet.settings["AWS_SECRET_ACCESS_KEY"]):
+            for secret in (PASSWORD, hidden["kafka_password"],
+                           fleet.settings["AWS_SECRET_ACCESS_KEY"]):
                 expect(secret not in logs, "a log shows a secret")
                 expect(secret not in command_lines(fleet), "a command line shows a secret")
         finally:
             fleet.redis.execute_command("ACL", "DELUSER", "atelier")
             fleet.down()
-    print("https with our own authority, Redis with a user, no secret shown")
+    print(f"S3 and Kafka{' and Redis' if scheme == 'rediss://' else ''} over TLS with our own "
+          "authority, Kafka and Redis with users, no secret shown")
 
 
 if __name__ == "__main__":

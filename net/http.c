@@ -307,7 +307,8 @@ static void set_options(struct http *http, CURL *curl, struct exchange *exchange
     const struct http_request *request = exchange->request;
     long idle_s = (options->idle_timeout_ms + 999) / 1000;
     curl_easy_setopt(curl, CURLOPT_URL, request->url);
-    curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
+    if (!request->signing) /* libcurl from 8.14 on refuses both at once */
+        curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, request->follow ? 1L : 0L);

@@ -40,6 +40,18 @@ void s3_request_type(struct s3_request *request, const char *content_type)
     s3_request_header(request, request->type);
 }
 
+/* Whether a part of the path is one that URLs resolve away. */
+static bool has_dots(const char *key)
+{
+    for (const char *part = key; part; part = strchr(part, '/')) {
+        part += *part == '/';
+        size_t len = strcspn(part, "/");
+        if ((len == 1 && part[0] == '.') || (len == 2 && part[0] == '.' && part[1] == '.'))
+            return true;
+    }
+    return false;
+}
+
 int s3_request_init(struct s3_request *request, const struct s3 *s3, const char *method,
                     struct s3_object object, const char *query, const void *body, size_t body_bytes,
                     struct err *err)
@@ -48,6 +60,12 @@ int s3_request_init(struct s3_request *request, const struct s3 *s3, const char 
     *request = (struct s3_request){
         .http = {
             .method = method, .body = body, .body_bytes = body_bytes, .signing = &s3->signing}};
+    if (object.key && has_dots(object.key))
+        return err_set(
+            err, ERR_INVALID, ERR_REJECT,
+            "the key %.100s has '.' or '..' between its slashes, which do not get through "
+            "HTTP; store the object under another",
+            object.key);
     buf_init(&request->url, URL_MAX_BYTES);
     buf_init(&request->what, WHAT_MAX_BYTES);
     buf_init(&request->token, TEXT_MAX_BYTES);

@@ -172,6 +172,9 @@ class Objects(Case):
         for name in names:
             self.probe("delete", "odd/" + name)
         self.assertEqual(self.keys(), [])
+        for name in ("..", "a/../b", "./a", "a/."):  # no URL can carry them
+            said = self.probe("put", "odd/" + name, self.file(b"x"), "new", expect=1)
+            self.assertIn("between its slashes", said)
 
     def test_create_only(self):
         self.probe("put", "k", self.file(b"one"), "new")

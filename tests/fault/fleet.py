@@ -342,11 +342,11 @@ class Fleet:
             return status if status.get("status") in wanted else None
         return self.until(shown, timeout, f"{name} to be {' or '.join(wanted)}")
 
-    def lasting(self, seconds=4):
+    def lasting(self, seconds=4, model=MODEL):
         """Size and steps of a job that takes about so long on this machine, to be found running."""
         if self.step_s is None:
             for i in range(4):  # one after the other, and the first ones load the model
-                self.produce([job(id=f"how-fast-{i}", steps=100)])
+                self.produce([job(id=f"how-fast-{i}", model=model, steps=100)])
                 self.wait([f"how-fast-{i}"])
             self.step_s = min(self.ends(f"how-fast-{i}")[0]["seconds"] for i in range(4)) / 100
         for side in (64, 96, 128, 192, 256):

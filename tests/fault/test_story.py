@@ -95,7 +95,7 @@ def drain_one(fleet, long, killed):
 
 
 def story(fleet, models):
-    jobs = make_jobs(random.Random(7), fleet.lasting())
+    jobs = make_jobs(random.Random(7), fleet.lasting(model=next(iter(MODELS))))
     ids = [each["id"] for each in jobs]
     long = [each["id"] for each in jobs[::50]]
     watch = Watch(fleet, ids)

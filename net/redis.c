@@ -164,6 +164,12 @@ static void plan_retry(struct redis *redis)
 static void set_state(struct redis *redis, bool up, const char *why)
 {
     bool told = redis->up != up || !up;
+    const char *refused = redis_tls_problem(redis->tls);
+    char text[160];
+    if (!up && refused) {
+        snprintf(text, sizeof(text), "the server's certificate is refused: %s", refused);
+        why = text;
+    }
     redis->up = up;
     if (told && redis->options.on_state)
         redis->options.on_state(redis->options.user, up, why);

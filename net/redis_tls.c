@@ -9,6 +9,7 @@
 
 struct redis_tls {
     SSL_CTX *context;
+    int problem; /* X509_V_…, of the latest connection */
 };
 
 static int refuse(struct err *err, const char *what)
@@ -16,6 +17,16 @@ static int refuse(struct err *err, const char *what)
     char why[160] = "";
     ERR_error_string_n(ERR_get_error(), why, sizeof(why));
     return err_set(err, ERR_IO, ERR_FATAL, "Redis over TLS: %s: %s", what, why);
+}
+
+/* hiredis reports a refused certificate as an error without a name. */
+static int on_verified(int fine, X509_STORE_CTX *store)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct redis_tls *tls = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    if (!fine)
+        tls->problem = X509_STORE_CTX_get_error(store);
+    return fine;
 }
 
 int redis_tls_create(struct redis_tls **out, const char *ca_file, struct err *err)
@@ -32,7 +43,8 @@ int redis_tls_create(struct redis_tls **out, const char *ca_file, struct err *er
         redis_tls_free(tls);
         return refuse(err, ca_file ? ca_file : "the system's certificate authorities");
     }
-    SSL_CTX_set_verify(tls->context, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_app_data(tls->context, tls);
+    SSL_CTX_set_verify(tls->context, SSL_VERIFY_PEER, on_verified);
     SSL_CTX_set_min_proto_version(tls->context, TLS1_2_VERSION);
     *out = tls;
     return 0;
@@ -55,10 +67,16 @@ static int expect(SSL *ssl, const char *host)
     return SSL_set1_host(ssl, host) == 1 && SSL_set_tlsext_host_name(ssl, host) == 1;
 }
 
-int redis_tls_begin(const struct redis_tls *tls, redisAsyncContext *context, const char *host,
+const char *redis_tls_problem(const struct redis_tls *tls)
+{
+    return tls && tls->problem != X509_V_OK ? X509_verify_cert_error_string(tls->problem) : NULL;
+}
+
+int redis_tls_begin(struct redis_tls *tls, redisAsyncContext *context, const char *host,
                     struct err *err)
 {
     SSL *ssl = SSL_new(tls->context);
+    tls->problem = X509_V_OK;
     if (!ssl || !expect(ssl, host)) {
         SSL_free(ssl);
         return refuse(err, "no session");

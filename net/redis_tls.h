@@ -15,7 +15,10 @@ void redis_tls_free(struct redis_tls *tls);
 
 /* Puts TLS under a connection to `host` that is being made; its certificate must be for that name
  * or address. */
-int redis_tls_begin(const struct redis_tls *tls, struct redisAsyncContext *context,
-                    const char *host, struct err *err) must_check;
+int redis_tls_begin(struct redis_tls *tls, struct redisAsyncContext *context, const char *host,
+                    struct err *err) must_check;
+
+/* Why the latest connection's certificate was refused, or NULL. */
+const char *redis_tls_problem(const struct redis_tls *tls);
 
 #endif

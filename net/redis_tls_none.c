@@ -17,8 +17,14 @@ void redis_tls_free(struct redis_tls *tls)
     (void)tls;
 }
 
-int redis_tls_begin(const struct redis_tls *tls, struct redisAsyncContext *context,
-                    const char *host, struct err *err)
+const char *redis_tls_problem(const struct redis_tls *tls)
+{
+    (void)tls;
+    return NULL;
+}
+
+int redis_tls_begin(struct redis_tls *tls, struct redisAsyncContext *context, const char *host,
+                    struct err *err)
 {
     (void)tls;
     (void)context;

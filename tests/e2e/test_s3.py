@@ -32,6 +32,7 @@ if pathlib.Path(sys.prefix) != pathlib.Path(python).parents[1]:
 
 import boto3  # noqa: E402
 import botocore.config  # noqa: E402
+import botocore.exceptions  # noqa: E402
 
 import fault_proxy  # noqa: E402
 
@@ -507,9 +508,13 @@ class Outages(Case):
         return child
 
     def wait_for_more(self):
-        before, deadline = len(self.keys()), time.monotonic() + 60 * SLOWNESS
-        while len(self.keys()) < before + 20:
+        seen, deadline = [], time.monotonic() + 60 * SLOWNESS
+        while len(seen) < 2 or seen[-1] < seen[0] + 20:
             self.assertLess(time.monotonic(), deadline, "nothing more is written")
+            try:
+                seen.append(len(self.keys()))
+            except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+                pass    # a server that has just come back may fail to list what is being written
             time.sleep(0.1)
 
     def assert_written(self, child, count):

@@ -235,7 +235,7 @@ static void describe(struct model *model)
         .family = sd2 ? "sd2" : "sd1",
         .format =
             checkpoint_format(model->checkpoint) == CHECKPOINT_LDM ? "single file" : "diffusers",
-        .prediction = model->sampler.prediction == PREDICTION_V ? "v_prediction" : "epsilon",
+        .prediction = prediction_name(model->sampler.prediction),
         .width = sample * factor,
         .height = sample * factor,
         .vae_factor = factor,

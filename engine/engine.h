@@ -145,7 +145,7 @@ struct draw {
     double guidance_scale;       /* at most 1 turns guidance off; negative: the model's */
     enum sampler sampler;        /* SAMPLER_MODEL: the model's own scheduler file */
     enum schedule schedule;      /* SCHEDULE_MODEL: the model's own */
-    double eta;                  /* ddim */
+    double eta;                  /* ddim and tcd */
     uint64_t seed;
     int clip_skip;                  /* diffusers' meaning */
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */

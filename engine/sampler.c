@@ -2,7 +2,15 @@
 
 #include "engine/sampler_parts.h"
 
+#include <stdio.h>
 #include <string.h>
+
+/* ---- one table of them ---- */
+
+#define BIT(name) (1u << SCHEDULE_##name)
+#define EVEN (BIT(NORMAL) | BIT(SGM_UNIFORM))
+#define LISTS (BIT(SIMPLE) | BIT(AYS))
+#define CURVES (BIT(KARRAS) | BIT(EXPONENTIAL) | BIT(BETA))
 
 static int kept_all(const struct sampler_plan *plan, int call)
 {
@@ -16,35 +24,76 @@ static int kept_by_heun(const struct sampler_plan *plan, int call)
     return (call + 1) / 2;
 }
 
+static bool draws_always(const struct sampler_plan *plan, int index)
+{
+    (void)plan;
+    (void)index;
+    return true;
+}
+
+static bool draws_with_eta(const struct sampler_plan *plan, int index)
+{
+    (void)index;
+    return plan->eta > 0;
+}
+
+static bool draws_at_second_calls(const struct sampler_plan *plan, int index)
+{
+    (void)plan;
+    return index % 2 == 1;
+}
+
+static bool draws_above_0(const struct sampler_plan *plan, int index)
+{
+    return plan->timesteps[index] > 0;
+}
+
+static bool draws_but_last(const struct sampler_plan *plan, int index)
+{
+    return index < plan->calls - 1;
+}
+
+static bool draws_by_tcd(const struct sampler_plan *plan, int index)
+{
+    return plan->eta > 0 && draws_but_last(plan, index);
+}
+
 static const struct sampler_kind kinds[SAMPLER_COUNT] = {
     [SAMPLER_DDIM] = {.name = "ddim",
                       .class_name = "DDIMScheduler",
+                      .schedules = EVEN,
                       .spacing = SPACING_LEADING,
                       .zero_snr = ZERO_SNR_EXACT,
+                      .has_eta = true,
+                      .predicts_sample = true,
                       .set_alpha_to_one = true,
                       .clip_sample = CHOICE_YES,
-                      .make = schedule_make_ddim,
-                      .step = step_ddim},
+                      .make = schedule_make_alpha,
+                      .step = step_ddim,
+                      .draws = draws_with_eta},
     [SAMPLER_EULER] = {.name = "euler",
                        .class_name = "EulerDiscreteScheduler",
+                       .schedules = EVEN | LISTS | CURVES,
                        .spacing = SPACING_LINSPACE,
                        .zero_snr = ZERO_SNR_TINY,
-                       .has_karras = true,
                        .scales_noise = true,
+                       .predicts_sample = true,
                        .make = schedule_make_sigma,
                        .step = step_euler},
     [SAMPLER_EULER_A] = {.name = "euler_a",
                          .class_name = "EulerAncestralDiscreteScheduler",
+                         .schedules = EVEN | LISTS,
                          .spacing = SPACING_LINSPACE,
                          .zero_snr = ZERO_SNR_TINY,
                          .scales_noise = true,
                          .make = schedule_make_sigma,
-                         .step = step_euler_a},
+                         .step = step_euler_a,
+                         .draws = draws_always},
     [SAMPLER_HEUN] = {.name = "heun",
                       .class_name = "HeunDiscreteScheduler",
                       .order = 2,
+                      .schedules = EVEN | LISTS | CURVES,
                       .spacing = SPACING_LINSPACE,
-                      .has_karras = true,
                       .scales_noise = true,
                       .clip_sample = CHOICE_NO,
                       .beta_start = 0.00085,
@@ -54,39 +103,165 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                       .kept = kept_by_heun},
     [SAMPLER_LMS] = {.name = "lms",
                      .class_name = "LMSDiscreteScheduler",
+                     .schedules = EVEN | LISTS | CURVES,
                      .spacing = SPACING_LINSPACE,
-                     .has_karras = true,
                      .scales_noise = true,
+                     .predicts_sample = true,
                      .make = schedule_make_sigma,
                      .step = step_lms,
                      .kept = kept_all},
+    [SAMPLER_DPM2] = {.name = "dpm2",
+                      .class_name = "KDPM2DiscreteScheduler",
+                      .order = 2,
+                      .schedules = EVEN | LISTS | CURVES,
+                      .spacing = SPACING_LINSPACE,
+                      .scales_noise = true,
+                      .beta_start = 0.00085,
+                      .beta_end = 0.012,
+                      .make = schedule_make_dpm2,
+                      .step = step_dpm2},
+    [SAMPLER_DPM2_A] = {.name = "dpm2_a",
+                        .class_name = "KDPM2AncestralDiscreteScheduler",
+                        .order = 2,
+                        .schedules = EVEN | LISTS | CURVES,
+                        .spacing = SPACING_LINSPACE,
+                        .scales_noise = true,
+                        .beta_start = 0.00085,
+                        .beta_end = 0.012,
+                        .make = schedule_make_dpm2,
+                        .step = step_dpm2_a,
+                        .draws = draws_at_second_calls},
+    [SAMPLER_DPMPP_2S_A] = {.name = "dpm++ 2s a",
+                            .order = 2,
+                            .schedules = EVEN | LISTS | CURVES,
+                            .spacing = SPACING_LINSPACE,
+                            .zero_snr = ZERO_SNR_TINY,
+                            .scales_noise = true,
+                            .make = schedule_make_dpm2,
+                            .step = step_dpm_2s_a,
+                            .draws = draws_at_second_calls},
+    [SAMPLER_DPMPP_2S] = {.name = "dpm++ 2s",
+                          .class_name = "DPMSolverSinglestepScheduler",
+                          .has_algorithm = true,
+                          .schedules = BIT(NORMAL) | LISTS | CURVES,
+                          .spacing = SPACING_LINSPACE,
+                          .keeps_spacing = true,
+                          .clips_lambda = true,
+                          .predicts_sample = true,
+                          .make = schedule_make_lambda,
+                          .step = step_dpm_single,
+                          .kept = kept_all},
     [SAMPLER_DPMPP_2M] = {.name = "dpm++ 2m",
                           .class_name = "DPMSolverMultistepScheduler",
+                          .has_algorithm = true,
+                          .schedules = EVEN | LISTS | CURVES,
                           .spacing = SPACING_LINSPACE,
                           .zero_snr = ZERO_SNR_TINY,
-                          .has_karras = true,
+                          .clips_lambda = true,
+                          .predicts_sample = true,
                           .make = schedule_make_lambda,
                           .step = step_dpm,
                           .kept = kept_all},
+    [SAMPLER_DPMPP_SDE] = {.name = "dpm++ sde",
+                           .class_name = "DPMSolverSinglestepScheduler",
+                           .has_algorithm = true,
+                           .algorithm = ALGORITHM_SDE,
+                           .schedules = BIT(NORMAL) | LISTS | CURVES,
+                           .spacing = SPACING_LINSPACE,
+                           .keeps_spacing = true,
+                           .clips_lambda = true,
+                           .predicts_sample = true,
+                           .make = schedule_make_lambda,
+                           .step = step_dpm_single,
+                           .kept = kept_all,
+                           .draws = draws_always},
+    [SAMPLER_DPMPP_2M_SDE] = {.name = "dpm++ 2m sde",
+                              .class_name = "DPMSolverMultistepScheduler",
+                              .has_algorithm = true,
+                              .algorithm = ALGORITHM_SDE,
+                              .schedules = EVEN | LISTS | CURVES,
+                              .spacing = SPACING_LINSPACE,
+                              .zero_snr = ZERO_SNR_TINY,
+                              .clips_lambda = true,
+                              .predicts_sample = true,
+                              .make = schedule_make_lambda,
+                              .step = step_dpm,
+                              .kept = kept_all,
+                              .draws = draws_always},
+    [SAMPLER_DPMPP_3M_SDE] = {.name = "dpm++ 3m sde",
+                              .class_name = "DPMSolverMultistepScheduler",
+                              .has_algorithm = true,
+                              .algorithm = ALGORITHM_SDE,
+                              .solver_order = 3,
+                              .schedules = EVEN | LISTS | CURVES,
+                              .spacing = SPACING_LINSPACE,
+                              .zero_snr = ZERO_SNR_TINY,
+                              .clips_lambda = true,
+                              .predicts_sample = true,
+                              .make = schedule_make_lambda,
+                              .step = step_dpm,
+                              .kept = kept_all,
+                              .draws = draws_always},
     [SAMPLER_PNDM] = {.name = "pndm",
                       .class_name = "PNDMScheduler",
+                      .schedules = EVEN,
                       .spacing = SPACING_LEADING,
                       .make = schedule_make_pndm,
                       .step = step_pndm,
                       .kept = kept_by_pndm},
     [SAMPLER_UNIPC] = {.name = "unipc",
                        .class_name = "UniPCMultistepScheduler",
+                       .schedules = EVEN | LISTS | CURVES,
                        .spacing = SPACING_LINSPACE,
                        .zero_snr = ZERO_SNR_TINY,
-                       .has_karras = true,
+                       .predicts_sample = true,
                        .make = schedule_make_lambda,
                        .step = step_unipc,
                        .kept = kept_all},
+    [SAMPLER_DDPM] = {.name = "ddpm",
+                      .class_name = "DDPMScheduler",
+                      .schedules = EVEN | BIT(SIMPLE),
+                      .spacing = SPACING_LEADING,
+                      .zero_snr = ZERO_SNR_EXACT,
+                      .predicts_sample = true,
+                      .clip_sample = CHOICE_YES,
+                      .make = schedule_make_alpha,
+                      .step = step_ddpm,
+                      .draws = draws_above_0},
+    [SAMPLER_LCM] = {.name = "lcm",
+                     .class_name = "LCMScheduler",
+                     .schedules = BIT(NORMAL),
+                     .zero_snr = ZERO_SNR_EXACT,
+                     .predicts_sample = true,
+                     .clip_sample = CHOICE_NO,
+                     .betas = BETAS_SCALED_LINEAR,
+                     .beta_start = 0.00085,
+                     .beta_end = 0.012,
+                     .make = schedule_make_distilled,
+                     .step = step_lcm,
+                     .draws = draws_but_last},
+    [SAMPLER_TCD] = {.name = "tcd",
+                     .class_name = "TCDScheduler",
+                     .schedules = BIT(NORMAL),
+                     .zero_snr = ZERO_SNR_EXACT,
+                     .has_eta = true,
+                     .predicts_sample = true,
+                     .betas = BETAS_SCALED_LINEAR,
+                     .beta_start = 0.00085,
+                     .beta_end = 0.012,
+                     .make = schedule_make_distilled,
+                     .step = step_tcd,
+                     .draws = draws_by_tcd},
 };
 
 static const char *const schedules[SCHEDULE_COUNT] = {
     [SCHEDULE_NORMAL] = "normal",
     [SCHEDULE_KARRAS] = "karras",
+    [SCHEDULE_EXPONENTIAL] = "exponential",
+    [SCHEDULE_SGM_UNIFORM] = "sgm_uniform",
+    [SCHEDULE_SIMPLE] = "simple",
+    [SCHEDULE_AYS] = "ays",
+    [SCHEDULE_BETA] = "beta",
 };
 
 /* ---- names ---- */
@@ -99,6 +274,8 @@ const struct sampler_kind *sampler_kind(enum sampler sampler)
 
 int sampler_by_name(const char *name)
 {
+    if (strcmp(name, "plms") == 0)
+        return SAMPLER_PNDM;
     for (int i = SAMPLER_MODEL + 1; i < SAMPLER_COUNT; i++)
         if (strcmp(kinds[i].name, name) == 0)
             return i;
@@ -125,7 +302,18 @@ const char *schedule_name(enum schedule schedule)
 
 bool sampler_has_schedule(enum sampler sampler, enum schedule schedule)
 {
-    return schedule != SCHEDULE_KARRAS || sampler_kind(sampler)->has_karras;
+    return schedule == SCHEDULE_MODEL || sampler_kind(sampler)->schedules >> schedule & 1;
+}
+
+char *sampler_schedules(enum sampler sampler, char out[SAMPLER_SCHEDULES_MAX_BYTES])
+{
+    size_t len = 0;
+    for (int i = SCHEDULE_MODEL + 1; i < SCHEDULE_COUNT; i++)
+        if (sampler_has_schedule(sampler, (enum schedule)i))
+            len += (size_t)snprintf(out + len, SAMPLER_SCHEDULES_MAX_BYTES - len, "%s%s",
+                                    len > 0 ? ", " : "", schedules[i]);
+    ASSERT(len > 0 && len < SAMPLER_SCHEDULES_MAX_BYTES);
+    return out;
 }
 
 /* ---- plans ---- */
@@ -143,19 +331,38 @@ static int check_request(const struct sampler_request *request, int train_steps,
     return 0;
 }
 
-static int pick(enum sampler *sampler, const struct sampler_config *config, enum sampler wanted,
-                struct err *err)
+static int pick(enum sampler *sampler, const struct sampler_config *config,
+                const struct sampler_request *request, struct err *err)
 {
-    *sampler = wanted == SAMPLER_MODEL ? config->own : wanted;
+    bool own = request->sampler == SAMPLER_MODEL;
+    *sampler = own ? config->own : request->sampler;
     if (*sampler == SAMPLER_MODEL)
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
-                       "sampler: the model's own, %s, is not supported; name another",
-                       config->own_class);
-    if (*sampler == SAMPLER_DPMPP_2M && config->stochastic)
-        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
-                       "sampler: the model's scheduler asks for an algorithm_type of dpm++ that is "
-                       "not supported; name another sampler");
+                       "sampler: the model's own, %s%s, is not supported; name another",
+                       config->own_class,
+                       config->algorithm == ALGORITHM_OTHER ? " with its algorithm_type" : "");
+    const struct sampler_kind *kind = sampler_kind(*sampler);
+    if (config->prediction == PREDICTION_SAMPLE && !kind->predicts_sample)
+        return err_set(
+            err, ERR_UNSUPPORTED, ERR_REJECT,
+            "sampler: %s does not do the model's prediction_type \"sample\"; ddim, euler "
+            "and dpm++ 2m do",
+            kind->name);
+    char names[SAMPLER_SCHEDULES_MAX_BYTES];
+    if (!sampler_has_schedule(*sampler, request->schedule))
+        return err_set(err, ERR_INVALID, ERR_REJECT, "schedule: %s%s has no %s; it has %s",
+                       kind->name, own ? ", the model's own sampler," : "",
+                       schedules[request->schedule], sampler_schedules(*sampler, names));
     return 0;
+}
+
+/* The schedule that the request leaves standing of what the file says. */
+static enum schedule schedule_for(const struct sampler_kind *kind, enum schedule file,
+                                  enum schedule wanted)
+{
+    if (wanted != SCHEDULE_MODEL && wanted != SCHEDULE_NORMAL)
+        return wanted;
+    return file != SCHEDULE_MODEL && kind->schedules >> file & 1 ? file : SCHEDULE_NORMAL;
 }
 
 /* The configuration with the class's defaults where the file is silent. */
@@ -164,6 +371,8 @@ static struct sampler_config config_complete(const struct sampler_config *config
                                              enum schedule schedule)
 {
     struct sampler_config full = *config;
+    if (full.betas == BETAS_UNSET)
+        full.betas = kind->betas == BETAS_UNSET ? BETAS_LINEAR : kind->betas;
     if (full.beta_start == 0)
         full.beta_start = kind->beta_start > 0 ? kind->beta_start : 0.0001;
     if (full.beta_end == 0)
@@ -172,8 +381,23 @@ static struct sampler_config config_complete(const struct sampler_config *config
         full.clip_sample = kind->clip_sample;
     if (full.clip_sample_range == 0)
         full.clip_sample_range = 1;
-    full.karras = kind->has_karras && (full.karras || schedule == SCHEDULE_KARRAS);
+    if (full.timestep_scaling == 0)
+        full.timestep_scaling = 10;
+    if (full.original_inference_steps == 0)
+        full.original_inference_steps = 50;
+    full.schedule = schedule_for(kind, full.schedule, schedule);
+    if (full.schedule == SCHEDULE_SGM_UNIFORM)
+        full.spacing = SPACING_TRAILING;
+    if (full.spacing == SPACING_UNSET || kind->keeps_spacing)
+        full.spacing = kind->spacing;
     return full;
+}
+
+static int solver_order(const struct sampler_kind *kind, const struct sampler_config *config)
+{
+    if (kind->solver_order > 0)
+        return kind->solver_order;
+    return config->solver_order > 0 ? config->solver_order : 2;
 }
 
 int sampler_plan_make(struct sampler_plan *plan, const struct sampler_config *config,
@@ -181,20 +405,20 @@ int sampler_plan_make(struct sampler_plan *plan, const struct sampler_config *co
 {
     enum sampler sampler;
     if (check_request(request, config->train_steps, err) != 0 ||
-        pick(&sampler, config, request->sampler, err) != 0)
+        pick(&sampler, config, request, err) != 0)
         return -1;
     const struct sampler_kind *kind = sampler_kind(sampler);
     *plan = (struct sampler_plan){.sampler = sampler,
                                   .steps = request->steps,
-                                  .solver_order = config->solver_order ? config->solver_order : 2,
-                                  .eta = sampler == SAMPLER_DDIM ? request->eta : 0,
+                                  .solver_order = solver_order(kind, config),
+                                  .sdxl = request->sdxl,
+                                  .eta = kind->has_eta ? request->eta : 0,
                                   .init_scale = 1};
     plan->config = config_complete(config, kind, request->schedule);
     schedule_alphas(plan->alphas, &plan->config, kind->zero_snr);
     plan->final_alpha =
         choose(config->set_alpha_to_one, kind->set_alpha_to_one) ? 1 : plan->alphas[0];
-    enum spacing spacing = config->spacing == SPACING_UNSET ? kind->spacing : config->spacing;
-    if (kind->make(plan, spacing, err) != 0)
+    if (kind->make(plan, plan->config.spacing, err) != 0)
         return -1;
     if (request->from_image) {
         int kept = (int)(plan->steps * request->strength);
@@ -294,16 +518,18 @@ void sampler_scale_input(const struct sampler_plan *plan, const struct sampler_s
     sum_terms(input, &(struct term){1 / sqrt(sigma * sigma + 1), latents}, 1, n);
 }
 
-bool sampler_draws(const struct sampler_plan *plan)
+bool sampler_draws(const struct sampler_plan *plan, const struct sampler_state *state)
 {
-    return plan->sampler == SAMPLER_EULER_A || (plan->sampler == SAMPLER_DDIM && plan->eta > 0);
+    ASSERT(state->index < plan->calls);
+    const struct sampler_kind *kind = sampler_kind(plan->sampler);
+    return kind->draws && kind->draws(plan, state->index);
 }
 
 void sampler_step(const struct sampler_plan *plan, struct sampler_state *state, const float *output,
                   float *latents, float *history, const float *noise, size_t n)
 {
     ASSERT(state->index < plan->calls);
-    ASSERT(noise || !sampler_draws(plan));
+    ASSERT(noise || !sampler_draws(plan, state));
     const struct sampler_kind *kind = sampler_kind(plan->sampler);
     int call = state->index - plan->begin, kept = kind->kept ? kind->kept(plan, call) : 0;
     struct step step = {plan, state->index, call, kept, output, noise, latents, history, n};

@@ -14,14 +14,17 @@
  *     while (sampler_calls_left(&plan, &state) > 0) {
  *         sampler_scale_input(&plan, &state, latents, input, n);
  *         ... output = unet(input, sampler_timestep(&plan, &state)), guidance applied ...
- *         if (sampler_draws(&plan))
+ *         if (sampler_draws(&plan, &state))
  *             rng_normal(&rng, noise, n);
  *         sampler_step(&plan, &state, output, latents, history, noise, n);
  *     }
  *
- * One model call is one step here; heun and pndm call the model more often than the request's
- * `steps` says. Source: the scheduler classes of diffusers 0.42.1, which the table in sampler.c
- * names, made with from_config from the model's own scheduler file.
+ * One model call is one step here; heun, dpm2, dpm2_a, dpm++ 2s a and pndm call the model more
+ * often than the request's `steps` says. Source: the scheduler classes of diffusers 0.42.1, which
+ * the table in sampler.c names, made with from_config from the model's own scheduler file.
+ * diffusers has no "dpm++ 2s a": that is Crowson's sample_dpmpp_2s_ancestral (k-diffusion), reading
+ * the file as euler_a does. Where the file asks for a DPM solver's other algorithm_type than the
+ * name says, the name wins.
  */
 #ifndef ATELIER_ENGINE_SAMPLER_H
 #define ATELIER_ENGINE_SAMPLER_H
@@ -46,30 +49,56 @@ enum sampler {
     SAMPLER_EULER_A,
     SAMPLER_HEUN,
     SAMPLER_LMS,
+    SAMPLER_DPM2,
+    SAMPLER_DPM2_A,
+    SAMPLER_DPMPP_2S_A,
+    SAMPLER_DPMPP_2S, /* what dpm++ sde is without its noise */
     SAMPLER_DPMPP_2M,
+    SAMPLER_DPMPP_SDE,
+    SAMPLER_DPMPP_2M_SDE,
+    SAMPLER_DPMPP_3M_SDE,
     SAMPLER_PNDM,
     SAMPLER_UNIPC,
+    SAMPLER_DDPM,
+    SAMPLER_LCM,
+    SAMPLER_TCD,
     SAMPLER_COUNT,
 };
 
-/* SCHEDULE_NORMAL, like SCHEDULE_MODEL, asks for nothing over what the model's file says. ddim,
- * euler_a and pndm have one schedule; asking them for another changes nothing, as in diffusers. */
-enum schedule { SCHEDULE_MODEL, SCHEDULE_NORMAL, SCHEDULE_KARRAS, SCHEDULE_COUNT };
+/* How the noise levels are spread. SCHEDULE_NORMAL, like SCHEDULE_MODEL, asks for nothing over what
+ * the model's file says. */
+enum schedule {
+    SCHEDULE_MODEL,
+    SCHEDULE_NORMAL,
+    SCHEDULE_KARRAS,
+    SCHEDULE_EXPONENTIAL,
+    SCHEDULE_SGM_UNIFORM, /* timestep_spacing "trailing" */
+    SCHEDULE_SIMPLE,      /* every so many training steps, from the last one on */
+    SCHEDULE_AYS,         /* Align Your Steps */
+    SCHEDULE_BETA,
+    SCHEDULE_COUNT,
+};
 
-/* Names as in a job ("dpm++ 2m"): the enumerator, or -1 / NULL for an unknown one. SAMPLER_MODEL
- * and SCHEDULE_MODEL have none. */
+/* Names as in a job ("dpm++ 2m"; "plms" is pndm): the enumerator, or -1 / NULL for an unknown one.
+ * SAMPLER_MODEL and SCHEDULE_MODEL have none. */
 int sampler_by_name(const char *name);
 const char *sampler_name(enum sampler sampler);
 int schedule_by_name(const char *name);
 const char *schedule_name(enum schedule schedule);
 
-/* Whether the sampler has that schedule. */
+/* Whether the sampler has that schedule: all have normal; ddim, pndm and ddpm take timesteps
+ * evenly, lcm and tcd those of their distillation, as in diffusers. */
 bool sampler_has_schedule(enum sampler sampler, enum schedule schedule);
 
-enum prediction { PREDICTION_EPSILON, PREDICTION_V };
+/* Writes the names of the sampler's schedules to `out`, "normal, karras"; returns `out`. */
+#define SAMPLER_SCHEDULES_MAX_BYTES 96
+char *sampler_schedules(enum sampler sampler, char out[SAMPLER_SCHEDULES_MAX_BYTES]);
+
+enum prediction { PREDICTION_EPSILON, PREDICTION_V, PREDICTION_SAMPLE };
 enum spacing { SPACING_UNSET, SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE };
-enum betas { BETAS_LINEAR, BETAS_SCALED_LINEAR, BETAS_SQUARED_COS };
+enum betas { BETAS_UNSET, BETAS_LINEAR, BETAS_SCALED_LINEAR, BETAS_SQUARED_COS };
 enum solver { SOLVER_UNSET, SOLVER_MIDPOINT, SOLVER_HEUN, SOLVER_LOGRHO, SOLVER_BH1, SOLVER_BH2 };
+enum algorithm { ALGORITHM_ODE, ALGORITHM_SDE, ALGORITHM_OTHER }; /* [sde-]dpmsolver++ */
 enum choice { CHOICE_UNSET, CHOICE_NO, CHOICE_YES };
 
 /* scheduler_config.json, as far as the samplers read it. What the file does not say stays unset and
@@ -87,13 +116,19 @@ struct sampler_config {
     enum solver solver;
     double clip_sample_range; /* 0: unset */
     double lambda_min_clipped;
-    bool karras;
+    double timestep_scaling;      /* of lcm; 0: unset */
+    int original_inference_steps; /* of lcm and tcd; 0: unset */
+    enum algorithm algorithm;
+    enum schedule schedule; /* use_…_sigmas; SCHEDULE_MODEL: none of them */
     bool rescale_betas_zero_snr;
     bool final_sigma_min; /* final_sigmas_type "sigma_min" */
     bool euler_at_final;
-    bool stochastic; /* algorithm_type other than dpmsolver++ */
+    bool large_variance; /* variance_type "fixed_large", of ddpm */
     enum choice set_alpha_to_one, clip_sample, skip_prk_steps, lower_order_final;
 };
+
+/* As a scheduler file says it: "v_prediction". */
+const char *prediction_name(enum prediction prediction);
 
 /* Reads a parsed scheduler file. Errors (ERR_REJECT) name the setting: ERR_FORMAT for a value that
  * makes no sense, ERR_UNSUPPORTED for one that no sampler here honours. */
@@ -108,7 +143,8 @@ struct sampler_request {
     enum sampler sampler;
     enum schedule schedule;
     int steps;       /* 1 … SAMPLER_STEPS_MAX */
-    double eta;      /* ddim: 0 … 1 */
+    double eta;      /* ddim and tcd: 0 … 1 */
+    bool sdxl;       /* ays has a table for SD1 and SD2 and another for the SDXL family */
     bool from_image; /* the first steps are left out, as `strength` says */
     double strength; /* with from_image, 0 … 1 */
 };
@@ -119,12 +155,13 @@ struct sampler_plan {
     int32_t calls; /* entries of `timesteps` */
     int32_t begin; /* the first that is used */
     int32_t solver_order;
+    bool sdxl;
     double eta;
     float init_scale;  /* of the start noise */
     float final_alpha; /* the alpha product after the last step */
     struct sampler_config config;
     float timesteps[SAMPLER_CALLS_MAX];    /* as the model sees them, some are fractional */
-    float sigmas[SAMPLER_CALLS_MAX + 1];   /* noise to signal; not for ddim and pndm */
+    float sigmas[SAMPLER_CALLS_MAX + 1];   /* noise to signal; not for those of sampler_alpha.c */
     float alphas[SAMPLER_TRAIN_STEPS_MAX]; /* cumulative product, by training step */
 };
 
@@ -155,12 +192,12 @@ void sampler_noise(const struct sampler_plan *plan, float *latents, const float 
 void sampler_scale_input(const struct sampler_plan *plan, const struct sampler_state *state,
                          const float *latents, float *input, size_t n);
 
-/* Whether every step takes fresh unit noise, drawn after the model call. */
-bool sampler_draws(const struct sampler_plan *plan);
+/* Whether the next step takes fresh unit noise, drawn after the model call. */
+bool sampler_draws(const struct sampler_plan *plan, const struct sampler_state *state);
 
 /* Takes one step: moves `latents` and `state` by the model's `output`. `history` is SAMPLER_HISTORY
  * × n floats that only these functions touch, of any content at the beginning; `noise` may be NULL
- * unless sampler_draws. */
+ * unless sampler_draws says so of this step. */
 void sampler_step(const struct sampler_plan *plan, struct sampler_state *state, const float *output,
                   float *latents, float *history, const float *noise, size_t n);
 

@@ -1,9 +1,12 @@
 /*
- * sampler_alpha.c: ddim and pndm, which know a noise level by its training step's alpha product.
+ * sampler_alpha.c: ddim, ddpm, lcm, tcd and pndm, which know a noise level by its training step's
+ * alpha product.
  *
  * x is the latent, m the model's output; x = sqrt(alpha) × picture + sqrt(1 - alpha) × noise.
- * Sources: Song et al., "Denoising Diffusion Implicit Models", 2020, (12) and (16); Liu et al.,
- * "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, (9) to (13).
+ * Sources: Song et al., "Denoising Diffusion Implicit Models", 2020, (12) and (16); Ho et al.,
+ * "Denoising Diffusion Probabilistic Models", 2020, (7); Luo et al., "Latent Consistency Models",
+ * 2023, algorithm 3 and (9); Zheng et al., "Trajectory Consistency Distillation", 2024, algorithm
+ * 4; Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, (9) to (13).
  */
 #include "engine/sampler_parts.h"
 
@@ -20,13 +23,63 @@ static double next_alpha(const struct sampler_plan *plan, int timestep)
     return timestep < 0 ? plan->final_alpha : plan_alpha(plan, timestep);
 }
 
-/* ---- ddim ---- */
+/* ---- pictures ---- */
 
-static void clip(float *values, size_t n, double range)
+/* A tensor as a sum of the model's output and the latents. */
+struct mix {
+    double of_output, of_x;
+};
+
+static struct mix mix_picture(const struct sampler_plan *plan, double signal, double spread)
 {
-    for (size_t i = 0; i < n; i++)
-        values[i] = (float)fmin(fmax(values[i], -range), range);
+    switch (plan->config.prediction) {
+    case PREDICTION_V:
+        return (struct mix){-spread, signal};
+    case PREDICTION_SAMPLE:
+        return (struct mix){1, 0};
+    default:
+        return (struct mix){-spread / signal, 1 / signal};
+    }
 }
+
+static struct mix mix_noise(const struct sampler_plan *plan, double signal, double spread)
+{
+    switch (plan->config.prediction) {
+    case PREDICTION_V:
+        return (struct mix){signal, spread};
+    case PREDICTION_SAMPLE:
+        return (struct mix){-signal / spread, 1 / spread};
+    default:
+        return (struct mix){1, 0};
+    }
+}
+
+/* Writes the predicted picture, clipped if the configuration says so, to the scratch slot. */
+static float *write_picture(const struct step *step, double alpha)
+{
+    const struct sampler_config *config = &step->plan->config;
+    struct mix mix = mix_picture(step->plan, sqrt(alpha), sqrt(1 - alpha));
+    struct term terms[] = {{mix.of_x, step->latents}, {mix.of_output, step->output}};
+    float *picture = step_slot(step, SLOT_SCRATCH);
+    sum_terms(picture, terms, 2, step->n);
+    double range = config->clip_sample_range;
+    for (size_t i = 0; config->clip_sample == CHOICE_YES && i < step->n; i++)
+        picture[i] = (float)fmin(fmax(picture[i], -range), range);
+    return picture;
+}
+
+/* latents = signal × the predicted picture + noise × the predicted noise + fresh × new noise */
+static void write_next(struct step *step, double alpha, double signal, double noise, double fresh)
+{
+    struct mix mix = mix_noise(step->plan, sqrt(alpha), sqrt(1 - alpha));
+    struct term terms[] = {{signal, write_picture(step, alpha)},
+                           {noise * mix.of_output, step->output},
+                           {noise * mix.of_x, step->latents},
+                           {fresh, step->noise}};
+    sum_terms(step->latents, terms, fresh > 0 ? 4 : 3, step->n);
+}
+
+/* ---- ddim ---- */
 
 void step_ddim(struct step *step)
 {
@@ -34,24 +87,62 @@ void step_ddim(struct step *step)
     int t = (int)plan->timesteps[step->index];
     double alpha = plan_alpha(plan, t);
     double next = next_alpha(plan, t - plan->config.train_steps / plan->steps);
-    double signal = sqrt(alpha), spread = sqrt(1 - alpha);
-    bool is_v = plan->config.prediction == PREDICTION_V;
-    const float *x = step->latents, *m = step->output;
-
-    float *picture = step_slot(step, SLOT_SCRATCH);
-    struct term to_picture[] = {{is_v ? signal : 1 / signal, x},
-                                {is_v ? -spread : -spread / signal, m}};
-    sum_terms(picture, to_picture, 2, step->n);
-    if (plan->config.clip_sample == CHOICE_YES)
-        clip(picture, step->n, plan->config.clip_sample_range);
-
     double deviation = plan->eta * sqrt((1 - next) / (1 - alpha) * (1 - alpha / next));
     double direction = sqrt(fmax(1 - next - deviation * deviation, 0));
-    struct term terms[] = {{sqrt(next), picture},
-                           {is_v ? direction * signal : direction, m},
-                           {is_v ? direction * spread : 0, x},
-                           {deviation, plan->eta > 0 ? step->noise : x}};
-    sum_terms(step->latents, terms, 4, step->n);
+    write_next(step, alpha, sqrt(next), direction, deviation);
+}
+
+/* ---- ddpm ---- */
+
+/* Samples the posterior of the next latent, given this one and the picture. Its variance is rounded
+ * where torch rounds it: what two alpha products differ by is small. */
+void step_ddpm(struct step *step)
+{
+    const struct sampler_plan *plan = step->plan;
+    bool is_last = step->index == plan->calls - 1;
+    int t = (int)plan->timesteps[step->index];
+    int to = is_last ? -1 : (int)plan->timesteps[step->index + 1];
+    float alpha = (float)plan_alpha(plan, t), next = to < 0 ? 1 : (float)plan_alpha(plan, to);
+    float kept = alpha / next, beta = 1 - kept;
+    double spread = 1.0 - alpha, spread_next = 1.0 - next;
+    double variance = plan->config.large_variance ? beta : fmax(spread_next / spread * beta, 1e-20);
+    struct term terms[] = {{sqrt(next) * beta / spread, write_picture(step, alpha)},
+                           {sqrt(kept) * spread_next / spread, step->latents},
+                           {sqrt(variance), step->noise}};
+    sum_terms(step->latents, terms, t > 0 ? 3 : 2, step->n);
+}
+
+/* ---- distilled models ---- */
+
+#define LCM_SIGMA_DATA 0.5
+
+/* Goes to the picture, mixed with the latent as the distillation had it, and back up by noise. */
+void step_lcm(struct step *step)
+{
+    const struct sampler_plan *plan = step->plan;
+    bool is_last = step->index == plan->calls - 1;
+    double t = plan->timesteps[step->index], scaled = t * plan->config.timestep_scaling;
+    double data = LCM_SIGMA_DATA * LCM_SIGMA_DATA, whole = scaled * scaled + data;
+    double of_x = data / whole, of_picture = scaled / sqrt(whole);
+    double next = is_last ? 1 : plan_alpha(plan, (int)plan->timesteps[step->index + 1]);
+    struct term terms[] = {{sqrt(next) * of_picture, write_picture(step, plan_alpha(plan, (int)t))},
+                           {sqrt(next) * of_x, step->latents},
+                           {sqrt(1 - next), step->noise}};
+    sum_terms(step->latents, terms, is_last ? 2 : 3, step->n);
+}
+
+/* Goes down to the share 1 - eta of the next timestep and from there up by noise to that. The last
+ * step ends at timestep 0. */
+void step_tcd(struct step *step)
+{
+    const struct sampler_plan *plan = step->plan;
+    bool is_last = step->index == plan->calls - 1;
+    int to = is_last ? 0 : (int)plan->timesteps[step->index + 1];
+    double alpha = plan_alpha(plan, (int)plan->timesteps[step->index]);
+    double low = plan_alpha(plan, (int)((float)(1 - plan->eta) * (float)to));
+    double next = plan_alpha(plan, to), up = sqrt(next / low);
+    write_next(step, alpha, up * sqrt(low), up * sqrt(1 - low),
+               plan->eta > 0 && !is_last ? sqrt(1 - next / low) : 0);
 }
 
 /* ---- pndm ---- */

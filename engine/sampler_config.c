@@ -13,9 +13,8 @@ static const struct {
     const char *key;
     bool wanted;
 } fixed_flags[] = {
-    {"thresholding", false},         {"use_exponential_sigmas", false}, {"use_beta_sigmas", false},
-    {"use_lu_lambdas", false},       {"use_flow_sigmas", false},        {"predict_x0", true},
-    {"use_dynamic_shifting", false},
+    {"thresholding", false}, {"use_lu_lambdas", false},       {"use_flow_sigmas", false},
+    {"predict_x0", true},    {"use_dynamic_shifting", false},
 };
 
 static const struct {
@@ -27,8 +26,18 @@ static const struct {
 };
 
 /* Settings that must be null or absent. */
-static const char *const fixed_nulls[] = {"trained_betas", "solver_p", "sigma_min", "sigma_max",
-                                          "variance_type"};
+static const char *const fixed_nulls[] = {"trained_betas", "solver_p", "sigma_min", "sigma_max"};
+
+/* Classes of models that no sampler here can draw with: their networks' inputs, outputs and
+ * timesteps mean something else. */
+static const char *const foreign_classes[] = {"EDM", "FlowMatch", "CogVideoX"};
+
+static const char *const predictions[] = {"epsilon", "v_prediction", "sample", NULL};
+
+const char *prediction_name(enum prediction prediction)
+{
+    return predictions[prediction];
+}
 
 static int unsupported(const char *key, struct err *err)
 {
@@ -81,28 +90,34 @@ static int read_name(int *out, const struct json *json, const char *key, const c
 
 static int read_names(struct sampler_config *config, const struct json *json, struct err *err)
 {
-    static const char *const betas[] = {"linear", "scaled_linear", "squaredcos_cap_v2", NULL};
-    static const char *const predictions[] = {"epsilon", "v_prediction", NULL};
+    static const char *const betas[] = {"", "linear", "scaled_linear", "squaredcos_cap_v2", NULL};
     static const char *const spacings[] = {"", "leading", "trailing", "linspace", NULL};
     static const char *const solvers[] = {"", "midpoint", "heun", "logrho", "bh1", "bh2", NULL};
     static const char *const finals[] = {"zero", "sigma_min", NULL};
     static const char *const algorithms[] = {
         "dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver", "deis", NULL};
-    int beta = BETAS_LINEAR, prediction = PREDICTION_EPSILON, spacing = SPACING_UNSET,
-        solver = SOLVER_UNSET, final = 0, algorithm = 0;
+    static const char *const variances[] = {"fixed_small", "fixed_small_log", "fixed_large", NULL};
+    int beta = BETAS_UNSET, prediction = PREDICTION_EPSILON, spacing = SPACING_UNSET,
+        solver = SOLVER_UNSET, final = 0, algorithm = 0, variance = 0;
     if (read_name(&beta, json, "beta_schedule", betas, err) != 0 ||
         read_name(&prediction, json, "prediction_type", predictions, err) != 0 ||
         read_name(&spacing, json, "timestep_spacing", spacings, err) != 0 ||
         read_name(&solver, json, "solver_type", solvers, err) != 0 ||
         read_name(&final, json, "final_sigmas_type", finals, err) != 0 ||
-        read_name(&algorithm, json, "algorithm_type", algorithms, err) != 0)
+        read_name(&algorithm, json, "algorithm_type", algorithms, err) != 0 ||
+        read_name(&variance, json, "variance_type", variances, err) != 0)
         return -1;
     config->betas = (enum betas)beta;
     config->prediction = (enum prediction)prediction;
     config->spacing = (enum spacing)spacing;
     config->solver = (enum solver)solver;
     config->final_sigma_min = final != 0;
-    config->stochastic = algorithm != 0;
+    /* deis is what the file of a DEIS solver says; the DPM solvers take it for dpmsolver++. */
+    bool is_deis = strcmp(algorithms[algorithm], "deis") == 0;
+    config->algorithm = algorithm < ALGORITHM_OTHER ? (enum algorithm)algorithm
+                        : is_deis                   ? ALGORITHM_ODE
+                                                    : ALGORITHM_OTHER;
+    config->large_variance = strcmp(variances[variance], "fixed_large") == 0;
     return 0;
 }
 
@@ -129,7 +144,7 @@ static int read_number(double *out, const struct json *json, const char *key, do
 
 static int read_numbers(struct sampler_config *config, const struct json *json, struct err *err)
 {
-    double train_steps, offset, order;
+    double train_steps, offset, order, original;
     const struct json *clipped = json_get(json, "lambda_min_clipped");
     if (read_number(&train_steps, json, "num_train_timesteps", 2, SAMPLER_TRAIN_STEPS_MAX, 1000,
                     err) != 0 ||
@@ -137,13 +152,54 @@ static int read_numbers(struct sampler_config *config, const struct json *json, 
         read_number(&order, json, "solver_order", 1, 3, 0, err) != 0 ||
         read_number(&config->beta_start, json, "beta_start", 1e-9, 0.9, 0, err) != 0 ||
         read_number(&config->beta_end, json, "beta_end", 1e-9, 0.9, 0, err) != 0 ||
-        read_number(&config->clip_sample_range, json, "clip_sample_range", 0, 1e6, 0, err) != 0)
+        read_number(&config->clip_sample_range, json, "clip_sample_range", 0, 1e6, 0, err) != 0 ||
+        read_number(&config->timestep_scaling, json, "timestep_scaling", 1e-6, 1e6, 0, err) != 0 ||
+        read_number(&original, json, "original_inference_steps", 1, train_steps, 0, err) != 0)
         return -1;
     config->train_steps = (int)train_steps;
     config->steps_offset = (int)offset;
     config->solver_order = (int)order;
+    config->original_inference_steps = (int)original;
     /* Files write minus infinity as a bare word or as a string; only a number says anything. */
     config->lambda_min_clipped = json_double_or(clipped, -HUGE_VAL);
+    return 0;
+}
+
+/* The schedule that the file's flags ask for, of which diffusers allows one. */
+static int read_schedule(enum schedule *schedule, const struct json *json, struct err *err)
+{
+    static const struct {
+        const char *key;
+        enum schedule schedule;
+    } flags[] = {{"use_karras_sigmas", SCHEDULE_KARRAS},
+                 {"use_exponential_sigmas", SCHEDULE_EXPONENTIAL},
+                 {"use_beta_sigmas", SCHEDULE_BETA}};
+    *schedule = SCHEDULE_MODEL;
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (!json_bool_or(json_get(json, flags[i].key), false))
+            continue;
+        if (*schedule != SCHEDULE_MODEL)
+            return err_set(err, ERR_FORMAT, ERR_REJECT,
+                           "the scheduler's %s contradicts another schedule of it", flags[i].key);
+        *schedule = flags[i].schedule;
+    }
+    return 0;
+}
+
+static int read_class(struct sampler_config *config, const struct json *json, struct err *err)
+{
+    const char *name = json_string_or(json_get(json, "_class_name"), "");
+    snprintf(config->own_class, sizeof(config->own_class), "%s", name);
+    for (size_t i = 0; i < sizeof(foreign_classes) / sizeof(foreign_classes[0]); i++)
+        if (strncmp(name, foreign_classes[i], strlen(foreign_classes[i])) == 0)
+            return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                           "the scheduler %.60s is of a kind of model that is not supported", name);
+    for (enum sampler sampler = SAMPLER_COUNT - 1; sampler > SAMPLER_MODEL; sampler--) {
+        const struct sampler_kind *kind = sampler_kind(sampler);
+        if (kind->class_name && strcmp(kind->class_name, name) == 0 &&
+            (!kind->has_algorithm || kind->algorithm == config->algorithm))
+            config->own = sampler; /* the first of them stays: it takes its order from the file */
+    }
     return 0;
 }
 
@@ -152,15 +208,10 @@ int sampler_config_read(struct sampler_config *config, const struct json *json, 
     *config = (struct sampler_config){0};
     if (!json || json->type != JSON_OBJECT)
         return err_set(err, ERR_FORMAT, ERR_REJECT, "the scheduler file holds no object");
-    const char *class_name = json_string_or(json_get(json, "_class_name"), "");
-    snprintf(config->own_class, sizeof(config->own_class), "%s", class_name);
-    for (enum sampler sampler = SAMPLER_MODEL + 1; sampler < SAMPLER_COUNT; sampler++)
-        if (strcmp(sampler_kind(sampler)->class_name, class_name) == 0)
-            config->own = sampler;
     if (check_fixed(json, err) != 0 || read_names(config, json, err) != 0 ||
-        read_numbers(config, json, err) != 0)
+        read_numbers(config, json, err) != 0 || read_schedule(&config->schedule, json, err) != 0 ||
+        read_class(config, json, err) != 0)
         return -1;
-    config->karras = json_bool_or(json_get(json, "use_karras_sigmas"), false);
     config->rescale_betas_zero_snr = json_bool_or(json_get(json, "rescale_betas_zero_snr"), false);
     config->euler_at_final = json_bool_or(json_get(json, "euler_at_final"), false);
     config->set_alpha_to_one = read_choice(json, "set_alpha_to_one");

@@ -2,8 +2,9 @@
  * sampler_lambda.c: dpm++ and unipc, exponential integrators over lambda = log(signal / noise).
  *
  * x = signal × picture + spread × noise with signal² + spread² = 1 and sigma = spread / signal.
- * Both solvers keep the predicted pictures of the last steps. Sources: Lu et al., "DPM-Solver++",
- * 2022, algorithm 2; Zhao et al., "UniPC", 2023, algorithms 5 to 8.
+ * All solvers keep the predicted pictures of the last steps. Sources: Lu et al., "DPM-Solver++",
+ * 2022, algorithms 1 and 2, and appendix B for the stochastic ones; Zhao et al., "UniPC", 2023,
+ * algorithms 5 to 8.
  */
 #include "engine/sampler_parts.h"
 
@@ -20,13 +21,54 @@ static struct level level_at(const struct sampler_plan *plan, int index)
 static void write_picture(const struct step *step, float *out)
 {
     struct level at = level_at(step->plan, step->index);
-    bool is_v = step->plan->config.prediction == PREDICTION_V;
-    struct term terms[] = {{is_v ? at.signal : 1 / at.signal, step->latents},
-                           {is_v ? -at.spread : -at.sigma, step->output}};
+    struct term terms[] = {{1 / at.signal, step->latents}, {-at.sigma, step->output}};
+    if (step->plan->config.prediction == PREDICTION_V) {
+        terms[0].weight = at.signal;
+        terms[1].weight = -at.spread;
+    } else if (step->plan->config.prediction == PREDICTION_SAMPLE) {
+        terms[0].weight = 0;
+        terms[1].weight = 1;
+    }
     sum_terms(out, terms, 2, step->n);
 }
 
 /* ---- dpm++ ---- */
+
+/* One update between two levels: of the sample, of a picture, of its first and second differences
+ * over the step, and of fresh noise. The stochastic solvers go twice as far down and make up for it
+ * with noise. */
+struct dpm {
+    double keep, w0, w1, w2, noise;
+    double h;
+};
+
+static struct dpm dpm_make(const struct sampler_plan *plan, struct level from, struct level to)
+{
+    bool is_sde = sampler_kind(plan->sampler)->algorithm == ALGORITHM_SDE;
+    struct dpm u = {.h = to.lambda - from.lambda};
+    double far = is_sde ? 2 * u.h : u.h, shrink = expm1(-far); /* -1 at the end: h is infinite */
+    u.keep = to.spread / from.spread * (is_sde ? exp(-u.h) : 1);
+    u.w0 = -to.signal * shrink;
+    u.w1 = to.signal * (shrink / far + 1);
+    /* The reference has the wrong sign before the stochastic one's half, and so has this: the term
+     * is small, and the pictures are the same. */
+    u.w2 = -to.signal * ((shrink + far) / (far * far) + (is_sde ? 0.5 : -0.5));
+    u.noise = is_sde ? to.spread * sqrt(-shrink) : 0;
+    return u;
+}
+
+/* sample' = keep × sample + the sum of `weights` × the latest kept pictures + noise */
+static void dpm_apply(const struct step *step, const struct dpm *u, const float *sample,
+                      const double *weights, int order)
+{
+    struct term terms[5] = {{u->keep, sample}};
+    int count = 1;
+    for (int i = 0; i < order; i++)
+        terms[count++] = (struct term){weights[i], step_output(step, i)};
+    if (u->noise > 0)
+        terms[count++] = (struct term){u->noise, step->noise};
+    sum_terms(step->latents, terms, count, step->n);
+}
 
 static int dpm_order(const struct sampler_plan *plan, int index, int kept)
 {
@@ -41,40 +83,77 @@ static int dpm_order(const struct sampler_plan *plan, int index, int kept)
     return order < kept ? order : kept;
 }
 
+/* Each step starts where the last ended; differences are to the pictures before. */
 void step_dpm(struct step *step)
 {
     const struct sampler_plan *plan = step->plan;
     int index = step->index;
     write_picture(step, step_keep(step));
     int order = dpm_order(plan, index, step->kept);
-    struct level next = level_at(plan, index + 1), at = level_at(plan, index);
-    double h = next.lambda - at.lambda;
-    double shrink = expm1(-h); /* -1 at the end, where h is infinite */
-    /* Weights of the picture and of its first and second differences over h. */
-    double w0 = -next.signal * shrink, w1 = 0, w2 = 0, r0 = 1, r1 = 1;
-    if (order > 1) {
-        r0 = (at.lambda - level_at(plan, index - 1).lambda) / h;
-        bool heun = plan->config.solver == SOLVER_HEUN;
-        w1 = order == 2 && !heun ? 0.5 * w0 : next.signal * (shrink / h + 1);
-    }
-    if (order > 2) {
-        double before = level_at(plan, index - 1).lambda - level_at(plan, index - 2).lambda;
-        r1 = before / h;
-        w2 = -next.signal * ((shrink + h) / (h * h) - 0.5);
-    }
-    struct term terms[4] = {{next.spread / at.spread, step->latents}, {w0, step_output(step, 0)}};
+    struct level at = level_at(plan, index);
+    struct dpm u = dpm_make(plan, at, level_at(plan, index + 1));
+    double weights[3] = {u.w0};
     if (order == 2) {
-        terms[1].weight += w1 / r0;
-        terms[2] = (struct term){-w1 / r0, step_output(step, 1)};
+        double r0 = (at.lambda - level_at(plan, index - 1).lambda) / u.h;
+        double w1 = plan->config.solver == SOLVER_HEUN ? u.w1 : 0.5 * u.w0;
+        weights[0] += w1 / r0;
+        weights[1] = -w1 / r0;
     } else if (order > 2) {
         /* D1 = a + r0 / (r0 + r1) (a - b) and D2 = (a - b) / (r0 + r1), where a is the latest
          * difference over r0 and b the one before over r1. */
-        double wa = w1 + (w1 * r0 + w2) / (r0 + r1), wb = -(w1 * r0 + w2) / (r0 + r1);
-        terms[1].weight += wa / r0;
-        terms[2] = (struct term){-wa / r0 + wb / r1, step_output(step, 1)};
-        terms[3] = (struct term){-wb / r1, step_output(step, 2)};
+        struct level before = level_at(plan, index - 1);
+        double r0 = (at.lambda - before.lambda) / u.h;
+        double r1 = (before.lambda - level_at(plan, index - 2).lambda) / u.h;
+        double wb = -(u.w1 * r0 + u.w2) / (r0 + r1), wa = u.w1 - wb;
+        weights[0] += wa / r0;
+        weights[1] = -wa / r0 + wb / r1;
+        weights[2] = -wb / r1;
     }
-    sum_terms(step->latents, terms, order + 1, step->n);
+    dpm_apply(step, &u, step->latents, weights, order);
+}
+
+/* Of the step that ends after call `index`: blocks of rising orders, the last cut short. */
+static int dpm_single_order(const struct sampler_plan *plan, int index, int kept)
+{
+    int most = plan->solver_order, order = index % most + 1;
+    bool ends_at_zero = !plan->config.final_sigma_min;
+    bool lower =
+        choose(plan->config.lower_order_final, false) || ends_at_zero || plan->calls % most != 0;
+    if (index == plan->calls - 1 && (ends_at_zero || (lower && order == most)))
+        order = 1;
+    return order < kept ? order : kept;
+}
+
+/* A step of order k starts where the block's first call, k - 1 before, did. */
+void step_dpm_single(struct step *step)
+{
+    const struct sampler_plan *plan = step->plan;
+    int index = step->index;
+    float *sample = step_slot(step, SLOT_SAMPLE);
+    write_picture(step, step_keep(step));
+    int order = dpm_single_order(plan, index, step->kept);
+    if (order == 1)
+        sum_terms(sample, &(struct term){1, step->latents}, 1, step->n);
+    struct level from = level_at(plan, index + 1 - order);
+    struct dpm u = dpm_make(plan, from, level_at(plan, index + 1));
+    bool heun = plan->config.solver == SOLVER_HEUN;
+    double weights[3] = {0};
+    weights[order - 1] = u.w0;
+    if (order == 2) {
+        double r0 = (level_at(plan, index).lambda - from.lambda) / u.h;
+        double w1 = heun ? u.w1 : 0.5 * u.w0;
+        weights[0] = w1 / r0;
+        weights[1] -= w1 / r0;
+    } else if (order > 2) {
+        /* a and b: the differences of the second and the third call to the first. */
+        double r0 = (level_at(plan, index).lambda - from.lambda) / u.h;
+        double r1 = (level_at(plan, index - 1).lambda - from.lambda) / u.h;
+        double wa = heun ? (u.w1 * r0 - 2 * u.w2) / (r0 - r1) : 0, wb = u.w1 - wa;
+        weights[0] = wb / r0;
+        weights[1] = wa / r1;
+        weights[2] -= wb / r0 + wa / r1;
+    }
+    dpm_apply(step, &u, sample, weights, order);
 }
 
 /* ---- unipc ---- */

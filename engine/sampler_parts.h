@@ -2,8 +2,9 @@
  * sampler_parts.h: what the samplers share. Only sampler*.c includes it.
  *
  * Every solver step is a weighted sum of a few tensors, so a solver only computes weights. Three
- * spaces are in use: ddim and pndm count in alpha products by training step; euler, heun and lms in
- * sigma, the noise of a signal left unscaled; dpm++ and unipc in lambda = -log(sigma).
+ * spaces are in use: ddim, ddpm, lcm, tcd and pndm count in alpha products by training step; euler,
+ * heun, lms and dpm2 in sigma, the noise of a signal left unscaled; dpm++ and unipc in
+ * lambda = -log(sigma).
  */
 #ifndef ATELIER_ENGINE_SAMPLER_PARTS_H
 #define ATELIER_ENGINE_SAMPLER_PARTS_H
@@ -58,11 +59,32 @@ float schedule_sigma(float alpha);
 double plan_alpha(const struct sampler_plan *plan, int timestep);
 
 /* Fill plan->timesteps, sigmas and calls. */
-int schedule_make_ddim(struct sampler_plan *plan, enum spacing spacing, struct err *err);
+int schedule_make_alpha(struct sampler_plan *plan, enum spacing spacing, struct err *err);
 int schedule_make_pndm(struct sampler_plan *plan, enum spacing spacing, struct err *err);
+int schedule_make_distilled(struct sampler_plan *plan, enum spacing spacing, struct err *err);
 int schedule_make_sigma(struct sampler_plan *plan, enum spacing spacing, struct err *err);
 int schedule_make_heun(struct sampler_plan *plan, enum spacing spacing, struct err *err);
+int schedule_make_dpm2(struct sampler_plan *plan, enum spacing spacing, struct err *err);
 int schedule_make_lambda(struct sampler_plan *plan, enum spacing spacing, struct err *err);
+
+/* How an ancestral step from one sigma to the next goes: down to a lower one, then up by noise. */
+struct ancestral {
+    float down, up;
+};
+
+struct ancestral ancestral_split(const struct sampler_plan *plan, float from, float to);
+
+/* ---- spreads of noise levels (sampler_spread.c) ---- */
+
+/* start + (stop - start) × i / (count - 1), as numpy.linspace has it. */
+double linspace(double start, double stop, int count, int i);
+
+/* The i-th of `count` sigmas that fall from `largest` to `smallest`, for a schedule that is such a
+ * curve: karras, exponential or beta. */
+double spread_sigma(enum schedule schedule, double largest, double smallest, int count, int i);
+
+/* The i-th of `count` sigmas of Align Your Steps: its table for 10, in between for other counts. */
+double spread_ays(bool sdxl, const float *train, int count, int i);
 
 /* ---- solvers ---- */
 
@@ -72,27 +94,43 @@ void step_euler(struct step *step);
 void step_euler_a(struct step *step);
 void step_heun(struct step *step);
 void step_lms(struct step *step);
+void step_dpm2(struct step *step);
+void step_dpm2_a(struct step *step);
+void step_dpm_2s_a(struct step *step);
 void step_dpm(struct step *step);
+void step_dpm_single(struct step *step);
 void step_unipc(struct step *step);
+void step_ddpm(struct step *step);
+void step_lcm(struct step *step);
+void step_tcd(struct step *step);
 
 int kept_by_pndm(const struct sampler_plan *plan, int call);
 
 /* ---- one table of them (sampler.c) ---- */
 
 struct sampler_kind {
-    const char *name;       /* in a job */
-    const char *class_name; /* in diffusers */
-    int order;              /* model calls per step, which img2img skips by */
-    enum spacing spacing;   /* defaults of the class */
+    const char *name;         /* in a job */
+    const char *class_name;   /* in diffusers; NULL: none */
+    bool has_algorithm;       /* the class is several samplers, and its algorithm says which */
+    enum algorithm algorithm; /* of this one */
+    int solver_order;         /* 0: as the file says */
+    int order;                /* model calls per step, which img2img skips by */
+    unsigned schedules;       /* bits of enum schedule */
+    enum spacing spacing;     /* defaults of the class */
+    bool keeps_spacing;       /* whatever the file says */
     enum zero_snr zero_snr;
-    bool has_karras;
     bool scales_noise; /* the start noise and the model's input carry sigma */
+    bool clips_lambda; /* lambda_min_clipped is read */
+    bool has_eta;
+    bool predicts_sample; /* can do prediction_type "sample" */
     bool set_alpha_to_one;
     enum choice clip_sample; /* CHOICE_UNSET: this class never does */
+    enum betas betas;        /* BETAS_UNSET: linear */
     double beta_start, beta_end;
     int (*make)(struct sampler_plan *plan, enum spacing spacing, struct err *err);
     void (*step)(struct step *step);
-    int (*kept)(const struct sampler_plan *plan, int call); /* outputs before it; NULL: none */
+    int (*kept)(const struct sampler_plan *plan, int call);    /* outputs before it; NULL: none */
+    bool (*draws)(const struct sampler_plan *plan, int index); /* NULL: never */
 };
 
 const struct sampler_kind *sampler_kind(enum sampler sampler);

@@ -11,8 +11,6 @@
 #include <math.h>
 #include <string.h>
 
-#define KARRAS_RHO 7.0
-
 /* Stands for no signal at all where a division by zero would follow. Its sigma is the root of
  * 2^24 - 1, which lies between two floats; torch takes the upper one. */
 #define TINY_ALPHA 0x1p-24f
@@ -97,14 +95,6 @@ float schedule_sigma(float alpha)
 
 /* ---- timesteps ---- */
 
-/* start + (stop - start) × i / (count - 1), as numpy.linspace has it. */
-static double linspace(double start, double stop, int count, int i)
-{
-    if (count > 1 && i == count - 1)
-        return stop;
-    return count > 1 ? start + i * ((stop - start) / (count - 1)) : start;
-}
-
 /* Falling timesteps from `last`, `ratio` apart, rounded, then one less. */
 static int space_trailing(float *out, int last, double ratio)
 {
@@ -115,12 +105,23 @@ static int space_trailing(float *out, int last, double ratio)
     return count;
 }
 
+/* Every so many training steps, as k-diffusion's users count: A1111's and ComfyUI's "simple". */
+static int space_simple(float *out, int train_steps, int steps)
+{
+    double ratio = (double)train_steps / steps;
+    for (int i = 0; i < steps; i++)
+        out[i] = (float)(train_steps - 1 - (int)(i * ratio));
+    return steps;
+}
+
 /* Fills `out` with falling timesteps and returns how many there are. With `integer`, linspace is
  * rounded. With `open`, the spacing is of one step more, of which the last is left out. */
 static int space(float *out, const struct sampler_plan *plan, enum spacing spacing, int last,
                  bool integer, bool open)
 {
     int steps = plan->steps, points = steps + open;
+    if (plan->config.schedule == SCHEDULE_SIMPLE)
+        return space_simple(out, plan->config.train_steps, steps);
     if (spacing == SPACING_TRAILING)
         return space_trailing(out, last, (double)plan->config.train_steps / steps);
     for (int i = 0; i < steps; i++) {
@@ -142,11 +143,29 @@ static int too_far(const struct sampler_plan *plan, struct err *err)
                    plan->config.train_steps);
 }
 
-int schedule_make_ddim(struct sampler_plan *plan, enum spacing spacing, struct err *err)
+int schedule_make_alpha(struct sampler_plan *plan, enum spacing spacing, struct err *err)
 {
     int last = plan->config.train_steps;
     plan->calls = space(plan->timesteps, plan, spacing, last, true, false);
     return plan->timesteps[0] >= (float)last ? too_far(plan, err) : 0;
+}
+
+/* Evenly among the timesteps that the model was distilled for; the spacing does not matter. Source:
+ * Luo et al., "Latent Consistency Models", 2023, 4.3. */
+int schedule_make_distilled(struct sampler_plan *plan, enum spacing spacing, struct err *err)
+{
+    (void)spacing;
+    int original = plan->config.original_inference_steps, steps = plan->steps;
+    if (steps > original)
+        return err_set(err, ERR_INVALID, ERR_REJECT,
+                       "steps: %s takes at most %d with this model (its original_inference_steps)",
+                       sampler_name(plan->sampler), original);
+    int stride = plan->config.train_steps / original;
+    double ratio = (double)original / steps;
+    plan->calls = steps;
+    for (int i = 0; i < steps; i++)
+        plan->timesteps[i] = (float)((original - (int)(i * ratio)) * stride - 1);
+    return 0;
 }
 
 /* Four Runge-Kutta steps of three model calls, and then one call per step. */
@@ -211,6 +230,12 @@ static double sigma_at(const float *sigmas, int n, double t)
     return ((double)sigmas[low + 1] - sigmas[low]) * (t - low) + sigmas[low];
 }
 
+static void train_logs(float *logs, const float *train, int n)
+{
+    for (int i = 0; i < n; i++)
+        logs[i] = logf(train[i]);
+}
+
 /* The fractional timestep of a sigma, between logarithms. */
 static double timestep_of(const float *logs, int n, double sigma)
 {
@@ -223,29 +248,42 @@ static double timestep_of(const float *logs, int n, double sigma)
     return (1 - weight) * low + weight * (low + 1);
 }
 
-/* Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, (5). */
-static double karras_sigma(double largest, double smallest, int count, int i)
+/* Whether the plan's noise levels follow a curve of their own. */
+static bool is_spread(const struct sampler_plan *plan)
 {
-    double from = pow(largest, 1 / KARRAS_RHO), to = pow(smallest, 1 / KARRAS_RHO);
-    return pow(from + linspace(0, 1, count, i) * (to - from), KARRAS_RHO);
+    enum schedule schedule = plan->config.schedule;
+    return schedule == SCHEDULE_KARRAS || schedule == SCHEDULE_EXPONENTIAL ||
+           schedule == SCHEDULE_BETA || schedule == SCHEDULE_AYS;
 }
 
-/* Replaces the plan's sigmas by `steps` of Karras's, and the timesteps by theirs, rounded by
+/* Replaces the plan's sigmas by `steps` of its schedule's, and the timesteps by theirs, rounded by
  * `round` unless that is NULL. */
-static void use_karras(struct sampler_plan *plan, const float *train, double largest,
-                       double smallest, double (*round)(double))
+static void spread(struct sampler_plan *plan, const float *train, double largest, double smallest,
+                   double (*round)(double))
 {
     float logs[SAMPLER_TRAIN_STEPS_MAX];
     int n = plan->config.train_steps;
-    for (int i = 0; i < n; i++)
-        logs[i] = logf(train[i]);
+    enum schedule schedule = plan->config.schedule;
+    train_logs(logs, train, n);
     plan->calls = plan->steps;
     for (int i = 0; i < plan->steps; i++) {
-        double sigma = karras_sigma(largest, smallest, plan->steps, i);
+        double sigma = schedule == SCHEDULE_AYS
+                           ? spread_ays(plan->sdxl, train, plan->steps, i)
+                           : spread_sigma(schedule, largest, smallest, plan->steps, i);
         double t = timestep_of(logs, n, sigma);
         plan->sigmas[i] = (float)sigma;
         plan->timesteps[i] = (float)(round ? round(t) : t);
     }
+}
+
+/* ays is made for models of that many training steps. */
+static int check_ays(const struct sampler_plan *plan, struct err *err)
+{
+    if (plan->config.schedule != SCHEDULE_AYS || plan->config.train_steps == 1000)
+        return 0;
+    return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                   "schedule: ays is for models of 1000 training steps; this one has %d",
+                   plan->config.train_steps);
 }
 
 static double interpolate(struct sampler_plan *plan, const float *train)
@@ -268,27 +306,36 @@ static float noise_scale(const struct sampler_plan *plan, enum spacing spacing)
     return spacing == SPACING_LEADING ? sqrtf(largest * largest + 1) : largest;
 }
 
-int schedule_make_sigma(struct sampler_plan *plan, enum spacing spacing, struct err *err)
+/* Sigmas that end with 0, or with the smallest; the timesteps of a curve are rounded as `round`
+ * does, unless that is NULL. */
+static int make_sigmas(struct sampler_plan *plan, enum spacing spacing, double (*round)(double),
+                       struct err *err)
 {
-    (void)err;
     float train[SAMPLER_TRAIN_STEPS_MAX];
     int n = plan->config.train_steps;
+    if (check_ays(plan, err) != 0)
+        return -1;
     train_sigmas(train, plan);
     plan->calls = space(plan->timesteps, plan, spacing, n, false, false);
     double largest = sigma_at(train, n, plan->timesteps[0]);
     double smallest = interpolate(plan, train);
-    if (plan->config.karras)
-        use_karras(plan, train, largest, smallest, NULL);
+    if (is_spread(plan))
+        spread(plan, train, largest, smallest, round);
     bool ends_short = plan->sampler == SAMPLER_EULER && plan->config.final_sigma_min;
     plan->sigmas[plan->calls] = ends_short ? train[0] : 0;
     plan->init_scale = noise_scale(plan, spacing);
     return 0;
 }
 
+int schedule_make_sigma(struct sampler_plan *plan, enum spacing spacing, struct err *err)
+{
+    return make_sigmas(plan, spacing, NULL, err);
+}
+
 /* Every sigma but the first is visited twice: once arriving, once leaving. */
 int schedule_make_heun(struct sampler_plan *plan, enum spacing spacing, struct err *err)
 {
-    if (schedule_make_sigma(plan, spacing, err) != 0)
+    if (make_sigmas(plan, spacing, NULL, err) != 0)
         return -1;
     int points = plan->calls;
     plan->calls = 2 * points - 1;
@@ -300,11 +347,54 @@ int schedule_make_heun(struct sampler_plan *plan, enum spacing spacing, struct e
     return 0;
 }
 
+/* down² + up² = to², and down is as far below `to` as that is below `from`. Where the reference is
+ * diffusers, with the rounding of its f32, which a deep fall magnifies until nothing is left of a
+ * difference of squares. */
+struct ancestral ancestral_split(const struct sampler_plan *plan, float from, float to)
+{
+    double ratio = (double)to / from;
+    struct ancestral exact = {(float)(to * ratio), (float)(to * sqrt(fmax(1 - ratio * ratio, 0)))};
+    from *= from;
+    to *= to;
+    float up = sqrtf(fmaxf(to * (from - to) / from, 0)), left = to - up * up;
+    if (plan->sampler == SAMPLER_DPMPP_2S_A || left <= 0)
+        return exact;
+    return (struct ancestral){sqrtf(left), up};
+}
+
+/* Between two sigmas the model is asked once more, at the geometric mean of where a step starts and
+ * where it goes, which for the ancestral ones is below the next sigma. The last step, to 0, has no
+ * middle. */
+int schedule_make_dpm2(struct sampler_plan *plan, enum spacing spacing, struct err *err)
+{
+    float train[SAMPLER_TRAIN_STEPS_MAX], logs[SAMPLER_TRAIN_STEPS_MAX];
+    int n = plan->config.train_steps;
+    if (make_sigmas(plan, spacing, plan->config.schedule == SCHEDULE_KARRAS ? rint : NULL, err) !=
+        0)
+        return -1;
+    train_sigmas(train, plan);
+    train_logs(logs, train, n);
+    int points = plan->calls;
+    plan->calls = 2 * points - 1;
+    plan->sigmas[plan->calls] = 0;
+    for (int i = points - 1; i > 0; i--) {
+        float from = plan->sigmas[i - 1], to = plan->sigmas[i];
+        if (plan->sampler != SAMPLER_DPM2)
+            to = ancestral_split(plan, from, to).down;
+        float middle = (float)sqrt((double)from * to);
+        plan->sigmas[2 * i] = plan->sigmas[i];
+        plan->timesteps[2 * i] = plan->timesteps[i];
+        plan->sigmas[2 * i - 1] = middle;
+        plan->timesteps[2 * i - 1] = (float)timestep_of(logs, n, middle);
+    }
+    return 0;
+}
+
 /* The training steps that are noisier than the configuration's lambda_min_clipped do not count. */
 static int last_timestep(const struct sampler_plan *plan)
 {
     int last = plan->config.train_steps;
-    if (plan->sampler != SAMPLER_DPMPP_2M)
+    if (!sampler_kind(plan->sampler)->clips_lambda)
         return last;
     for (; last > 1; last--) {
         double alpha = plan->alphas[last - 1];
@@ -314,20 +404,32 @@ static int last_timestep(const struct sampler_plan *plan)
     return last;
 }
 
+/* These classes keep timesteps as integers: those of karras rounded, unless the multistep solver
+ * has cosine betas, those of the other curves cut off. */
+static double (*rounding(const struct sampler_plan *plan))(double)
+{
+    bool cuts =
+        sampler_kind(plan->sampler)->step == step_dpm && plan->config.betas == BETAS_SQUARED_COS;
+    if (plan->config.schedule == SCHEDULE_AYS)
+        return rint;
+    return plan->config.schedule == SCHEDULE_KARRAS && !cuts ? rint : trunc;
+}
+
 int schedule_make_lambda(struct sampler_plan *plan, enum spacing spacing, struct err *err)
 {
     float train[SAMPLER_TRAIN_STEPS_MAX];
     int n = plan->config.train_steps, last = last_timestep(plan);
+    if (check_ays(plan, err) != 0)
+        return -1;
     train_sigmas(train, plan);
     plan->calls = space(plan->timesteps, plan, spacing, last, true, true);
     if (plan->timesteps[0] >= (float)n)
         return too_far(plan, err);
     interpolate(plan, train);
-    if (plan->config.karras) {
-        bool cuts = plan->sampler == SAMPLER_DPMPP_2M && plan->config.betas == BETAS_SQUARED_COS;
-        use_karras(plan, train, train[n - 1], train[0], cuts ? trunc : rint);
-    }
-    bool stays = plan->config.karras && plan->sampler == SAMPLER_UNIPC;
+    if (is_spread(plan))
+        spread(plan, train, train[n - 1], train[0], rounding(plan));
+    bool stays =
+        is_spread(plan) && plan->config.schedule != SCHEDULE_AYS && plan->sampler == SAMPLER_UNIPC;
     float smallest = stays ? plan->sigmas[plan->calls - 1] : train[0];
     plan->sigmas[plan->calls] = plan->config.final_sigma_min ? smallest : 0;
     return 0;

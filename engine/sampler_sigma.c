@@ -1,10 +1,12 @@
 /*
- * sampler_sigma.c: euler, euler_a, heun and lms, solvers of dx/dsigma = d.
+ * sampler_sigma.c: euler, euler_a, heun, lms, dpm2, dpm2_a and dpm++ 2s a, solvers of dx/dsigma =
+ * d.
  *
  * x is the picture plus sigma times noise; d = (x - picture) / sigma, which is the model's output
  * itself if it predicts noise. Source: Karras et al., "Elucidating the Design Space of
  * Diffusion-Based Generative Models", 2022, algorithms 1 and 2; Crowson, k-diffusion, for the
- * ancestral and the linear multistep solver.
+ * ancestral, the linear multistep and the dpm solvers; Lu et al., "DPM-Solver", 2022, algorithm 1
+ * for dpm2 and "DPM-Solver++", 2022, algorithm 1 for dpm++ 2s a.
  *
  * The sums are in f32 and in the reference's order: with zero terminal signal x starts at thousands
  * of sigmas, of which rounding leaves as much as the picture's fourth digit, and the same rounding
@@ -14,20 +16,32 @@
 
 #include <string.h>
 
-/* Writes d into `out`, the picture in it clipped if the configuration says so. */
-static void write_derivative(const struct step *step, float sigma, float *out)
+/* Writes the picture that the model's output says, clipped if the configuration says so. */
+static void write_picture(const struct step *step, float sigma, float *out)
 {
     const struct sampler_config *config = &step->plan->config;
-    bool is_v = config->prediction == PREDICTION_V, clips = config->clip_sample == CHOICE_YES;
-    float variance = sigma * sigma + 1, range = (float)config->clip_sample_range;
-    float of_output = is_v ? -sigma / sqrtf(variance) : -sigma, divisor = is_v ? variance : 1;
-    for (size_t i = 0; i < step->n; i++) {
-        float x = step->latents[i];
-        float picture = step->output[i] * of_output + x / divisor;
-        if (clips)
-            picture = fminf(fmaxf(picture, -range), range);
-        out[i] = (x - picture) / sigma;
+    float variance = sigma * sigma + 1, of_output = -sigma, divisor = 1;
+    if (config->prediction == PREDICTION_V) {
+        of_output = -sigma / sqrtf(variance);
+        divisor = variance;
+    } else if (config->prediction == PREDICTION_SAMPLE) {
+        of_output = 1;
+        divisor = INFINITY;
     }
+    bool clips = config->clip_sample == CHOICE_YES;
+    float range = (float)config->clip_sample_range;
+    for (size_t i = 0; i < step->n; i++) {
+        float picture = step->output[i] * of_output + step->latents[i] / divisor;
+        out[i] = clips ? fminf(fmaxf(picture, -range), range) : picture;
+    }
+}
+
+/* Writes d into `out`. */
+static void write_derivative(const struct step *step, float sigma, float *out)
+{
+    write_picture(step, sigma, out);
+    for (size_t i = 0; i < step->n; i++)
+        out[i] = (step->latents[i] - out[i]) / sigma;
 }
 
 /* latents = x + d × move */
@@ -49,13 +63,11 @@ void step_euler(struct step *step)
 void step_euler_a(struct step *step)
 {
     const float *sigmas = step->plan->sigmas + step->index;
-    float from = sigmas[0] * sigmas[0], to = sigmas[1] * sigmas[1];
-    float up = sqrtf(fmaxf(to * (from - to) / from, 0));
-    float down = sqrtf(fmaxf(to - up * up, 0));
+    struct ancestral to = ancestral_split(step->plan, sigmas[0], sigmas[1]);
     float *d = step_slot(step, SLOT_SCRATCH);
     write_derivative(step, sigmas[0], d);
-    advance(step, step->latents, d, down - sigmas[0]);
-    advance(step, step->latents, step->noise, up);
+    advance(step, step->latents, d, to.down - sigmas[0]);
+    advance(step, step->latents, step->noise, to.up);
 }
 
 /* Even calls go on with d; odd ones go back and take the mean of both ends' d. */
@@ -74,6 +86,60 @@ void step_heun(struct step *step)
     for (size_t i = 0; i < step->n; i++)
         d[i] = (first[i] + d[i]) / 2;
     advance(step, sample, d, sigmas[0] - sigmas[-1]);
+}
+
+/* The first half of a step over two calls: goes with d to the middle, or at the last to the end. */
+static void step_to_middle(struct step *step)
+{
+    const float *sigmas = step->plan->sigmas + step->index;
+    float *d = step_slot(step, SLOT_SCRATCH), *sample = step_slot(step, SLOT_SAMPLE);
+    write_derivative(step, sigmas[0], d);
+    memcpy(sample, step->latents, step->n * sizeof(float));
+    advance(step, sample, d, sigmas[1] - sigmas[0]);
+}
+
+/* Even calls go to the middle; odd ones go back and take the whole step with the middle's d. */
+void step_dpm2(struct step *step)
+{
+    if (step->call % 2 == 0) {
+        step_to_middle(step);
+        return;
+    }
+    const float *sigmas = step->plan->sigmas + step->index;
+    float *d = step_slot(step, SLOT_SCRATCH);
+    write_derivative(step, sigmas[0], d);
+    advance(step, step_slot(step, SLOT_SAMPLE), d, sigmas[1] - sigmas[-1]);
+}
+
+void step_dpm2_a(struct step *step)
+{
+    if (step->call % 2 == 0) {
+        step_to_middle(step);
+        return;
+    }
+    const float *sigmas = step->plan->sigmas + step->index;
+    struct ancestral to = ancestral_split(step->plan, sigmas[-1], sigmas[1]);
+    float *d = step_slot(step, SLOT_SCRATCH);
+    write_derivative(step, sigmas[0], d);
+    advance(step, step_slot(step, SLOT_SAMPLE), d, to.down - sigmas[-1]);
+    advance(step, step->latents, step->noise, to.up);
+}
+
+/* The same, but the whole step keeps the middle's picture instead of its d. */
+void step_dpm_2s_a(struct step *step)
+{
+    if (step->call % 2 == 0) {
+        step_to_middle(step);
+        return;
+    }
+    const float *sigmas = step->plan->sigmas + step->index;
+    struct ancestral to = ancestral_split(step->plan, sigmas[-1], sigmas[1]);
+    float *picture = step_slot(step, SLOT_SCRATCH);
+    write_picture(step, sigmas[0], picture);
+    double keep = (double)to.down / sigmas[-1];
+    struct term terms[] = {
+        {keep, step_slot(step, SLOT_SAMPLE)}, {1 - keep, picture}, {to.up, step->noise}};
+    sum_terms(step->latents, terms, 3, step->n);
 }
 
 /* The integral, from sigmas[0] to sigmas[1], of the polynomial that is 1 at sigmas[-which] and 0 at

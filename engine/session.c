@@ -290,6 +290,7 @@ int session_create(struct session **out, struct model *model, const struct draw 
                                        .schedule = d.schedule,
                                        .steps = d.steps,
                                        .eta = d.eta,
+                                       .sdxl = strncmp(model->info.family, "sdxl", 4) == 0,
                                        .from_image = d.init_image != NULL,
                                        .strength = d.strength};
     rng_seed(&s->rng, RNG_TORCH, d.seed);
@@ -417,7 +418,7 @@ static void advance(struct session *s, float *output)
 
     if (s->guided)
         guide(output, output + s->count, (float)s->guidance_scale, s->count);
-    if (sampler_draws(&s->plan))
+    if (sampler_draws(&s->plan, &s->state))
         rng_normal(&s->rng, s->noise, s->count);
     snprintf(name, sizeof(name), "latents.%d", session_steps_total(s) - session_steps_left(s));
     sampler_step(&s->plan, &s->state, output, s->latents, s->history, s->noise, s->count);

@@ -5,7 +5,7 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 
 struct header {
     uint32_t magic, version;

@@ -305,10 +305,12 @@ void catalogue_fill(const struct catalogue *catalogue, int number, struct job *j
         job->steps = model->steps;
     if (job->guidance_scale < 0)
         job->guidance_scale = model->guidance_scale;
+    /* A schedule goes with the sampler that it was chosen for: others may not have it. */
+    bool goes = !job->sampler || (model->sampler && strcmp(job->sampler, model->sampler) == 0);
+    if (!job->schedule && goes)
+        job->schedule = model->schedule;
     if (!job->sampler)
         job->sampler = model->sampler;
-    if (!job->schedule)
-        job->schedule = model->schedule;
     if (!job->negative_prompt)
         job->negative_prompt = model->negative_prompt;
 }

@@ -482,8 +482,9 @@ static void check_together(struct job *job, struct job_problems *problems)
         job_problem_add(problems, "seed", value,
                         "seed + images - 1 must not pass 9223372036854775807 (2^63-1)");
     }
-    if (job->eta > 0 && job->sampler && strcmp(job->sampler, "ddim") != 0)
-        job_problem_add(problems, "eta", NULL, "is for the sampler ddim only, not for %s",
+    if (job->eta > 0 && job->sampler && strcmp(job->sampler, "ddim") != 0 &&
+        strcmp(job->sampler, "tcd") != 0)
+        job_problem_add(problems, "eta", NULL, "is for the samplers ddim and tcd only, not for %s",
                         job->sampler);
     if (!job->init_image && json_get(job->root, "strength"))
         job_problem_add(problems, "strength", NULL, "needs init_image");

@@ -78,7 +78,7 @@ struct job {
     double guidance_scale;       /* at most 1 turns guidance off; -1: the model's */
     const char *sampler;         /* NULL: the model's */
     const char *schedule;        /* NULL: the model's */
-    double eta;                  /* ddim only */
+    double eta;                  /* ddim and tcd */
     int64_t seed;                /* -1 until job_identify */
     int images;                  /* image i uses seed + i */
     int clip_skip;               /* diffusers' meaning */

@@ -8,10 +8,11 @@
 #define URI_MAX_BYTES JOB_MAX_BYTES
 #define SEED_MAX 9223372036854775807.0
 
-static const char *const samplers[] = {
-    "ddim",       "euler",    "euler_a",   "heun",         "lms",          "dpm2",  "dpm2_a",
-    "dpm++ 2s a", "dpm++ 2m", "dpm++ sde", "dpm++ 2m sde", "dpm++ 3m sde", "unipc", "pndm",
-    "lcm",        "tcd",      NULL};
+static const char *const samplers[] = {"ddim",         "euler",    "euler_a",   "heun",
+                                       "lms",          "dpm2",     "dpm2_a",    "dpm++ 2s",
+                                       "dpm++ 2s a",   "dpm++ 2m", "dpm++ sde", "dpm++ 2m sde",
+                                       "dpm++ 3m sde", "unipc",    "pndm",      "plms",
+                                       "ddpm",         "lcm",      "tcd",       NULL};
 static const char *const schedules[] = {"normal", "karras", "exponential", "sgm_uniform",
                                         "simple", "ays",    "beta",        NULL};
 static const char *const dialects[] = {"diffusers", "a1111", "comfyui", NULL};
@@ -111,7 +112,7 @@ static const struct field rows[] = {
     {"schedule", FIELD_CHOICE, AT(job, schedule), .choices = schedules,
      .help = "spacing of the noise levels; by default the model's"},
     {"eta", FIELD_NUMBER, .has_default = true, AT(job, eta), .min = 0, .max = 1, .number = 0,
-     .help = "noise that ddim adds at each step"},
+     .help = "noise that ddim or tcd adds at each step"},
     {"seed", FIELD_INT64, AT(job, seed), .min = 0, .max = SEED_MAX, .number = -1,
      .help = "by default from the id, so that a retry draws the same picture"},
     {"images", FIELD_INT, .has_default = true, AT(job, images), .min = 1, .max = JOB_IMAGES_MAX,

@@ -30,14 +30,27 @@ static void refuse(struct job_problems *problems, bool asked, const char *field)
         job_problem_add(problems, field, NULL, LATER "; leave it out");
 }
 
+static void check_sampling(const struct job *job, struct job_problems *problems)
+{
+    int sampler = job->sampler ? sampler_by_name(job->sampler) : SAMPLER_MODEL;
+    int schedule = job->schedule ? schedule_by_name(job->schedule) : SCHEDULE_MODEL;
+    char names[SAMPLER_SCHEDULES_MAX_BYTES];
+    if (sampler < 0)
+        job_problem_add(problems, "sampler", job->sampler, LATER);
+    if (schedule < 0)
+        job_problem_add(problems, "schedule", job->schedule, LATER);
+    if (sampler > SAMPLER_MODEL && schedule > SCHEDULE_MODEL &&
+        !sampler_has_schedule((enum sampler)sampler, (enum schedule)schedule))
+        job_problem_add(problems, "schedule", job->schedule,
+                        "the sampler %s has none such: it has %s", job->sampler,
+                        sampler_schedules((enum sampler)sampler, names));
+}
+
 static void check_names(const struct job *job, const struct engine_info *engine,
                         struct job_problems *problems)
 {
     const char *computes = support_precision_name(engine->precision);
-    if (job->sampler && sampler_by_name(job->sampler) < 0)
-        job_problem_add(problems, "sampler", job->sampler, LATER);
-    if (job->schedule && schedule_by_name(job->schedule) < 0)
-        job_problem_add(problems, "schedule", job->schedule, LATER);
+    check_sampling(job, problems);
     if (strcmp(job->dialect, "diffusers") != 0)
         job_problem_add(problems, "dialect", job->dialect, LATER "; diffusers is");
     if (strcmp(job->rng, "torch") != 0)

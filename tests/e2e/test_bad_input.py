@@ -58,11 +58,14 @@ class Lines(e2e.Case):
 
     def test_what_is_not_supported_yet(self):
         line = e2e.job(loras=[{"name": "l"}], refiner={"model": "r"}, dialect="a1111", rng="philox",
-                       sampler="lcm", confidential=True, callback="https://example.org/x")
+                       confidential=True, callback="https://example.org/x")
         record = self.check(line, "loras", "not supported by this version")
         fields = {problem["field"] for problem in record["problems"]}
-        self.assertEqual(fields, {"loras", "refiner", "dialect", "rng", "sampler", "confidential",
-                                  "callback"})
+        self.assertEqual(fields, {"loras", "refiner", "dialect", "rng", "confidential", "callback"})
+
+    def test_a_schedule_that_the_sampler_lacks(self):
+        self.check(e2e.job(sampler="ddim", schedule="karras"), "schedule",
+                   "the sampler ddim has none such: it has normal, sgm_uniform")
 
     def test_the_same_id_with_other_content(self):
         self.check(e2e.job(id="good-1", steps=3), "id", "an earlier line has this id")

@@ -116,12 +116,16 @@ class Results(e2e.Case):
         os.symlink(pathlib.Path(e2e.MODELS).resolve() / e2e.MODEL, models / e2e.MODEL)
         (models / "catalogue.json").write_text(json.dumps({"models": {e2e.MODEL: {
             "tier": "fast", "defaults": {"width": 80, "height": 64, "steps": 3, "sampler": "euler",
-                                         "negative_prompt": "blur"}}}}))
-        self.write_jobs([{"id": "a", "model": e2e.MODEL, "prompt": "x"}])
+                                         "schedule": "karras", "negative_prompt": "blur"}}}}))
+        self.write_jobs([{"id": "a", "model": e2e.MODEL, "prompt": "x"},
+                         {"id": "b", "model": e2e.MODEL, "prompt": "x", "sampler": "ddim"},
+                         {"id": "c", "model": e2e.MODEL, "prompt": "x", "sampler": "euler"}])
         self.run_jobs("--models", models)
         request = self.manifests()["a"]["request"]
         self.assertEqual((request["width"], request["steps"], request["tier"]), (80, 3, "fast"))
         self.assertEqual(request["negative_prompt"], "blur")
+        schedules = {name: manifest["request"].get("schedule") for name, manifest in self.manifests().items()}
+        self.assertEqual(schedules, {"a": "karras", "b": None, "c": "karras"})
 
     def test_standard_input(self):
         path = self.write_jobs([e2e.job(id="a")])

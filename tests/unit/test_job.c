@@ -152,7 +152,7 @@ static void test_problems_name_field_and_remedy(void **state)
         {"\"guidance_scale\":51", "guidance_scale", "from 0 to 50"},
         {"\"sampler\":\"dpm++2m\"", "sampler", "did you mean \"dpm++ 2m\""},
         {"\"schedule\":\"x\"", "schedule", "one of normal, karras"},
-        {"\"eta\":0.5,\"sampler\":\"euler\"", "eta", "ddim only"},
+        {"\"eta\":0.5,\"sampler\":\"euler\"", "eta", "ddim and tcd only"},
         {"\"seed\":-1", "seed", "from 0 to 9223372036854775807"},
         {"\"seed\":9223372036854775808", "seed", "from 0 to 9223372036854775807"},
         {"\"seed\":9223372036854775807,\"images\":2", "seed", "must not pass"},

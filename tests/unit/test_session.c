@@ -142,7 +142,7 @@ static void make_mix(struct draw mix[SAMPLER_COUNT])
         mix[i].negative_prompt = i % 2 ? "blurry" : NULL;
         mix[i].guidance_scale = i % 3 == 1 ? 1 : 2 + i;
         mix[i].sampler = (enum sampler)i;
-        mix[i].eta = i == SAMPLER_DDIM ? 0.5 : 0;
+        mix[i].eta = i == SAMPLER_DDIM || i == SAMPLER_TCD ? 0.5 : 0;
         mix[i].seed = 100 + (uint64_t)i;
     }
 }
@@ -248,8 +248,9 @@ static void test_a_restored_session_ends_in_the_same_bytes(void **state)
     for (int i = 0; i < SAMPLER_COUNT; i++) {
         struct draw draw = draw_of("a red cat", 64, 64, 4);
         draw.sampler = (enum sampler)i;
-        draw.schedule = i % 2 ? SCHEDULE_KARRAS : SCHEDULE_NORMAL;
-        draw.eta = i == SAMPLER_DDIM ? 1 : 0;
+        if (i > SAMPLER_MODEL && sampler_has_schedule(draw.sampler, SCHEDULE_KARRAS))
+            draw.schedule = i % 2 ? SCHEDULE_KARRAS : SCHEDULE_NORMAL;
+        draw.eta = i == SAMPLER_DDIM || i == SAMPLER_TCD ? 1 : 0;
         draw.guidance_scale = i % 2 ? 1 : 5;
         check_saving(&f, &fresh, &draw);
     }

@@ -40,14 +40,36 @@ CLASSES = {
     "dpm++ 2m": "DPMSolverMultistepScheduler",
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2_a": "KDPM2AncestralDiscreteScheduler",
+    "dpm++ 2s": "DPMSolverSinglestepScheduler",
+    "dpm++ sde": "DPMSolverSinglestepScheduler",
+    "dpm++ 2m sde": "DPMSolverMultistepScheduler",
+    "dpm++ 3m sde": "DPMSolverMultistepScheduler",
+    "ddpm": "DDPMScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
 }
+OPTIONS = {
+    "dpm++ 2m": {"algorithm_type": "dpmsolver++"},
+    "dpm++ 2s": {"algorithm_type": "dpmsolver++"},
+    "dpm++ sde": {"algorithm_type": "sde-dpmsolver++"},
+    "dpm++ 2m sde": {"algorithm_type": "sde-dpmsolver++"},
+    "dpm++ 3m sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+}
+CURVES = ["karras", "exponential", "beta"]
 
 # transformers 5.6 dropped the wrapper that the pipelines' clip skip still asks for.
 transformers.CLIPTextModel.text_model = property(lambda self: self)
 
 
 def scheduler_for(job, own):
-    more = {"use_karras_sigmas": True} if job.get("schedule") == "karras" else {}
+    more = dict(OPTIONS.get(job.get("sampler"), {}))
+    schedule = job.get("schedule", "normal")
+    if schedule != "normal":
+        more |= {f"use_{curve}_sigmas": curve == schedule for curve in CURVES}
+    if schedule == "sgm_uniform":
+        more["timestep_spacing"] = "trailing"
     name = job.get("sampler")
     kind = getattr(diffusers, CLASSES[name]) if name else type(own)
     return kind.from_config(own.config, **more)

@@ -19,6 +19,14 @@ def image(prompt, picture, strength, sampler, steps, seed, guidance=7.5, **more)
             "guidance_scale": guidance, "seed": seed, **more}
 
 
+def steps_of(sampler, schedule=None, steps=4, picture=None, **more):
+    """A job that is about its sampler: of its dump the tensors the sampler sees are kept, no more."""
+    more |= {"latents_only": True} | ({"schedule": schedule} if schedule else {})
+    if picture:
+        return image("a small ship", picture, 0.6, sampler, steps, steps + 60, 3.0, **more)
+    return text("a small ship", sampler, steps, steps + 60, guidance=3.0, **more)
+
+
 MODELS = {
     "sd1-small": [
         text("a red cat", "ddim", 4, 1),
@@ -47,6 +55,26 @@ MODELS = {
         image("a boat", FIRST, 1.0, "euler_a", 3, 24),
         image("a boat", FIRST, 0.7, "unipc", 6, 25),
         image("a boat", FIRST, 0.34, "euler", 6, 26, clip_skip=1),
+        steps_of("dpm2"),
+        steps_of("dpm2", "karras", 5, FIRST),
+        steps_of("dpm2_a", "exponential"),
+        steps_of("dpm2_a", None, 5, FIRST),
+        steps_of("dpm++ 2s"),
+        steps_of("dpm++ sde"),
+        steps_of("dpm++ sde", "karras", 5, SECOND),
+        steps_of("dpm++ 2m sde", "karras", 5),
+        steps_of("dpm++ 2m sde", None, 5, FIRST),
+        steps_of("dpm++ 3m sde", "exponential", 6),
+        steps_of("ddpm"),
+        steps_of("ddpm", "sgm_uniform", 5, FIRST),
+        steps_of("lcm"),
+        steps_of("lcm", None, 5, FIRST),
+        steps_of("tcd"),
+        steps_of("tcd", eta=0.3),
+        steps_of("tcd", None, 5, FIRST, eta=1.0),
+        steps_of("euler", "beta", 5),
+        steps_of("unipc", "exponential", 5),
+        steps_of("ddim", "sgm_uniform", 5),
     ],
     "sd2-small": [
         text("a green field!", None, 4, 31),
@@ -58,6 +86,12 @@ MODELS = {
         text("a green field", "lms", 5, 37, schedule="karras"),
         text("a green field", "ddim", 4, 38, eta=0.5),
         image("a green field", FIRST, 0.5, "euler_a", 4, 39),
+        steps_of("dpm2_a", "karras", 5),
+        steps_of("dpm++ sde"),
+        steps_of("dpm++ 2m sde", "sgm_uniform"),
+        steps_of("ddpm"),
+        steps_of("lcm"),
+        steps_of("tcd", eta=0.5),
     ],
     "sd2-zsnr-sharded": [
         text("a black room", None, 4, 41),

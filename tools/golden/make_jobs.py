@@ -12,6 +12,8 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     latents.<i>                            f32 [4, h, w], after call i
     latents                                the last of them
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
+
+Of a job that is marked `latents_only` the text's tensors, the pictures and the repeated last latents are left out.
 """
 
 import contextlib
@@ -58,6 +60,8 @@ OPTIONS = {
     "dpm++ 3m sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
 }
 CURVES = ["karras", "exponential", "beta"]
+NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_prompt_embeds", "init_image", "latents",
+                   "image"]
 
 # transformers 5.6 dropped the wrapper that the pipelines' clip skip still asks for.
 transformers.CLIPTextModel.text_model = property(lambda self: self)
@@ -195,7 +199,10 @@ def main():
     for job in every:
         if wanted and not any(job["id"].startswith(name) for name in wanted):
             continue
-        save_file(run(job), shared.JOBS / f"{job['id']}.safetensors")
+        stages = run(job)
+        for name in NOT_OF_SAMPLERS if job.get("latents_only") else ():
+            stages.pop(name, None)
+        save_file(stages, shared.JOBS / f"{job['id']}.safetensors")
         print("made", job["id"])
 
 

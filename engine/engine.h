@@ -27,6 +27,7 @@
 #include "common/buf.h"
 #include "common/err.h"
 #include "engine/image.h"
+#include "engine/rng.h"
 #include "engine/sampler.h"
 
 #include <stdbool.h>
@@ -146,6 +147,7 @@ struct draw {
     enum sampler sampler;        /* SAMPLER_MODEL: the model's own scheduler file */
     enum schedule schedule;      /* SCHEDULE_MODEL: the model's own */
     double eta;                  /* ddim and tcd */
+    enum rng_kind rng;           /* RNG_TORCH, as diffusers on a CPU; RNG_PHILOX, as A1111 */
     uint64_t seed;
     int clip_skip;                  /* diffusers' meaning */
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */

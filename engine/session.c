@@ -293,7 +293,7 @@ int session_create(struct session **out, struct model *model, const struct draw 
                                        .sdxl = strncmp(model->info.family, "sdxl", 4) == 0,
                                        .from_image = d.init_image != NULL,
                                        .strength = d.strength};
-    rng_seed(&s->rng, RNG_TORCH, d.seed);
+    rng_seed(&s->rng, d.rng, d.seed);
     pthread_mutex_lock(&model->engine->lock);
     rc = sampler_plan_make(&s->plan, &model->sampler, &request, err);
     if (rc == 0) {

@@ -53,7 +53,7 @@ static void check_names(const struct job *job, const struct engine_info *engine,
     check_sampling(job, problems);
     if (strcmp(job->dialect, "diffusers") != 0)
         job_problem_add(problems, "dialect", job->dialect, LATER "; diffusers is");
-    if (strcmp(job->rng, "torch") != 0)
+    if (rng_by_name(job->rng) < 0)
         job_problem_add(problems, "rng", job->rng, LATER "; torch is");
     if (strcmp(job->precision, "auto") != 0 && strcmp(job->precision, computes) != 0)
         job_problem_add(problems, "precision", job->precision,
@@ -104,6 +104,7 @@ struct draw support_draw(const struct job *job, int index)
     draw.sampler = job->sampler ? (enum sampler)sampler_by_name(job->sampler) : SAMPLER_MODEL;
     draw.schedule = job->schedule ? (enum schedule)schedule_by_name(job->schedule) : SCHEDULE_MODEL;
     draw.eta = job->eta;
+    draw.rng = (enum rng_kind)rng_by_name(job->rng);
     draw.seed = (uint64_t)job->seed + (uint64_t)index;
     draw.clip_skip = job->clip_skip;
     if (job->init_image)

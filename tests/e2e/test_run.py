@@ -99,6 +99,22 @@ class Results(e2e.Case):
         end = max(tensor["data_offsets"][1] for tensor in header.values())
         self.assertEqual(8 + size + end, len(data))
 
+    def test_philox_noise(self):
+        """The first start noise of seed 0 is what A1111 shows for it, and metadata would spoil a comparison."""
+        output = {"metadata": False}
+        self.write_jobs([e2e.job(id="t", seed=0, steps=2, output=output),
+                         e2e.job(id="p", seed=0, steps=2, output=output, rng="philox")])
+        self.run_jobs("--dump-stages", self.dir / "stages")
+        data = (self.dir / "stages" / "p.safetensors").read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        begin = 8 + size + json.loads(data[8:8 + size])["noise"]["data_offsets"][0]
+        for got, shown in zip(struct.unpack_from("<4f", data, begin),
+                              (-0.92466259, -0.42534415, -2.6438457, 0.14518388)):
+            self.assertAlmostEqual(got, shown, 6)
+        manifests = self.manifests()
+        self.assertEqual(manifests["p"]["request"]["rng"], "philox")
+        self.assertNotEqual(*(manifests[name]["files"][0]["sha256"] for name in "tp"))
+
     def test_a_model_is_loaded_once(self):
         others = [p.name for p in pathlib.Path(e2e.MODELS).iterdir()
                   if (p / "model_index.json").exists() and p.name != e2e.MODEL]

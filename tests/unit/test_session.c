@@ -252,6 +252,7 @@ static void test_a_restored_session_ends_in_the_same_bytes(void **state)
             draw.schedule = i % 2 ? SCHEDULE_KARRAS : SCHEDULE_NORMAL;
         draw.eta = i == SAMPLER_DDIM || i == SAMPLER_TCD ? 1 : 0;
         draw.guidance_scale = i % 2 ? 1 : 5;
+        draw.rng = i % 3 == 0 ? RNG_PHILOX : RNG_TORCH;
         check_saving(&f, &fresh, &draw);
     }
     close_fixture(&fresh);

@@ -87,6 +87,13 @@ class Results(e2e.Case):
         self.assertEqual(manifests["file"]["request"]["strength"], 0.8)
         self.assertIn("init_image is 72×64", self.records("failed.jsonl")[0]["error"])
 
+    def test_steps_that_a_sampler_does_not_do(self):
+        self.write_jobs([e2e.job(id="few", sampler="lcm", steps=2),
+                         e2e.job(id="many", sampler="lcm", steps=60)])
+        self.run_jobs(expect=4)
+        self.assertEqual(set(self.manifests()), {"few"})
+        self.assertIn("steps: lcm takes at most 50", self.records("failed.jsonl")[0]["error"])
+
     def test_stages_are_dumped(self):
         self.write_jobs([e2e.job(id="a", steps=3, guidance_scale=5)])
         self.run_jobs("--dump-stages", self.dir / "stages")
@@ -100,8 +107,8 @@ class Results(e2e.Case):
         self.assertEqual(8 + size + end, len(data))
 
     def test_philox_noise(self):
-        """The first start noise of seed 0 is what A1111 shows for it, and metadata would spoil a comparison."""
-        output = {"metadata": False}
+        """The start noise of seed 0 begins with what A1111 shows for it."""
+        output = {"metadata": False}  # which would tell the pictures apart by itself
         self.write_jobs([e2e.job(id="t", seed=0, steps=2, output=output),
                          e2e.job(id="p", seed=0, steps=2, output=output, rng="philox")])
         self.run_jobs("--dump-stages", self.dir / "stages")

@@ -224,17 +224,17 @@ static void assert_ends_in(struct fixture *f, const struct buf *saved, const str
 
 static void check_saving(struct fixture *f, struct fixture *fresh, const struct draw *draw)
 {
-    struct session *session;
-    struct buf saved, end;
+    struct session *session = begin(f, draw);
+    struct buf saved[4], end;
 
-    finish_state(f, begin(f, draw), &end);
     for (int after = 0; after <= 3; after++) {
-        session = begin(f, draw);
-        step(f, session, after);
-        save(session, &saved);
-        session_free(session);
-        assert_ends_in(after % 2 ? f : fresh, &saved, &end);
-        buf_release(&saved);
+        save(session, &saved[after]);
+        step(f, session, 1);
+    }
+    finish_state(f, session, &end);
+    for (int after = 0; after <= 3; after++) {
+        assert_ends_in(after % 2 ? f : fresh, &saved[after], &end);
+        buf_release(&saved[after]);
     }
     buf_release(&end);
 }

@@ -3,6 +3,7 @@
  */
 #include "engine/cpu/direct.h"
 
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 
@@ -111,6 +112,18 @@ static void dnnl_concat(struct pass *pass, const struct tensor *a, const struct 
     }
 }
 
+static void dnnl_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+    int64_t rows = tensor_rows(y);
+
+#pragma omp parallel for schedule(static) num_threads(pass->backend->threads)
+    for (int64_t row = 0; row < rows; row++)
+        for (int c = 0; c < y->c; c++) {
+            float v = element_to_f32(row_at(x, row), x->dtype, (size_t)c);
+            put(y, row, c, v / (1 + expf(-v)));
+        }
+}
+
 static void dnnl_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                        const struct embedding *positions, struct tensor *y)
 {
@@ -149,6 +162,7 @@ static const struct backend_ops DNNL_OPS = {
     .group_norm = cpu_group_norm,
     .layer_norm = cpu_layer_norm,
     .concat = dnnl_concat,
+    .silu = dnnl_silu,
     .embed = dnnl_embed,
     .destroy = dnnl_destroy,
 };

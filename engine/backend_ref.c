@@ -347,6 +347,14 @@ static void ref_concat(struct pass *pass, const struct tensor *a, const struct t
     }
 }
 
+static void ref_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+    (void)pass;
+    for (int64_t row = 0; row < tensor_rows(y); row++)
+        for (int c = 0; c < y->c; c++)
+            put(y, row, c, silu(get(x, row, c)));
+}
+
 static void ref_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                       const struct embedding *positions, struct tensor *y)
 {
@@ -379,6 +387,7 @@ static const struct backend_ops REF_OPS = {
     .group_norm = ref_group_norm,
     .layer_norm = ref_layer_norm,
     .concat = ref_concat,
+    .silu = ref_silu,
     .embed = ref_embed,
     .destroy = ref_destroy,
 };

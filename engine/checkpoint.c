@@ -23,16 +23,19 @@ struct checkpoint {
     enum checkpoint_format format;
     struct part parts[COMPONENT_COUNT]; /* a single file is parts[0] alone */
     struct json_doc *configs[COMPONENT_COUNT];
-    struct json_doc *scheduler;
+    struct json_doc *scheduler, *index;
+    bool has[COMPONENT_COUNT];
+    enum family family;
     struct ldm_layout layout;
     uint16_t *pool; /* synthetic: POOL_ELEMENTS values in f16 */
     struct stored_tensor synthetic;
 };
 
 static const struct {
-    const char *folder, *weights;
+    const char *folder, *weights, *tokenizer;
 } COMPONENTS[COMPONENT_COUNT] = {
-    [COMPONENT_TEXT] = {"text_encoder", "model"},
+    [COMPONENT_TEXT] = {"text_encoder", "model", "tokenizer"},
+    [COMPONENT_TEXT_2] = {"text_encoder_2", "model", "tokenizer_2"},
     [COMPONENT_UNET] = {"unet", "diffusion_pytorch_model"},
     [COMPONENT_VAE] = {"vae", "diffusion_pytorch_model"},
 };
@@ -40,6 +43,22 @@ static const struct {
 const char *component_name(enum component component)
 {
     return COMPONENTS[component].folder;
+}
+
+const char *component_tokenizer(enum component component)
+{
+    return COMPONENTS[component].tokenizer;
+}
+
+const char *family_name(enum family family)
+{
+    static const char *const NAMES[] = {
+        [FAMILY_SD1] = "sd1",
+        [FAMILY_SD2] = "sd2",
+        [FAMILY_SDXL] = "sdxl",
+        [FAMILY_SDXL_REFINER] = "sdxl-refiner",
+    };
+    return NAMES[family];
 }
 
 static bool exists(const char *path)
@@ -134,35 +153,62 @@ static int open_component(struct checkpoint *c, enum component component, struct
 static int check_pipeline(const char *path, const struct json *index, struct err *err)
 {
     const char *class = json_string_or(json_get(index, "_class_name"), "");
-    static const char *KNOWN[] = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"};
+    static const char *KNOWN[] = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
+                                  "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"};
 
     for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++)
         if (strcmp(class, KNOWN[i]) == 0)
             return 0;
     return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                    "%s: is a %s, a family that this version does not draw; it draws "
-                   "StableDiffusionPipeline models (SD1.x, SD2.x)",
+                   "StableDiffusionPipeline models (SD1.x, SD2.x) and StableDiffusionXLPipeline "
+                   "models",
                    path, *class ? class : "pipeline without _class_name");
+}
+
+/* A text encoder that model_index.json names as [null, null], or not at all, is not there. */
+static int find_parts(struct checkpoint *c, const char *path, struct err *err)
+{
+    const struct json *index = json_root(c->index);
+
+    for (int i = 0; i < COMPONENT_COUNT; i++) {
+        const struct json *entry = json_get(index, COMPONENTS[i].folder);
+        c->has[i] = COMPONENTS[i].tokenizer == NULL ||
+                    (entry != NULL && entry->type == JSON_ARRAY && entry->child != NULL &&
+                     entry->child->type == JSON_STRING);
+    }
+    if (c->has[COMPONENT_TEXT] || c->has[COMPONENT_TEXT_2])
+        return 0;
+    return err_set(err, ERR_FORMAT, ERR_REJECT, "%s: names no text_encoder", path);
+}
+
+static enum family tree_family(const struct checkpoint *c)
+{
+    const struct json *text = checkpoint_config(c, COMPONENT_TEXT);
+
+    if (!c->has[COMPONENT_TEXT_2])
+        return strcmp(json_string_or(json_get(text, "hidden_act"), ""), "gelu") == 0 ? FAMILY_SD2
+                                                                                     : FAMILY_SD1;
+    return json_bool_or(json_get(json_root(c->index), "requires_aesthetics_score"), false)
+               ? FAMILY_SDXL_REFINER
+               : FAMILY_SDXL;
 }
 
 static int open_tree(struct checkpoint *c, struct err *err)
 {
-    struct json_doc *index;
     char path[PATH_MAX_BYTES];
-    int rc;
 
     snprintf(path, sizeof(path), "%s/model_index.json", c->path);
     if (!exists(path))
         return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
                        "%s: is a folder without model_index.json, so no diffusers model", c->path);
-    if (json_parse_file(&index, path, NULL, err) != 0)
+    if (json_parse_file(&c->index, path, NULL, err) != 0 ||
+        check_pipeline(path, json_root(c->index), err) != 0 || find_parts(c, path, err) != 0)
         return -1;
-    rc = check_pipeline(path, json_root(index), err);
-    json_doc_free(index);
-    for (int i = 0; i < COMPONENT_COUNT && rc == 0; i++)
-        rc = open_component(c, (enum component)i, err);
-    if (rc != 0)
-        return -1;
+    for (int i = 0; i < COMPONENT_COUNT; i++)
+        if (c->has[i] && open_component(c, (enum component)i, err) != 0)
+            return -1;
+    c->family = tree_family(c);
     snprintf(path, sizeof(path), "%s/scheduler/scheduler_config.json", c->path);
     return json_parse_file(&c->scheduler, path, NULL, err);
 }
@@ -229,6 +275,7 @@ static int open_single(struct checkpoint *c, struct err *err)
     if (add_file(&c->parts[0], c->path, err) != 0 ||
         check_single(c, c->parts[0].shards[0], err) != 0)
         return -1;
+    c->has[COMPONENT_TEXT] = c->has[COMPONENT_UNET] = c->has[COMPONENT_VAE] = true;
     find_layout(c, c->parts[0].shards[0]);
     return 0;
 }
@@ -277,9 +324,12 @@ int checkpoint_open_synthetic(struct checkpoint **out, const struct synthetic *s
         lcg = lcg * 1664525u + 1013904223u;
         c->pool[i] = (uint16_t)((lcg >> 16 & 0x83ff) | 8 << 10);
     }
-    for (int i = 0; i < COMPONENT_COUNT && rc == 0; i++)
-        rc = json_parse(&c->configs[i], synthetic->configs[i], strlen(synthetic->configs[i]), NULL,
-                        err);
+    for (int i = 0; i < COMPONENT_COUNT && rc == 0; i++) {
+        c->has[i] = synthetic->configs[i] != NULL;
+        if (c->has[i])
+            rc = json_parse(&c->configs[i], synthetic->configs[i], strlen(synthetic->configs[i]),
+                            NULL, err);
+    }
     if (rc != 0 || json_parse(&c->scheduler, synthetic->scheduler, strlen(synthetic->scheduler),
                               NULL, err) != 0) {
         checkpoint_close(c);
@@ -319,6 +369,7 @@ void checkpoint_close(struct checkpoint *c)
         json_doc_free(c->configs[i]);
     }
     json_doc_free(c->scheduler);
+    json_doc_free(c->index);
     free(c->pool);
     free(c->path);
     free(c);
@@ -334,6 +385,16 @@ const char *checkpoint_path(const struct checkpoint *c)
     return c->path;
 }
 
+enum family checkpoint_family(const struct checkpoint *c)
+{
+    return c->family;
+}
+
+bool checkpoint_has(const struct checkpoint *c, enum component component)
+{
+    return c->has[component];
+}
+
 const struct json *checkpoint_config(const struct checkpoint *c, enum component component)
 {
     return c->configs[component] ? json_root(c->configs[component]) : NULL;
@@ -342,6 +403,11 @@ const struct json *checkpoint_config(const struct checkpoint *c, enum component 
 const struct json *checkpoint_scheduler(const struct checkpoint *c)
 {
     return c->scheduler ? json_root(c->scheduler) : NULL;
+}
+
+const struct json *checkpoint_index(const struct checkpoint *c)
+{
+    return c->index ? json_root(c->index) : NULL;
 }
 
 static const struct part *part_of(const struct checkpoint *c, enum component component)
@@ -392,6 +458,7 @@ const char *checkpoint_file(const struct checkpoint *c, enum component component
 static bool belongs(const struct checkpoint *c, enum component component, const char *name)
 {
     static const char *PREFIX[] = {[COMPONENT_TEXT] = "cond_stage_model.",
+                                   [COMPONENT_TEXT_2] = "conditioner.embedders.1.",
                                    [COMPONENT_UNET] = "model.diffusion_model.",
                                    [COMPONENT_VAE] = "first_stage_model."};
     return c->format != CHECKPOINT_LDM ||

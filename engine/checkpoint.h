@@ -22,7 +22,13 @@
 #define CHECKPOINT_SHARDS_MAX 64
 #define CHECKPOINT_NAME_MAX_BYTES 192
 
-enum component { COMPONENT_TEXT, COMPONENT_UNET, COMPONENT_VAE, COMPONENT_COUNT };
+/* COMPONENT_TEXT_2 is SDXL's second text encoder, the refiner's only one. */
+enum component { COMPONENT_TEXT, COMPONENT_TEXT_2, COMPONENT_UNET, COMPONENT_VAE, COMPONENT_COUNT };
+
+/* Told by which parts there are and how they are named, never by their widths. */
+enum family { FAMILY_SD1, FAMILY_SD2, FAMILY_SDXL, FAMILY_SDXL_REFINER };
+
+const char *family_name(enum family family);
 
 enum checkpoint_format { CHECKPOINT_DIFFUSERS, CHECKPOINT_LDM, CHECKPOINT_SYNTHETIC };
 
@@ -34,7 +40,7 @@ int checkpoint_open(struct checkpoint **checkpoint, const char *path, struct err
 /* A checkpoint without files, for measurements: configurations as JSON texts and tensors of
  * whatever shape is asked for, filled with small random f16 values from one shared pool. */
 struct synthetic {
-    const char *configs[3]; /* by enum component */
+    const char *configs[COMPONENT_COUNT]; /* NULL: it has no such component */
     const char *scheduler;
 };
 int checkpoint_open_synthetic(struct checkpoint **checkpoint, const struct synthetic *synthetic,
@@ -50,12 +56,19 @@ void checkpoint_close(struct checkpoint *checkpoint);
 enum checkpoint_format checkpoint_format(const struct checkpoint *checkpoint);
 const char *checkpoint_path(const struct checkpoint *checkpoint);
 
-/* The folder's name of a component: "unet". */
+enum family checkpoint_family(const struct checkpoint *checkpoint);
+
+/* The folder's name of a component, "unet", and of the tokenizer of a text encoder. */
 const char *component_name(enum component component);
+const char *component_tokenizer(enum component component);
+
+/* Only text encoders may be absent. */
+bool checkpoint_has(const struct checkpoint *checkpoint, enum component component);
 
 /* config.json of a component, scheduler_config.json, model_index.json; NULL in a single file. */
 const struct json *checkpoint_config(const struct checkpoint *checkpoint, enum component component);
 const struct json *checkpoint_scheduler(const struct checkpoint *checkpoint);
+const struct json *checkpoint_index(const struct checkpoint *checkpoint);
 
 /* A tensor by its diffusers name, or NULL. Marks it as used. */
 const struct stored_tensor *checkpoint_find(struct checkpoint *checkpoint, enum component component,

@@ -7,9 +7,9 @@
 
 static const char *const QKV[] = {"q_proj", "k_proj", "v_proj"};
 
-static int config_from_shapes(struct clip_config *c, struct checkpoint *checkpoint)
+static void config_from_shapes(struct clip_config *c, struct checkpoint *checkpoint,
+                               enum component text)
 {
-    const enum component text = COMPONENT_TEXT;
     const char *tokens = "text_model.embeddings.token_embedding.weight";
 
     *c = (struct clip_config){.act = ACT_QUICK_GELU, .eps = 1e-5f, .eos = EOS_LARGEST};
@@ -22,7 +22,6 @@ static int config_from_shapes(struct clip_config *c, struct checkpoint *checkpoi
                0)
         c->layers++;
     c->heads = c->hidden >= 64 ? c->hidden / 64 : 1;
-    return 0;
 }
 
 static enum activation act_by_name(const char *name)
@@ -32,12 +31,20 @@ static enum activation act_by_name(const char *name)
                                            : ACT_NONE;
 }
 
-int clip_config_read(struct clip_config *c, struct checkpoint *checkpoint, struct err *err)
+/* Only the encoder that is not SDXL's first, or SD's only one, has a projection that is read. */
+static int projection_of(const struct json *json, enum component component)
 {
-    const struct json *json = checkpoint_config(checkpoint, COMPONENT_TEXT);
+    return component == COMPONENT_TEXT_2 ? (int)json_int_or(json_get(json, "projection_dim"), 512)
+                                         : 0;
+}
+
+int clip_config_read(struct clip_config *c, struct checkpoint *checkpoint, enum component component,
+                     struct err *err)
+{
+    const struct json *json = checkpoint_config(checkpoint, component);
 
     if (json == NULL)
-        config_from_shapes(c, checkpoint);
+        config_from_shapes(c, checkpoint, component);
     else
         *c = (struct clip_config){
             .vocabulary = (int)json_int_or(json_get(json, "vocab_size"), 49408),
@@ -49,13 +56,15 @@ int clip_config_read(struct clip_config *c, struct checkpoint *checkpoint, struc
             .act = act_by_name(json_string_or(json_get(json, "hidden_act"), "quick_gelu")),
             .eps = (float)json_double_or(json_get(json, "layer_norm_eps"), 1e-5),
             .eos = (int)json_int_or(json_get(json, "eos_token_id"), EOS_LARGEST),
+            .projection = projection_of(json, component),
         };
     if (c->hidden < 1 || c->intermediate < 1 || c->heads < 1 || c->hidden % c->heads != 0 ||
-        c->layers < 1 || c->layers > CLIP_LAYERS_MAX || c->positions < 2 || c->act == ACT_NONE)
+        c->layers < 1 || c->layers > CLIP_LAYERS_MAX || c->positions < 2 || c->act == ACT_NONE ||
+        c->projection < 0)
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: its text encoder is no CLIP text encoder that this version knows "
                        "(hidden_size %d, num_attention_heads %d, num_hidden_layers %d)",
-                       checkpoint_file(checkpoint, COMPONENT_TEXT), c->hidden, c->heads, c->layers);
+                       checkpoint_file(checkpoint, component), c->hidden, c->heads, c->layers);
     return 0;
 }
 
@@ -72,9 +81,9 @@ static void bind_layer(struct binder *b, struct clip_layer *l, const struct clip
 }
 
 int clip_bind(struct clip *clip, const struct clip_config *c, struct checkpoint *checkpoint,
-              struct backend *backend, struct err *err)
+              enum component component, struct backend *backend, struct err *err)
 {
-    struct binder b = bind_begin(checkpoint, COMPONENT_TEXT, &clip->parameters, backend, err);
+    struct binder b = bind_begin(checkpoint, component, &clip->parameters, backend, err);
 
     clip->config = *c;
     b.exact = true;
@@ -85,6 +94,9 @@ int clip_bind(struct clip *clip, const struct clip_config *c, struct checkpoint 
     for (int i = 0; i < c->layers; i++)
         bind_layer(&b, &clip->layers[i], c, i);
     bind_norm(&b, &clip->final_norm, c->hidden, 1, c->eps, "text_model.final_layer_norm");
+    if (c->projection > 0)
+        bind_linear(&b, &clip->projection, c->hidden, c->projection, BIND_NO_BIAS,
+                    "text_projection");
     return b.failed ? -1 : 0;
 }
 
@@ -93,9 +105,9 @@ void clip_release(struct clip *clip)
     parameters_release(&clip->parameters);
 }
 
-/* x += out(attention(norm1(x))); x += fc2(act(fc1(norm2(x)))) */
+/* y = x + out(attention(norm1(x))); y += fc2(act(fc1(norm2(y)))). y may be x. */
 static void layer_forward(struct pass *pass, const struct clip_config *c,
-                          const struct clip_layer *l, struct tensor *x)
+                          const struct clip_layer *l, const struct tensor *x, struct tensor *y)
 {
     struct tensor h = pass_tensor(pass, x->n, 1, x->w, c->hidden);
     struct tensor qkv = pass_tensor(pass, x->n, 1, x->w, 3 * c->hidden);
@@ -113,25 +125,56 @@ static void layer_forward(struct pass *pass, const struct clip_config *c,
                                            .heads = c->heads,
                                            .scale = 1 / sqrtf((float)(c->hidden / c->heads)),
                                            .causal = true});
-    op_matmul(pass, &(struct matmul){.linear = &l->out, .x = &h, .y = x, .residual = x});
-    op_layer_norm(pass, x, &l->norm2, &h);
+    op_matmul(pass, &(struct matmul){.linear = &l->out, .x = &h, .y = y, .residual = x});
+    op_layer_norm(pass, y, &l->norm2, &h);
     op_matmul(pass, &(struct matmul){.linear = &l->fc1, .x = &h, .y = &mlp, .act = c->act});
-    op_matmul(pass, &(struct matmul){.linear = &l->fc2, .x = &mlp, .y = x, .residual = x});
+    op_matmul(pass, &(struct matmul){.linear = &l->fc2, .x = &mlp, .y = y, .residual = y});
     pass_drop(pass, &mlp);
     pass_drop(pass, &qkv);
     pass_drop(pass, &h);
 }
 
-void clip_forward(struct pass *pass, const struct clip *clip, const int *ids, int skip,
-                  struct tensor *y)
+/* pooled = projection(final_norm(x at one token)) */
+static void pooled_forward(struct pass *pass, const struct clip *clip, const struct tensor *x,
+                           int at, struct tensor *pooled)
 {
-    struct tensor x = pass_tensor(pass, y->n, 1, y->w, y->c);
+    struct tensor h = pass_tensor_of(pass, DTYPE_F32, 1, 1, 1, x->c), row = *x;
 
-    op_embed(pass, ids, &clip->tokens, &clip->positions, &x);
-    for (int i = 0; i < clip->config.layers - skip; i++)
-        layer_forward(pass, &clip->config, &clip->layers[i], &x);
-    op_layer_norm(pass, &x, &clip->final_norm, y);
+    row.w = 1;
+    if (!pass->planning && !pass->failed)
+        row.data = (char *)x->data + (size_t)at * (size_t)x->ld * dtype_bytes(x->dtype);
+    op_layer_norm(pass, &row, &clip->final_norm, clip->projection.in > 0 ? &h : pooled);
+    if (clip->projection.in > 0)
+        op_matmul(pass, &(struct matmul){.linear = &clip->projection, .x = &h, .y = pooled});
+    pass_drop(pass, &h);
+}
+
+void clip_forward(struct pass *pass, const struct clip *clip, const int *ids,
+                  const struct clip_reading *reading, struct tensor *y, struct tensor *pooled)
+{
+    const struct clip_config *c = &clip->config;
+    int taken = c->layers - reading->skip;
+    struct tensor x = pass_tensor_of(pass, DTYPE_F32, y->n, 1, y->w, y->c);
+    struct tensor *state = reading->raw ? y : &x; /* after the layers so far */
+
+    op_embed(pass, ids, &clip->tokens, &clip->positions, state);
+    for (int i = 0; i < taken; i++)
+        layer_forward(pass, c, &clip->layers[i], state, state);
+    if (!reading->raw)
+        op_layer_norm(pass, &x, &clip->final_norm, y);
+    ASSERT(pooled == NULL || y->n == 1);
+    for (int i = taken; pooled != NULL && i < c->layers; i++) {
+        layer_forward(pass, c, &clip->layers[i], state, &x);
+        state = &x;
+    }
+    if (pooled != NULL)
+        pooled_forward(pass, clip, state, reading->pooled_at, pooled);
     pass_drop(pass, &x);
+}
+
+int clip_pooled_width(const struct clip_config *c)
+{
+    return c->projection > 0 ? c->projection : c->hidden;
 }
 
 int clip_pooled_position(const struct clip_config *config, const int *ids, int tokens)

@@ -2,7 +2,7 @@
  * clip.h: the CLIP text encoder, token ids in, one vector per token out.
  *
  * Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
- * Supervision"; transformers' CLIPTextModel.
+ * Supervision"; transformers' CLIPTextModel and CLIPTextModelWithProjection.
  */
 #ifndef ATELIER_ENGINE_CLIP_H
 #define ATELIER_ENGINE_CLIP_H
@@ -18,6 +18,7 @@ struct clip_config {
     enum activation act;
     float eps;
     int eos; /* token whose vector is the pooled one; 2: the largest id's, as transformers has it */
+    int projection; /* width of the pooled vector; 0: none, it is as wide as the others */
 };
 
 struct clip_layer {
@@ -35,22 +36,32 @@ struct clip {
     struct embedding positions; /* positions × hidden */
     struct clip_layer layers[CLIP_LAYERS_MAX];
     struct norm final_norm;
+    struct linear projection; /* projection × hidden; projection.in is 0 without one */
     struct parameters parameters;
 };
 
 /* From config.json, or from the shapes of a single file. Errors name the file and the field. */
 int clip_config_read(struct clip_config *config, struct checkpoint *checkpoint,
-                     struct err *err) must_check;
+                     enum component component, struct err *err) must_check;
 
 /* Binds all weights; on failure, too, clip_release is due. */
 int clip_bind(struct clip *clip, const struct clip_config *config, struct checkpoint *checkpoint,
-              struct backend *backend, struct err *err) must_check;
+              enum component component, struct backend *backend, struct err *err) must_check;
 void clip_release(struct clip *clip);
 
-/* ids: n × tokens. y: n × 1 × tokens × hidden, f32: the hidden state `skip` layers before the last,
- * after the final norm. 0 <= skip <= layers. */
-void clip_forward(struct pass *pass, const struct clip *clip, const int *ids, int skip,
-                  struct tensor *y);
+/* What is read of an encoding. */
+struct clip_reading {
+    int skip;      /* the hidden state so many layers before the last, 0 … layers */
+    bool raw;      /* before the final norm, not after it */
+    int pooled_at; /* the token of `pooled` */
+};
+
+/* ids: n × tokens. y: n × 1 × tokens × hidden, f32. pooled: NULL, or, with n = 1, 1 × 1 × 1 ×
+ * clip_pooled_width, f32: a token's vector after the last layer and the final norm, projected. */
+void clip_forward(struct pass *pass, const struct clip *clip, const int *ids,
+                  const struct clip_reading *reading, struct tensor *y, struct tensor *pooled);
+
+int clip_pooled_width(const struct clip_config *config);
 
 /* The token whose final vector stands for the whole prompt. */
 int clip_pooled_position(const struct clip_config *config, const int *ids, int tokens);

@@ -169,11 +169,9 @@ static uint64_t fingerprint(struct model *model)
 static int read_scheduler(struct model *model, const struct model_options *options, struct err *err)
 {
     const struct json *json = checkpoint_scheduler(model->checkpoint);
-    bool sd2 = model->unet.config.context == 1024;
 
     if (json == NULL)
-        model->sampler =
-            sampler_config_default(sd2 ? SAMPLER_DDIM : SAMPLER_PNDM, PREDICTION_EPSILON);
+        model->sampler = sampler_config_default(SAMPLER_PNDM, PREDICTION_EPSILON);
     else if (sampler_config_read(&model->sampler, json, err) != 0)
         return err_prefix(err, "%s/scheduler/scheduler_config.json", model->info.path);
     if (options == NULL || options->prediction == NULL)
@@ -189,35 +187,85 @@ static int read_scheduler(struct model *model, const struct model_options *optio
     return 0;
 }
 
-static int make_tokenizer(struct model *model, struct err *err)
+static int make_tokenizer(struct model *model, struct encoder *encoder, struct err *err)
 {
+    const int rows = encoder->clip.tokens.rows;
     char folder[4096];
+    int rc;
 
-    if (checkpoint_format(model->checkpoint) != CHECKPOINT_DIFFUSERS)
-        return tokenizer_create_builtin(&model->tokenizer, TOKENIZER_END, err);
-    snprintf(folder, sizeof(folder), "%s/tokenizer", model->info.path);
-    return tokenizer_create_folder(&model->tokenizer, folder, err);
+    snprintf(folder, sizeof(folder), "%s/%s", model->info.path,
+             component_tokenizer(encoder->component));
+    rc = checkpoint_format(model->checkpoint) == CHECKPOINT_DIFFUSERS
+             ? tokenizer_create_folder(&encoder->tokenizer, folder, err)
+             : tokenizer_create_builtin(&encoder->tokenizer, TOKENIZER_END, err);
+    if (rc != 0)
+        return -1;
+    if (tokenizer_vocabulary_size(encoder->tokenizer) > (uint32_t)rows)
+        return err_set(err, ERR_FORMAT, ERR_REJECT, "%s: its %s has %u tokens, its %s %d",
+                       model->info.path, component_tokenizer(encoder->component),
+                       tokenizer_vocabulary_size(encoder->tokenizer),
+                       component_name(encoder->component), rows);
+    return 0;
+}
+
+static int make_encoder(struct model *model, enum component component, struct err *err)
+{
+    struct encoder *encoder = &model->encoders[model->encoder_count++];
+    struct clip_config clip;
+
+    encoder->component = component;
+    encoder->clip.parameters.backend = model->engine->backend;
+    if (clip_config_read(&clip, model->checkpoint, component, err) != 0 ||
+        clip_bind(&encoder->clip, &clip, model->checkpoint, component, model->engine->backend,
+                  err) != 0)
+        return -1;
+    if (clip.positions < model->tokens)
+        model->tokens = clip.positions;
+    return make_tokenizer(model, encoder, err);
+}
+
+/* The encoders' embeddings side by side are the UNet's text; the last one's pooled vector goes with
+ * it where the UNet takes one. */
+static int check_widths(const struct model *model, struct err *err)
+{
+    const struct unet_config *unet = &model->unet.config;
+    const struct encoder *last = &model->encoders[model->encoder_count - 1];
+    int width = 0, pooled = clip_pooled_width(&last->clip.config);
+
+    for (int i = 0; i < model->encoder_count; i++)
+        width += model->encoders[i].clip.config.hidden;
+    if (unet->context != width)
+        return err_set(err, ERR_FORMAT, ERR_REJECT,
+                       "%s: its UNet expects text embeddings of width %d, its text encoders make "
+                       "%d",
+                       model->info.path, unet->context, width);
+    if (unet->pooled != 0 && unet->pooled != pooled)
+        return err_set(err, ERR_FORMAT, ERR_REJECT,
+                       "%s: its UNet expects a pooled text of width %d beside %d numbers, its text "
+                       "encoder makes %d",
+                       model->info.path, unet->pooled, unet->ids, pooled);
+    return 0;
 }
 
 static int bind_components(struct model *model, struct err *err)
 {
+    static const enum component TEXTS[ENCODERS_MAX] = {COMPONENT_TEXT, COMPONENT_TEXT_2};
     struct backend *backend = model->engine->backend;
-    struct clip_config clip;
+    struct checkpoint *checkpoint = model->checkpoint;
     struct unet_config unet;
     struct vae_config vae;
 
-    if (clip_config_read(&clip, model->checkpoint, err) != 0 ||
-        unet_config_read(&unet, model->checkpoint, err) != 0 ||
-        vae_config_read(&vae, model->checkpoint, err) != 0)
+    if (unet_config_read(&unet, checkpoint, err) != 0 ||
+        vae_config_read(&vae, checkpoint, err) != 0)
         return -1;
-    if (unet.context != clip.hidden)
-        return err_set(err, ERR_FORMAT, ERR_REJECT,
-                       "%s: its UNet expects text embeddings of width %d, its text encoder makes "
-                       "%d",
-                       model->info.path, unet.context, clip.hidden);
-    if (clip_bind(&model->clip, &clip, model->checkpoint, backend, err) != 0 ||
-        unet_bind(&model->unet, &unet, model->checkpoint, backend, err) != 0 ||
-        vae_bind(&model->vae, &vae, model->checkpoint, backend, err) != 0)
+    model->unet.config = unet;
+    model->tokens = TOKENIZER_CLIP_TOKENS;
+    for (int i = 0; i < ENCODERS_MAX; i++)
+        if (checkpoint_has(checkpoint, TEXTS[i]) && make_encoder(model, TEXTS[i], err) != 0)
+            return -1;
+    if (check_widths(model, err) != 0 ||
+        unet_bind(&model->unet, &unet, checkpoint, backend, err) != 0 ||
+        vae_bind(&model->vae, &vae, checkpoint, backend, err) != 0)
         return -1;
     return 0;
 }
@@ -226,13 +274,14 @@ static void describe(struct model *model)
 {
     const struct json *unet = checkpoint_config(model->checkpoint, COMPONENT_UNET);
     const struct model_info sizes = model->info;
-    bool sd2 = model->unet.config.context == 1024;
+    enum family family = checkpoint_family(model->checkpoint);
+    bool xl = family == FAMILY_SDXL || family == FAMILY_SDXL_REFINER;
     int factor = vae_factor(&model->vae.config);
-    int sample = (int)json_int_or(json_get(unet, "sample_size"), 64);
+    int sample = (int)json_int_or(json_get(unet, "sample_size"), xl ? 128 : 64);
 
     model->info = (struct model_info){
         .path = sizes.path,
-        .family = sd2 ? "sd2" : "sd1",
+        .family = family_name(family),
         .format =
             checkpoint_format(model->checkpoint) == CHECKPOINT_LDM ? "single file" : "diffusers",
         .prediction = prediction_name(model->sampler.prediction),
@@ -241,8 +290,11 @@ static void describe(struct model *model)
         .vae_factor = factor,
         .sampler = model->sampler.own,
         .steps = 50,
-        .guidance_scale = 7.5,
+        .guidance_scale = xl ? 5 : 7.5,
     };
+    model->zero_negative = xl && json_bool_or(json_get(checkpoint_index(model->checkpoint),
+                                                       "force_zeros_for_empty_prompt"),
+                                              true);
     for (int i = 0; i < COMPONENT_COUNT; i++) {
         uint64_t elements, bytes;
         checkpoint_size(model->checkpoint, (enum component)i, &elements, &bytes);
@@ -308,13 +360,8 @@ static int load(struct model *model, const char *path, const struct model_option
         return -1;
     path = checkpoint_path(model->checkpoint);
     model->info.path = checkpoint_path(model->checkpoint);
-    if (bind_components(model, err) != 0 || read_scheduler(model, options, err) != 0 ||
-        make_tokenizer(model, err) != 0)
+    if (bind_components(model, err) != 0 || read_scheduler(model, options, err) != 0)
         return -1;
-    if (tokenizer_vocabulary_size(model->tokenizer) > (uint32_t)model->clip.tokens.rows)
-        return err_set(err, ERR_FORMAT, ERR_REJECT,
-                       "%s: its tokenizer has %u tokens, its text encoder %d", path,
-                       tokenizer_vocabulary_size(model->tokenizer), model->clip.tokens.rows);
     if (model->engine->backend->weights_bytes > model->engine->memory_max_bytes)
         return err_set(err, ERR_MEMORY, ERR_RETRY,
                        "%s: its weights need %zu MiB, the engine may use %zu MiB", path,
@@ -334,8 +381,7 @@ static int load_and_list(struct model **out, struct engine *engine, const char *
     if (model == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a model");
     model->engine = engine;
-    model->clip.parameters.backend = model->unet.parameters.backend =
-        model->vae.parameters.backend = engine->backend;
+    model->unet.parameters.backend = model->vae.parameters.backend = engine->backend;
     pthread_mutex_lock(&engine->lock);
     rc = load(model, path, options, err);
     model->next = engine->models;
@@ -371,11 +417,13 @@ void engine_unload(struct model *model)
     for (link = &model->engine->models; *link != model; link = &(*link)->next)
         continue;
     *link = model->next;
-    clip_release(&model->clip);
+    for (int i = 0; i < model->encoder_count; i++)
+        clip_release(&model->encoders[i].clip);
     unet_release(&model->unet);
     vae_release(&model->vae);
     pthread_mutex_unlock(&model->engine->lock);
-    tokenizer_free(model->tokenizer);
+    for (int i = 0; i < model->encoder_count; i++)
+        tokenizer_free(model->encoders[i].tokenizer);
     checkpoint_close(model->checkpoint);
     free(model);
 }

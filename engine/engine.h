@@ -2,7 +2,7 @@
  * engine.h: prompt in, pixels out. The engine's face; it knows no network, no queue, no file of
  * jobs.
  *
- * An engine is one device and the models loaded on it. A model is one checkpoint: text encoder,
+ * An engine is one device and the models loaded on it. A model is one checkpoint: text encoders,
  * UNet, VAE and scheduler configuration. A session is one picture being drawn: its conditioning,
  * latents, sampler state and random stream. `engine_step` advances any mix of sessions that share a
  * model and a size, whatever their prompts, samplers, step counts and guidance; a picture's bytes
@@ -100,7 +100,7 @@ struct model_options {
 };
 
 struct model_info {
-    const char *family; /* "sd1", "sd2" */
+    const char *family; /* "sd1", "sd2", "sdxl", "sdxl-refiner" */
     const char *path;
     const char *format;     /* "diffusers" or "single file" */
     const char *prediction; /* "epsilon" or "v_prediction" */
@@ -152,10 +152,15 @@ struct draw {
     int clip_skip;                  /* diffusers' meaning */
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
     double strength;                /* with init_image, 0 … 1 */
+    /* What SDXL is told of the picture; negative: diffusers' default. */
+    int original_size[2], target_size[2];             /* height, width; the picture's */
+    int crop[2];                                      /* top, left; 0, 0 */
+    double aesthetic_score, negative_aesthetic_score; /* of the refiner; 6 and 2.5 */
 };
 #define DRAW_INIT                                                                                  \
     {                                                                                              \
-        .guidance_scale = -1, .strength = 0.8                                                      \
+        .guidance_scale = -1, .strength = 0.8, .original_size = {-1, -1}, .target_size = {-1, -1}, \
+        .crop = {-1, -1}, .aesthetic_score = -1, .negative_aesthetic_score = -1                    \
     }
 
 /* One named tensor on its way through: f32, row-major, `dims[0..rank)`. Borrowed for the call. */

@@ -6,7 +6,7 @@
 
 struct findings {
     struct checkpoint *checkpoint;
-    struct clip_config clip;
+    struct clip_config texts[COMPONENT_TEXT_2 + 1]; /* hidden is 0 where there is none */
     struct unet_config unet;
     struct vae_config vae;
     struct err problem; /* code is ERR_NONE when the model can be drawn */
@@ -17,8 +17,11 @@ static void look(struct findings *f)
 {
     for (int i = 0; i < COMPONENT_COUNT; i++)
         checkpoint_size(f->checkpoint, (enum component)i, &f->elements[i], &f->bytes[i]);
-    if (clip_config_read(&f->clip, f->checkpoint, &f->problem) != 0 ||
-        unet_config_read(&f->unet, f->checkpoint, &f->problem) != 0 ||
+    for (int i = COMPONENT_TEXT; i <= COMPONENT_TEXT_2; i++)
+        if (checkpoint_has(f->checkpoint, (enum component)i) &&
+            clip_config_read(&f->texts[i], f->checkpoint, (enum component)i, &f->problem) != 0)
+            return;
+    if (unet_config_read(&f->unet, f->checkpoint, &f->problem) != 0 ||
         vae_config_read(&f->vae, f->checkpoint, &f->problem) != 0)
         return;
     f->problem.code = ERR_NONE;
@@ -26,7 +29,7 @@ static void look(struct findings *f)
 
 static const char *family(const struct findings *f)
 {
-    return f->unet.context == 1024 ? "sd2" : "sd1";
+    return family_name(checkpoint_family(f->checkpoint));
 }
 
 static const char *format_name(const struct findings *f)
@@ -45,23 +48,28 @@ static void write_text(const struct findings *f, struct buf *out)
     const struct json *scheduler = checkpoint_scheduler(f->checkpoint);
 
     buf_printf(out, "%s\n", checkpoint_path(f->checkpoint));
-    buf_printf(out, "  family      %s, %s\n", family(f), format_name(f));
+    buf_printf(out, "  family         %s, %s\n", family(f), format_name(f));
     for (int i = 0; i < COMPONENT_COUNT; i++)
-        buf_printf(out, "  %-11s %.1f M parameters, %.1f MB\n", component_name((enum component)i),
-                   (double)f->elements[i] / 1e6, (double)f->bytes[i] / 1e6);
-    buf_printf(out, "  text        width %d, %d layers, %d heads, vocabulary %d\n", f->clip.hidden,
-               f->clip.layers, f->clip.heads, f->clip.vocabulary);
-    buf_str(out, "  widths      ");
+        if (checkpoint_has(f->checkpoint, (enum component)i))
+            buf_printf(out, "  %-14s %.1f M parameters, %.1f MB\n",
+                       component_name((enum component)i), (double)f->elements[i] / 1e6,
+                       (double)f->bytes[i] / 1e6);
+    for (int i = COMPONENT_TEXT; i <= COMPONENT_TEXT_2; i++)
+        if (f->texts[i].hidden > 0)
+            buf_printf(out, "  text           width %d, %d layers, %d heads, vocabulary %d\n",
+                       f->texts[i].hidden, f->texts[i].layers, f->texts[i].heads,
+                       f->texts[i].vocabulary);
+    buf_str(out, "  widths         ");
     write_list(out, f->unet.channels, f->unet.levels);
-    buf_str(out, "\n  heads       ");
+    buf_str(out, "\n  heads          ");
     write_list(out, f->unet.heads, f->unet.levels);
-    buf_printf(out, "\n  vae         factor %d, scaling %g\n", vae_factor(&f->vae),
+    buf_printf(out, "\n  vae               factor %d, scaling %g\n", vae_factor(&f->vae),
                f->vae.scaling_factor);
-    buf_printf(out, "  scheduler   %s, %s\n",
+    buf_printf(out, "  scheduler      %s, %s\n",
                json_string_or(json_get(scheduler, "_class_name"), "the family's default"),
                json_string_or(json_get(scheduler, "prediction_type"), "epsilon"));
     if (f->problem.code != ERR_NONE)
-        buf_printf(out, "  refused     %s\n", f->problem.message);
+        buf_printf(out, "  refused        %s\n", f->problem.message);
 }
 
 static void write_json(const struct findings *f, struct buf *out)
@@ -72,10 +80,11 @@ static void write_json(const struct findings *f, struct buf *out)
     json_write_string(out, path, strlen(path));
     buf_printf(out, ",\"family\":\"%s\",\"format\":\"%s\"", family(f), format_name(f));
     buf_str(out, ",\"components\":{");
-    for (int i = 0; i < COMPONENT_COUNT; i++)
-        buf_printf(out, "%s\"%s\":{\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "",
-                   component_name((enum component)i), (unsigned long long)f->elements[i],
-                   (unsigned long long)f->bytes[i]);
+    for (int i = 0, count = 0; i < COMPONENT_COUNT; i++)
+        if (checkpoint_has(f->checkpoint, (enum component)i))
+            buf_printf(out, "%s\"%s\":{\"parameters\":%llu,\"bytes\":%llu}", count++ ? "," : "",
+                       component_name((enum component)i), (unsigned long long)f->elements[i],
+                       (unsigned long long)f->bytes[i]);
     buf_str(out, "},\"widths\":[");
     write_list(out, f->unet.channels, f->unet.levels);
     buf_str(out, "],\"heads\":[");

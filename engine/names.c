@@ -156,7 +156,7 @@ bool legacy_name(enum component component, const char *name, char out[CHECKPOINT
 {
     const char *attention;
 
-    if (component == COMPONENT_TEXT)
+    if (component == COMPONENT_TEXT || component == COMPONENT_TEXT_2)
         return strncmp(name, "text_model.", 11) == 0 && put(out, name + 11, "", "");
     if (component != COMPONENT_VAE || (attention = strstr(name, "attentions.0.")) == NULL)
         return false;

@@ -4,23 +4,29 @@
  */
 #include "engine/runtime.h"
 
-static void plan_text(struct pass *pass, const struct model *model, int rows, int tokens)
+static void plan_text(struct pass *pass, const struct clip *clip, int rows, int tokens)
 {
-    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, 1, tokens, model->clip.config.hidden);
+    const struct clip_config *c = &clip->config;
+    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, 1, tokens, c->hidden);
+    struct tensor pooled = pass_tensor_of(pass, DTYPE_F32, rows, 1, 1, clip_pooled_width(c));
 
-    clip_forward(pass, &model->clip, NULL, 0, &y);
+    clip_forward(pass, clip, NULL, &(struct clip_reading){0}, &y, &pooled);
+    pass_drop(pass, &pooled);
     pass_drop(pass, &y);
 }
 
 static void plan_step(struct pass *pass, const struct model *model, int rows, int h, int w)
 {
-    const int text_tokens = TOKENIZER_CLIP_TOKENS;
-    struct tensor x = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.in_channels);
-    struct tensor text = pass_tensor(pass, rows, 1, text_tokens, model->unet.config.context);
-    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, model->unet.config.out_channels);
+    const struct unet_config *u = &model->unet.config;
+    struct tensor x = pass_tensor_of(pass, DTYPE_F32, rows, h, w, u->in_channels);
+    struct tensor text = pass_tensor(pass, rows, 1, model->tokens, u->context);
+    struct tensor pooled = pass_tensor_of(pass, DTYPE_F32, rows, 1, 1, u->pooled);
+    struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, u->out_channels);
 
-    unet_forward(pass, &model->unet, &x, NULL, &text, &y);
+    unet_forward(pass, &model->unet,
+                 &(struct unet_input){.latents = &x, .text = &text, .pooled = &pooled}, &y);
     pass_drop(pass, &y);
+    pass_drop(pass, &pooled);
     pass_drop(pass, &text);
     pass_drop(pass, &x);
 }
@@ -49,11 +55,12 @@ static int make_plan(const struct model *model, struct work_plan *plan, struct e
 
     arena_init_plan(&arena);
     pass = pass_begin(model->engine->backend, &arena,
-                      plan->work == WORK_TEXT ? DTYPE_F32 : model_act(model), err);
+                      plan->work <= WORK_TEXT_2 ? DTYPE_F32 : model_act(model), err);
     pass.planning = true;
     switch (plan->work) {
     case WORK_TEXT:
-        plan_text(&pass, model, plan->rows, plan->width);
+    case WORK_TEXT_2:
+        plan_text(&pass, &model->encoders[plan->work - WORK_TEXT].clip, plan->rows, plan->width);
         break;
     case WORK_STEP:
         plan_step(&pass, model, plan->rows, plan->height, plan->width);

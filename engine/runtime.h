@@ -1,6 +1,6 @@
 /*
- * runtime.h: what engine.c, plan.c, session.c, session_state.c, decode.c and measure.c share;
- * nobody else includes it.
+ * runtime.h: what engine.c, plan.c, session*.c, decode.c and measure.c share; nobody else includes
+ * it.
  *
  * The device lock is held by every function that computes. One arena serves all models, since only
  * one pass runs at a time; it grows when a shape first needs more and never within a step.
@@ -10,6 +10,7 @@
 
 #include "engine/checkpoint.h"
 #include "engine/clip.h"
+#include "engine/conditioning.h"
 #include "engine/engine.h"
 #include "engine/rng.h"
 #include "engine/tokenizer.h"
@@ -35,7 +36,10 @@ struct engine {
     void *user;
 };
 
-enum work { WORK_TEXT, WORK_STEP, WORK_DECODE, WORK_ENCODE };
+#define ENCODERS_MAX 2
+
+/* WORK_TEXT + i is the model's encoder i. */
+enum work { WORK_TEXT, WORK_TEXT_2, WORK_STEP, WORK_DECODE, WORK_ENCODE };
 
 /* The arena that one kind of work needs at one shape. */
 struct work_plan {
@@ -46,12 +50,19 @@ struct work_plan {
     size_t weights_bytes; /* on the device when this was planned */
 };
 
+struct encoder {
+    enum component component;
+    struct tokenizer *tokenizer;
+    struct clip clip;
+};
+
 struct model {
     struct engine *engine;
     struct model *next;
     struct checkpoint *checkpoint; /* stays open: weights are prepared from it when needed */
-    struct tokenizer *tokenizer;
-    struct clip clip;
+    struct encoder encoders[ENCODERS_MAX]; /* their embeddings side by side make the text's */
+    int encoder_count, tokens;             /* of every prompt */
+    bool zero_negative;                    /* an absent negative prompt is zeros, not "" */
     struct unet unet;
     struct vae vae;
     struct sampler_config sampler;
@@ -65,13 +76,11 @@ struct session {
     struct model *model;
     int width, height; /* pixels */
     int latent_h, latent_w;
-    bool guided;
     double guidance_scale;
+    struct conditioning conditioning;
     struct sampler_plan plan;
     struct sampler_state state;
     struct rng rng;
-    int tokens;     /* per prompt */
-    float *text;    /* (guided ? 2 : 1) × tokens × context: negative first */
     size_t count;   /* of one latent tensor */
     float *latents; /* LATENT_CHANNELS × latent_h × latent_w */
     float *history; /* SAMPLER_HISTORY × count */
@@ -98,8 +107,28 @@ enum dtype model_act(const struct model *model);
 void session_show(const struct session *session, const char *name, const float *data, int rank,
                   const int64_t *dims);
 
-/* Memory for a session of this shape; fields from `width` to `text` need not be set. */
-int session_alloc(struct session **session, struct model *model, int width, int height, bool guided,
+void session_show_latents(const struct session *session, const char *name, const float *data);
+
+/* Memory for a session of this shape, `rows` of conditioning included. */
+int session_alloc(struct session **session, struct model *model, int width, int height, int rows,
                   struct err *err) must_check;
+
+/* ERR_INVALID for a field of the request. */
+int session_refuse(struct err *err, const char *field, const char *problem);
+
+/* ---- session_text.c ---- */
+
+/* Whether the model can take what the request says about its text. */
+int session_check_text(const struct model *model, const struct draw *draw,
+                       struct err *err) must_check;
+
+/* Fills the session's conditioning in. The lock is held. */
+int session_encode_text(struct session *session, const struct draw *draw,
+                        struct err *err) must_check;
+
+/* ---- session_image.c ---- */
+
+/* The latents that the first step starts from. The lock is held. */
+int session_start(struct session *session, const struct draw *draw, struct err *err) must_check;
 
 #endif

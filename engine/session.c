@@ -1,9 +1,4 @@
-/*
- * One picture being drawn: its text, noise, steps and decoding.
- *
- * The order in which a session draws from its random stream is diffusers': with an image the VAE's
- * posterior, then the start noise, then what each step takes.
- */
+/* One picture being drawn: its making, steps and decoding. */
 #include "engine/decode.h"
 
 #include <math.h>
@@ -25,14 +20,14 @@ void session_show(const struct session *s, const char *name, const float *data, 
     s->observer.see(s->observer.user, &stage);
 }
 
-static void show_latents(const struct session *s, const char *name, const float *data)
+void session_show_latents(const struct session *s, const char *name, const float *data)
 {
     session_show(s, name, data, 4, (int64_t[]){1, LATENT_CHANNELS, s->latent_h, s->latent_w});
 }
 
 /* ---- making one ---- */
 
-static int bad(struct err *err, const char *field, const char *problem)
+int session_refuse(struct err *err, const char *field, const char *problem)
 {
     return err_set(err, ERR_INVALID, ERR_REJECT, "%s: %s", field, problem);
 }
@@ -49,7 +44,7 @@ static int check_size(const char *field, int size, struct err *err)
 static int resolve(struct draw *d, const struct model *model, struct err *err)
 {
     if (d->prompt == NULL)
-        return bad(err, "prompt", "is missing");
+        return session_refuse(err, "prompt", "is missing");
     if (d->init_image != NULL) {
         d->width = d->init_image->width;
         d->height = d->init_image->height;
@@ -61,13 +56,11 @@ static int resolve(struct draw *d, const struct model *model, struct err *err)
     if (check_size("width", d->width, err) != 0 || check_size("height", d->height, err) != 0)
         return -1;
     if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
-        return bad(err, "width and height", "the model's VAE does not divide them");
-    if (d->clip_skip < 0 || d->clip_skip > model->clip.config.layers)
-        return bad(err, "clip_skip", "the model's text encoder does not have so many layers");
-    return 0;
+        return session_refuse(err, "width and height", "the model's VAE does not divide them");
+    return session_check_text(model, d, err);
 }
 
-int session_alloc(struct session **out, struct model *model, int width, int height, bool guided,
+int session_alloc(struct session **out, struct model *model, int width, int height, int rows,
                   struct err *err)
 {
     struct session *s = calloc(1, sizeof(*s));
@@ -80,15 +73,10 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     s->height = height;
     s->latent_w = width / factor;
     s->latent_h = height / factor;
-    s->guided = guided;
-    s->tokens = TOKENIZER_CLIP_TOKENS < model->clip.config.positions ? TOKENIZER_CLIP_TOKENS
-                                                                     : model->clip.config.positions;
     s->count = (size_t)LATENT_CHANNELS * (size_t)s->latent_h * (size_t)s->latent_w;
-    s->text =
-        calloc((size_t)(guided ? 2 : 1) * (size_t)s->tokens * (size_t)model->unet.config.context,
-               sizeof(float));
     s->latents = calloc((2 + SAMPLER_HISTORY) * s->count, sizeof(float));
-    if (s->text == NULL || s->latents == NULL) {
+    if (s->latents == NULL ||
+        conditioning_init(&s->conditioning, &model->unet.config, rows, model->tokens) != 0) {
         session_free(s);
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     }
@@ -102,160 +90,9 @@ void session_free(struct session *s)
 {
     if (s == NULL)
         return;
-    free(s->text);
+    conditioning_release(&s->conditioning);
     free(s->latents);
     free(s);
-}
-
-/* Tokens of one prompt, as ids for the encoder and, for the observer, as numbers. */
-static int tokenize(struct session *s, const char *field, const char *prompt, int *ids,
-                    struct err *err)
-{
-    uint32_t tokens[TOKENIZER_CLIP_TOKENS];
-
-    if (tokenizer_encode(s->model->tokenizer, prompt, strlen(prompt), tokens, (size_t)s->tokens,
-                         NULL, err) != 0)
-        return err_prefix(err, "%s", field);
-    for (int i = 0; i < s->tokens; i++) {
-        if (tokens[i] >= (uint32_t)s->model->clip.tokens.rows)
-            return err_set(err, ERR_INVALID, ERR_REJECT,
-                           "%s: token %u is not in the model's vocabulary of %d", field, tokens[i],
-                           s->model->clip.tokens.rows);
-        ids[i] = (int)tokens[i];
-    }
-    return 0;
-}
-
-static void show_tokens(const struct session *s, const int *ids)
-{
-    float values[TOKENIZER_CLIP_TOKENS];
-
-    for (int i = 0; i < s->tokens; i++)
-        values[i] = (float)ids[i];
-    session_show(s, "tokens", values, 2, (int64_t[]){1, s->tokens});
-}
-
-/* One prompt through the text encoder into `embeds`, tokens × context. */
-static int encode_prompt(struct session *s, const int *ids, int skip, float *embeds,
-                         struct err *err)
-{
-    struct model *m = s->model;
-    struct work_plan plan;
-    struct tensor y, rows;
-    struct pass pass;
-
-    if (work_plan_find(m, WORK_TEXT, 1, 1, s->tokens, &plan, err) != 0 ||
-        work_begin(m, &plan, DTYPE_F32, &pass, err) != 0)
-        return -1;
-    y = pass_tensor_of(&pass, DTYPE_F32, 1, 1, s->tokens, m->clip.config.hidden);
-    clip_forward(&pass, &m->clip, ids, skip, &y);
-    rows = y; /* token by token instead of channel by channel */
-    rows.n = s->tokens;
-    rows.w = 1;
-    op_download(&pass, embeds, &rows);
-    pass_drop(&pass, &y);
-    return pass.failed ? -1 : 0;
-}
-
-/* For the observer alone: no network of this version reads the pooled vector. */
-static int show_pooled(struct session *s, const struct draw *d, const int *ids,
-                       const float *positive, struct err *err)
-{
-    const struct clip_config *c = &s->model->clip.config;
-    size_t at = (size_t)clip_pooled_position(c, ids, s->tokens) * (size_t)c->hidden;
-    float *whole = NULL;
-    int rc = 0;
-
-    if (s->observer.see == NULL)
-        return 0;
-    if (d->clip_skip > 0) {
-        whole = malloc((size_t)s->tokens * (size_t)c->hidden * sizeof(float));
-        rc = whole != NULL ? encode_prompt(s, ids, 0, whole, err)
-                           : err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a stage");
-        positive = whole;
-    }
-    if (rc == 0)
-        session_show(s, "pooled", positive + at, 2, (int64_t[]){1, c->hidden});
-    free(whole);
-    return rc;
-}
-
-static int encode_text(struct session *s, const struct draw *d, struct err *err)
-{
-    size_t one = (size_t)s->tokens * (size_t)s->model->unet.config.context;
-    float *positive = s->text + (s->guided ? one : 0);
-    const int64_t dims[] = {1, s->tokens, s->model->unet.config.context};
-    int ids[TOKENIZER_CLIP_TOKENS];
-
-    if (tokenize(s, "prompt", d->prompt, ids, err) != 0 ||
-        encode_prompt(s, ids, d->clip_skip, positive, err) != 0)
-        return -1;
-    show_tokens(s, ids);
-    session_show(s, "prompt_embeds", positive, 3, dims);
-    if (show_pooled(s, d, ids, positive, err) != 0)
-        return -1;
-    if (!s->guided)
-        return 0;
-    /* Clip skip never reaches the negative prompt, as in diffusers. */
-    if (tokenize(s, "negative_prompt", d->negative_prompt ? d->negative_prompt : "", ids, err) !=
-            0 ||
-        encode_prompt(s, ids, 0, s->text, err) != 0)
-        return -1;
-    session_show(s, "negative_prompt_embeds", s->text, 3, dims);
-    return 0;
-}
-
-/* Pixels to a sample of the VAE's posterior, scaled, in s->latents. */
-static int encode_image(struct session *s, const struct image *image, struct err *err)
-{
-    struct model *m = s->model;
-    size_t pixels = (size_t)s->width * (size_t)s->height;
-    float *planes = malloc((3 * pixels + 2 * s->count) * sizeof(float)), *moments;
-    struct work_plan plan;
-    struct tensor x, y;
-    struct pass pass;
-    int rc = -1;
-
-    if (planes == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for init_image");
-    moments = planes + 3 * pixels;
-    for (size_t i = 0; i < pixels; i++)
-        for (int c = 0; c < 3; c++)
-            planes[(size_t)c * pixels + i] = 2 * ((float)image->rgb[3 * i + (size_t)c] / 255) - 1;
-    if (work_plan_find(m, WORK_ENCODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
-        work_begin(m, &plan, model_act(m), &pass, err) != 0)
-        goto out;
-    x = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
-    y = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, 2 * LATENT_CHANNELS);
-    op_upload(&pass, &x, planes);
-    vae_encode(&pass, &m->vae, &x, &y);
-    op_download(&pass, moments, &y);
-    if (pass.failed)
-        goto out;
-    rng_normal(&s->rng, s->noise, s->count);
-    for (size_t i = 0; i < s->count; i++) {
-        float log_variance = fminf(fmaxf(moments[s->count + i], -30), 20);
-        float sample = moments[i] + expf(0.5f * log_variance) * s->noise[i];
-        s->latents[i] =
-            (float)m->vae.config.scaling_factor * (sample - (float)m->vae.config.shift_factor);
-    }
-    rc = 0;
-out:
-    free(planes);
-    return rc;
-}
-
-/* The start noise, over the encoded image if there is one. */
-static int start(struct session *s, const struct draw *d, struct err *err)
-{
-    if (d->init_image != NULL && encode_image(s, d->init_image, err) != 0)
-        return -1;
-    if (d->init_image != NULL)
-        show_latents(s, "image_latents", s->latents);
-    rng_normal(&s->rng, s->noise, s->count);
-    show_latents(s, "noise", s->noise);
-    sampler_noise(&s->plan, s->latents, s->noise, d->init_image ? s->latents : NULL, s->count);
-    return 0;
 }
 
 /* Everything that can be refused is refused before anything is computed. */
@@ -264,7 +101,8 @@ static int check_plans(struct session *s, bool from_image, struct err *err)
     struct work_plan plans[3];
     int h = s->latent_h, w = s->latent_w, count = 0;
 
-    if (work_plan_find(s->model, WORK_STEP, s->guided ? 2 : 1, h, w, &plans[count++], err) != 0 ||
+    if (work_plan_find(s->model, WORK_STEP, s->conditioning.rows, h, w, &plans[count++], err) !=
+            0 ||
         decode_plan(s->model, h, w, &plans[count++], err) != 0)
         return -1;
     if (from_image && work_plan_find(s->model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
@@ -281,7 +119,7 @@ int session_create(struct session **out, struct model *model, const struct draw 
     int rc;
 
     if (resolve(&d, model, err) != 0 ||
-        session_alloc(&s, model, d.width, d.height, d.guidance_scale > 1, err) != 0)
+        session_alloc(&s, model, d.width, d.height, d.guidance_scale > 1 ? 2 : 1, err) != 0)
         return -1;
     s->guidance_scale = d.guidance_scale;
     if (observer != NULL)
@@ -298,8 +136,8 @@ int session_create(struct session **out, struct model *model, const struct draw 
     rc = sampler_plan_make(&s->plan, &model->sampler, &request, err);
     if (rc == 0) {
         sampler_begin(&s->plan, &s->state);
-        rc = check_plans(s, d.init_image != NULL, err) || encode_text(s, &d, err) ||
-             start(s, &d, err);
+        rc = check_plans(s, d.init_image != NULL, err) || session_encode_text(s, &d, err) ||
+             session_start(s, &d, err);
     }
     pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0) {
@@ -332,59 +170,74 @@ int session_height(const struct session *s)
 
 /* ---- stepping ---- */
 
-/* What one pass over several sessions reads and writes on the host. */
+/* What one pass over several sessions reads and writes on the host, row by row. */
 struct batch {
     struct session *const *sessions;
     int count, rows;
     float *input;  /* rows × latent */
     float *output; /* rows × latent */
     float *text;   /* rows × tokens × context */
+    float *pooled; /* rows × pooled */
+    float *ids;    /* rows × ids */
     double timesteps[STEP_ROWS_MAX];
+    double guidance[STEP_ROWS_MAX];
 };
 
 static int batch_alloc(struct batch *b, struct session *const sessions[], int count,
                        struct err *err)
 {
     const struct session *first = sessions[0];
-    size_t text_each = (size_t)first->tokens * (size_t)first->model->unet.config.context;
+    const struct conditioning *c = &first->conditioning;
+    size_t text_each = (size_t)c->tokens * (size_t)c->width, rows;
 
     *b = (struct batch){.sessions = sessions, .count = count};
     for (int i = 0; i < count; i++)
-        b->rows += sessions[i]->guided ? 2 : 1;
-    b->input = malloc((size_t)b->rows * (2 * first->count + text_each) * sizeof(float));
+        b->rows += sessions[i]->conditioning.rows;
+    rows = (size_t)b->rows;
+    b->input =
+        malloc(rows * (2 * first->count + text_each + (size_t)c->pooled_width + UNET_IDS_MAX) *
+               sizeof(float));
     if (b->input == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a batch of %d rows", b->rows);
-    b->output = b->input + (size_t)b->rows * first->count;
-    b->text = b->output + (size_t)b->rows * first->count;
+    b->output = b->input + rows * first->count;
+    b->text = b->output + rows * first->count;
+    b->pooled = b->text + rows * text_each;
+    b->ids = b->pooled + rows * (size_t)c->pooled_width;
     return 0;
 }
 
-/* A guided session has two rows, the negative prompt's first. */
+static void batch_fill_row(struct batch *b, int row, const struct session *s, int own_row)
+{
+    const struct conditioning *c = &s->conditioning;
+    size_t text_each = (size_t)c->tokens * (size_t)c->width, pooled = (size_t)c->pooled_width;
+
+    sampler_scale_input(&s->plan, &s->state, s->latents, b->input + (size_t)row * s->count,
+                        s->count);
+    memcpy(b->text + (size_t)row * text_each, conditioning_text(c, own_row),
+           text_each * sizeof(float));
+    memcpy(b->pooled + (size_t)row * pooled, conditioning_pooled(c, own_row),
+           pooled * sizeof(float));
+    memcpy(b->ids + row * c->id_count, c->ids[own_row], (size_t)c->id_count * sizeof(float));
+    b->timesteps[row] = sampler_timestep(&s->plan, &s->state);
+    b->guidance[row] = c->guidance_scale;
+}
+
 static void batch_fill(struct batch *b)
 {
     int row = 0;
 
-    for (int i = 0; i < b->count; i++) {
-        struct session *s = b->sessions[i];
-        size_t text_each = (size_t)s->tokens * (size_t)s->model->unet.config.context;
-        int rows = s->guided ? 2 : 1;
-        float *input = b->input + (size_t)row * s->count;
-        sampler_scale_input(&s->plan, &s->state, s->latents, input, s->count);
-        if (s->guided)
-            memcpy(input + s->count, input, s->count * sizeof(float));
-        memcpy(b->text + (size_t)row * text_each, s->text,
-               (size_t)rows * text_each * sizeof(float));
-        for (int r = 0; r < rows; r++)
-            b->timesteps[row++] = sampler_timestep(&s->plan, &s->state);
-    }
+    for (int i = 0; i < b->count; i++)
+        for (int r = 0; r < b->sessions[i]->conditioning.rows; r++)
+            batch_fill_row(b, row++, b->sessions[i], r);
 }
 
 static int batch_run(struct batch *b, struct err *err)
 {
     const struct session *first = b->sessions[0];
     struct model *m = first->model;
+    const struct unet_config *u = &m->unet.config;
     struct work_plan plan;
-    struct tensor x, text, text_rows, y;
+    struct tensor x, text, text_rows, pooled, y;
     struct pass pass;
 
     if (work_plan_find(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &plan, err) != 0 ||
@@ -392,15 +245,24 @@ static int batch_run(struct batch *b, struct err *err)
         return -1;
     x = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
                        LATENT_CHANNELS);
-    text = pass_tensor(&pass, b->rows, 1, first->tokens, m->unet.config.context);
+    text = pass_tensor(&pass, b->rows, 1, m->tokens, u->context);
+    pooled = pass_tensor_of(&pass, DTYPE_F32, b->rows, 1, 1, u->pooled);
     y = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
                        LATENT_CHANNELS);
     text_rows = text;
-    text_rows.n = b->rows * first->tokens;
+    text_rows.n = b->rows * m->tokens;
     text_rows.w = 1;
     op_upload(&pass, &x, b->input);
     op_upload(&pass, &text_rows, b->text);
-    unet_forward(&pass, &m->unet, &x, b->timesteps, &text, &y);
+    op_upload(&pass, &pooled, b->pooled);
+    unet_forward(&pass, &m->unet,
+                 &(struct unet_input){.latents = &x,
+                                      .timesteps = b->timesteps,
+                                      .text = &text,
+                                      .pooled = &pooled,
+                                      .ids = b->ids,
+                                      .guidance = b->guidance},
+                 &y);
     op_download(&pass, b->output, &y);
     return pass.failed ? -1 : 0;
 }
@@ -416,15 +278,15 @@ static void advance(struct session *s, float *output)
 {
     char name[32];
 
-    if (s->guided)
+    if (s->conditioning.rows == 2)
         guide(output, output + s->count, (float)s->guidance_scale, s->count);
     if (sampler_draws(&s->plan, &s->state))
         rng_normal(&s->rng, s->noise, s->count);
     snprintf(name, sizeof(name), "latents.%d", session_steps_total(s) - session_steps_left(s));
     sampler_step(&s->plan, &s->state, output, s->latents, s->history, s->noise, s->count);
-    show_latents(s, name, s->latents);
+    session_show_latents(s, name, s->latents);
     if (session_steps_left(s) == 0)
-        show_latents(s, "latents", s->latents);
+        session_show_latents(s, "latents", s->latents);
 }
 
 static void batch_advance(struct batch *b)
@@ -434,7 +296,7 @@ static void batch_advance(struct batch *b)
     for (int i = 0; i < b->count; i++) {
         struct session *s = b->sessions[i];
         advance(s, b->output + (size_t)row * s->count);
-        row += s->guided ? 2 : 1;
+        row += s->conditioning.rows;
     }
 }
 
@@ -460,7 +322,7 @@ static int batch_size(struct session *const sessions[], int count)
     int taken = 0;
 
     while (taken < count) {
-        total += pixels * (sessions[taken]->guided ? 2 : 1);
+        total += pixels * sessions[taken]->conditioning.rows;
         if (taken > 0 && total > STEP_PIXELS_MAX)
             break;
         taken++;
@@ -499,10 +361,7 @@ int engine_step(struct model *model, struct session *const sessions[], int count
 /* Latents through the VAE into planes of -1 … 1, 3 × height × width. */
 static int decode(struct session *s, float *planes, struct err *err)
 {
-    const struct vae_config *v = &s->model->vae.config;
-
-    for (size_t i = 0; i < s->count; i++)
-        s->noise[i] = s->latents[i] / (float)v->scaling_factor + (float)v->shift_factor;
+    vae_unscale(&s->model->vae.config, s->noise, s->latents, s->count / LATENT_CHANNELS);
     return decode_latents(s->model, s->noise, s->latent_h, s->latent_w, planes, err);
 }
 

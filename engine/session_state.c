@@ -13,19 +13,16 @@ struct header {
     uint64_t fingerprint; /* of the model */
     uint64_t total_bytes;
     int32_t width, height;
-    int32_t guided, tokens;
+    int32_t rows, tokens;
     double guidance_scale;
 };
-
-static size_t text_count(const struct session *s)
-{
-    return (size_t)(s->guided ? 2 : 1) * (size_t)s->tokens * (size_t)s->model->unet.config.context;
-}
 
 static size_t state_bytes(const struct session *s)
 {
     return sizeof(struct header) + sizeof(s->plan) + sizeof(s->state) + sizeof(s->rng) +
-           (text_count(s) + (1 + SAMPLER_HISTORY) * s->count) * sizeof(float);
+           sizeof(s->conditioning.ids) + sizeof(s->conditioning.guidance_scale) +
+           (conditioning_count(&s->conditioning) + (1 + SAMPLER_HISTORY) * s->count) *
+               sizeof(float);
 }
 
 /* FNV-1a over words: tells damage, not malice. */
@@ -54,8 +51,8 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
                             .total_bytes = state_bytes(s),
                             .width = s->width,
                             .height = s->height,
-                            .guided = s->guided,
-                            .tokens = s->tokens,
+                            .rows = s->conditioning.rows,
+                            .tokens = s->conditioning.tokens,
                             .guidance_scale = s->guidance_scale};
     size_t start = out->len;
 
@@ -63,7 +60,9 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
     buf_append(out, &s->plan, sizeof(s->plan));
     buf_append(out, &s->state, sizeof(s->state));
     buf_append(out, &s->rng, sizeof(s->rng));
-    buf_append(out, s->text, text_count(s) * sizeof(float));
+    buf_append(out, s->conditioning.ids, sizeof(s->conditioning.ids));
+    buf_append(out, &s->conditioning.guidance_scale, sizeof(s->conditioning.guidance_scale));
+    buf_append(out, s->conditioning.text, conditioning_count(&s->conditioning) * sizeof(float));
     buf_append(out, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
     if (out->failed)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no room for a saved session");
@@ -86,7 +85,7 @@ static int check_header(const struct header *h, const struct model *model, const
     if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) ||
         h->width < ENGINE_SIZE_MIN || h->width > ENGINE_SIZE_MAX || h->height < ENGINE_SIZE_MIN ||
         h->height > ENGINE_SIZE_MAX || h->width % model->info.vae_factor != 0 ||
-        h->height % model->info.vae_factor != 0)
+        h->height % model->info.vae_factor != 0 || h->rows < 1 || h->rows > CONDITIONING_ROWS_MAX)
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated or damaged");
     return 0;
 }
@@ -108,9 +107,9 @@ int session_restore(struct session **out, struct model *model, const void *bytes
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated");
     at = take(at, &header, sizeof(header));
     if (check_header(&header, model, at, len, err) != 0 ||
-        session_alloc(&s, model, header.width, header.height, header.guided != 0, err) != 0)
+        session_alloc(&s, model, header.width, header.height, header.rows, err) != 0)
         return -1;
-    if (header.tokens != s->tokens || state_bytes(s) != len) {
+    if (header.tokens != s->conditioning.tokens || state_bytes(s) != len) {
         session_free(s);
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated or damaged");
     }
@@ -118,7 +117,9 @@ int session_restore(struct session **out, struct model *model, const void *bytes
     at = take(at, &s->plan, sizeof(s->plan));
     at = take(at, &s->state, sizeof(s->state));
     at = take(at, &s->rng, sizeof(s->rng));
-    at = take(at, s->text, text_count(s) * sizeof(float));
+    at = take(at, s->conditioning.ids, sizeof(s->conditioning.ids));
+    at = take(at, &s->conditioning.guidance_scale, sizeof(s->conditioning.guidance_scale));
+    at = take(at, s->conditioning.text, conditioning_count(&s->conditioning) * sizeof(float));
     take(at, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
     if (!sampler_state_is_valid(&s->plan, &s->state) || !rng_is_valid(&s->rng)) {
         session_free(s);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *const QKV[] = {"to_q", "to_k", "to_v"};
 
@@ -41,11 +42,11 @@ static void bind_transformer(struct binder *b, struct transformer *t, const stru
 
 /* Resnet `j` of a block with, where the level has it, the attention after it. */
 static void bind_layer(struct binder *b, struct unet_level *level, const struct unet_config *u,
-                       int i, int j, int in, const char *block)
+                       int i, int j, int in, int depth, const char *block)
 {
     struct resnet_shape shape = {.in = in,
                                  .out = u->channels[i],
-                                 .embedding = 4 * u->channels[0],
+                                 .embedding = u->embedding,
                                  .groups = u->groups,
                                  .eps = u->eps};
     char at[80];
@@ -53,8 +54,8 @@ static void bind_layer(struct binder *b, struct unet_level *level, const struct 
     snprintf(at, sizeof(at), "%s.resnets.%d", block, j);
     resnet_bind(b, &level->resnets[j], &shape, at);
     snprintf(at, sizeof(at), "%s.attentions.%d", block, j);
-    if (u->depth[i] > 0)
-        bind_transformer(b, &level->attentions[j], u, u->channels[i], u->depth[i], u->heads[i], at);
+    if (depth > 0)
+        bind_transformer(b, &level->attentions[j], u, u->channels[i], depth, u->heads[i], at);
 }
 
 static void bind_down(struct binder *b, struct unet *unet, const struct unet_config *u)
@@ -65,7 +66,8 @@ static void bind_down(struct binder *b, struct unet *unet, const struct unet_con
         int in = u->channels[i > 0 ? i - 1 : 0];
         snprintf(block, sizeof(block), "down_blocks.%d", i);
         for (int j = 0; j < u->layers[i]; j++)
-            bind_layer(b, &unet->down[i], u, i, j, j == 0 ? in : u->channels[i], block);
+            bind_layer(b, &unet->down[i], u, i, j, j == 0 ? in : u->channels[i],
+                       u->down_depth[i][j], block);
         if (i + 1 < u->levels)
             bind_conv(b, &unet->down[i].resample, u->channels[i], u->channels[i], 2,
                       "%s.downsamplers.0.conv", block);
@@ -76,7 +78,7 @@ static void bind_mid(struct binder *b, struct unet *unet, const struct unet_conf
 {
     int last = u->levels - 1, c = u->channels[last];
     struct resnet_shape shape = {
-        .in = c, .out = c, .embedding = 4 * u->channels[0], .groups = u->groups, .eps = u->eps};
+        .in = c, .out = c, .embedding = u->embedding, .groups = u->groups, .eps = u->eps};
 
     resnet_bind(b, &unet->mid[0], &shape, "mid_block.resnets.0");
     bind_transformer(b, &unet->mid_attention, u, c, u->mid_depth, u->heads[last],
@@ -100,10 +102,28 @@ static void bind_up(struct binder *b, struct unet *unet, const struct unet_confi
         snprintf(block, sizeof(block), "up_blocks.%d", k);
         for (int j = 0; j <= u->layers[i]; j++)
             bind_layer(b, &unet->up[k], u, i, j, (j == 0 ? before : c) + skip_channels(u, i, j),
-                       block);
+                       u->up_depth[i][j], block);
         if (i > 0)
             bind_conv(b, &unet->up[k].resample, c, c, 1, "%s.upsamplers.0.conv", block);
     }
+}
+
+/* What becomes the embedding that every resnet adds. */
+static void bind_time(struct binder *b, struct unet *unet, const struct unet_config *u)
+{
+    int c0 = u->channels[0], wide = u->embedding, added = u->pooled + u->ids * u->id_width;
+
+    b->exact = true;
+    bind_linear(b, &unet->time1, c0, wide, BIND_BIAS, "time_embedding.linear_1");
+    bind_linear(b, &unet->time2, wide, wide, BIND_BIAS, "time_embedding.linear_2");
+    if (u->guidance_width > 0)
+        bind_linear(b, &unet->guidance, u->guidance_width, c0, BIND_NO_BIAS,
+                    "time_embedding.cond_proj");
+    if (u->pooled > 0) {
+        bind_linear(b, &unet->added1, added, wide, BIND_BIAS, "add_embedding.linear_1");
+        bind_linear(b, &unet->added2, wide, wide, BIND_BIAS, "add_embedding.linear_2");
+    }
+    b->exact = false;
 }
 
 int unet_bind(struct unet *unet, const struct unet_config *u, struct checkpoint *checkpoint,
@@ -113,10 +133,7 @@ int unet_bind(struct unet *unet, const struct unet_config *u, struct checkpoint 
     int c0 = u->channels[0];
 
     unet->config = *u;
-    b.exact = true;
-    bind_linear(&b, &unet->time1, c0, 4 * c0, BIND_BIAS, "time_embedding.linear_1");
-    bind_linear(&b, &unet->time2, 4 * c0, 4 * c0, BIND_BIAS, "time_embedding.linear_2");
-    b.exact = false;
+    bind_time(&b, unet, u);
     bind_conv(&b, &unet->conv_in, u->in_channels, c0, 1, "conv_in");
     bind_down(&b, unet, u);
     bind_mid(&b, unet, u);
@@ -134,42 +151,116 @@ void unet_release(struct unet *unet)
 /* ---- forward ---- */
 
 /* cos and sin of t at geometric rates from 1 to 1/10000, or sin first. */
-static void sinusoid_row(struct pass *pass, const struct unet *unet, double timestep,
-                         struct tensor *row)
+static void sinusoids(const struct unet_config *u, double t, float *values, int width)
 {
-    float values[UNET_WIDTH_MAX];
-    int half = row->c / 2, cos_at = unet->config.flip_sin_to_cos ? 0 : half;
+    int half = width / 2, cos_at = u->flip_sin_to_cos ? 0 : half;
 
     for (int i = 0; i < half; i++) {
-        float rate = expf(-logf(10000.0f) * (float)i / (float)(half - unet->config.freq_shift));
-        float angle = (float)timestep * rate;
+        float rate = expf(-logf(10000.0f) * (float)i / (float)(half - u->freq_shift));
+        float angle = (float)t * rate;
         values[cos_at + i] = cosf(angle);
         values[half - cos_at + i] = sinf(angle);
     }
-    op_upload(pass, row, values);
 }
 
-/* Vaswani et al. 2017, as Ho et al. 2020 scale it: silu(linear2(silu(linear1(sinusoids)))). */
-static struct tensor time_forward(struct pass *pass, const struct unet *unet,
-                                  const double *timesteps, int n)
+/* The same of a guidance scale, sin first. The angles reach thousands, where an f32 rate's last bit
+ * shows: each is rounded where Luo et al. 2023, "Latent Consistency Models", round theirs. */
+static void guidance_sinusoids(double scale, float *values, int width)
 {
-    int width = unet->time1.in;
-    struct tensor sinusoids = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, width);
+    int half = width / 2;
+    float w = (float)(scale - 1) * 1000, step = (float)log(10000) / (float)(half - 1);
+
+    for (int i = 0; i < half; i++) {
+        float angle = w * (float)exp((float)i * -step);
+        values[i] = (float)sin(angle);
+        values[half + i] = (float)cos(angle);
+    }
+}
+
+/* Row `i` of n × 1 × 1 × c. */
+static struct tensor row_of(const struct tensor *t, int i)
+{
+    struct tensor row = *t;
+
+    row.n = 1;
+    row.data = (char *)t->data + (size_t)i * (size_t)t->ld * dtype_bytes(t->dtype);
+    return row;
+}
+
+/* y = the sinusoids of the timesteps, with those of the guidance scale on top. */
+static void time_input(struct pass *pass, const struct unet *unet, const struct unet_input *in,
+                       struct tensor *y)
+{
+    int width = unet->config.guidance_width;
+    struct tensor guidance = pass_tensor_of(pass, DTYPE_F32, y->n, 1, 1, width > 0 ? width : 1);
+    float values[UNET_WIDTH_MAX];
+
+    for (int i = 0; i < y->n && !pass->planning && !pass->failed; i++) {
+        struct tensor row = row_of(y, i);
+        sinusoids(&unet->config, in->timesteps[i], values, y->c);
+        op_upload(pass, &row, values);
+        row = row_of(&guidance, i);
+        if (width > 0) {
+            memset(values, 0, (size_t)width * sizeof(float)); /* an odd one ends in 0 */
+            guidance_sinusoids(in->guidance[i], values, width);
+            op_upload(pass, &row, values);
+        }
+    }
+    if (width > 0)
+        op_matmul(pass, &(struct matmul){
+                            .linear = &unet->guidance, .x = &guidance, .y = y, .residual = y});
+    pass_drop(pass, &guidance);
+}
+
+/* y += linear2(silu(linear1([pooled text, sinusoids of each number]))) */
+static void added_forward(struct pass *pass, const struct unet *unet, const struct unet_input *in,
+                          struct tensor *y)
+{
+    const struct unet_config *u = &unet->config;
+    struct tensor ids = pass_tensor_of(pass, DTYPE_F32, y->n, 1, 1, u->ids * u->id_width);
+    struct tensor x = pass_tensor_of(pass, DTYPE_F32, y->n, 1, 1, u->pooled + ids.c);
+    struct tensor hidden = pass_tensor_of(pass, DTYPE_F32, y->n, 1, 1, y->c);
+    float values[UNET_WIDTH_MAX];
+
+    for (int i = 0; i < y->n && !pass->planning && !pass->failed; i++) {
+        struct tensor row = row_of(&ids, i);
+        for (int j = 0; j < u->ids; j++)
+            sinusoids(u, in->ids[i * u->ids + j], values + j * u->id_width, u->id_width);
+        op_upload(pass, &row, values);
+    }
+    op_concat(pass, in->pooled, &ids, &x);
+    op_matmul(pass,
+              &(struct matmul){.linear = &unet->added1, .x = &x, .y = &hidden, .act = ACT_SILU});
+    op_matmul(pass, &(struct matmul){.linear = &unet->added2, .x = &hidden, .y = y, .residual = y});
+    pass_drop(pass, &hidden);
+    pass_drop(pass, &x);
+    pass_drop(pass, &ids);
+}
+
+/* Vaswani et al. 2017, as Ho et al. 2020 scale it: silu(linear2(silu(linear1(sinusoids))) + what
+ * SDXL adds). */
+static struct tensor time_forward(struct pass *pass, const struct unet *unet,
+                                  const struct unet_input *in)
+{
+    bool adds = unet->config.pooled > 0;
+    int n = in->latents->n;
+    struct tensor x = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, unet->time1.in);
     struct tensor hidden = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, unet->time1.out);
     struct tensor y = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, unet->time2.out);
 
-    for (int i = 0; i < n && !pass->planning && !pass->failed; i++) {
-        struct tensor row = sinusoids;
-        row.n = 1;
-        row.data = (float *)sinusoids.data + (size_t)i * (size_t)width;
-        sinusoid_row(pass, unet, timesteps[i], &row);
-    }
-    op_matmul(pass, &(struct matmul){
-                        .linear = &unet->time1, .x = &sinusoids, .y = &hidden, .act = ACT_SILU});
+    time_input(pass, unet, in, &x);
     op_matmul(pass,
-              &(struct matmul){.linear = &unet->time2, .x = &hidden, .y = &y, .act = ACT_SILU});
+              &(struct matmul){.linear = &unet->time1, .x = &x, .y = &hidden, .act = ACT_SILU});
+    op_matmul(pass, &(struct matmul){.linear = &unet->time2,
+                                     .x = &hidden,
+                                     .y = &y,
+                                     .act = adds ? ACT_NONE : ACT_SILU});
+    if (adds) {
+        added_forward(pass, unet, in, &y);
+        op_silu(pass, &y, &y);
+    }
     pass_drop(pass, &hidden);
-    pass_drop(pass, &sinusoids);
+    pass_drop(pass, &x);
     return y;
 }
 
@@ -277,7 +368,7 @@ static struct tensor down_forward(struct pass *pass, const struct unet *unet, st
         const struct unet_level *level = &unet->down[i];
         for (int j = 0; j < u->layers[i]; j++) {
             x = resnet_forward(pass, &level->resnets[j], &x, time);
-            if (u->depth[i] > 0)
+            if (u->down_depth[i][j] > 0)
                 transformer_apply(pass, &level->attentions[j], text, &x);
             skip_push(skips, &x);
         }
@@ -301,7 +392,7 @@ static void up_forward(struct pass *pass, const struct unet *unet, struct tensor
         for (int j = 0; j <= u->layers[i]; j++) {
             skip_pop(pass, skips, x);
             resnet_apply(pass, &unet->up[k].resnets[j], x, time);
-            if (u->depth[i] > 0)
+            if (u->up_depth[i][j] > 0)
                 transformer_apply(pass, &unet->up[k].attentions[j], text, x);
         }
         if (i > 0) {
@@ -311,11 +402,12 @@ static void up_forward(struct pass *pass, const struct unet *unet, struct tensor
     }
 }
 
-void unet_forward(struct pass *pass, const struct unet *unet, const struct tensor *latents,
-                  const double *timesteps, const struct tensor *text, struct tensor *y)
+void unet_forward(struct pass *pass, const struct unet *unet, const struct unet_input *in,
+                  struct tensor *y)
 {
+    const struct tensor *latents = in->latents, *text = in->text;
     struct skips skips = {.count = 0};
-    struct tensor time = time_forward(pass, unet, timesteps, latents->n);
+    struct tensor time = time_forward(pass, unet, in);
     struct tensor x = pass_tensor(pass, latents->n, latents->h, latents->w, unet->conv_in.out);
     struct affine pre;
 

@@ -1,8 +1,9 @@
 /*
- * unet.h: the denoising network of latent diffusion, SD1.x and SD2.x.
+ * unet.h: the denoising network of latent diffusion, SD1.x, SD2.x and SDXL.
  *
  * Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models";
- * diffusers' UNet2DConditionModel, whose names and configuration it reads.
+ * Podell et al. 2023, "SDXL: Improving Latent Diffusion Models for High-Resolution Image
+ * Synthesis"; diffusers' UNet2DConditionModel, whose names and configuration it reads.
  */
 #ifndef ATELIER_ENGINE_UNET_H
 #define ATELIER_ENGINE_UNET_H
@@ -13,6 +14,7 @@
 #define UNET_LEVELS_MAX 6
 #define UNET_LAYERS_MAX 4 /* resnets of one level on the way down */
 #define UNET_DEPTH_MAX 12 /* transformer blocks after one resnet */
+#define UNET_IDS_MAX 6    /* numbers that SDXL is told about a picture */
 #define UNET_SKIPS_MAX (UNET_LEVELS_MAX * (UNET_LAYERS_MAX + 1) + 1)
 
 struct unet_config {
@@ -20,10 +22,15 @@ struct unet_config {
     int levels;
     int channels[UNET_LEVELS_MAX];
     int layers[UNET_LEVELS_MAX]; /* resnets on the way down; one more on the way up */
-    int depth[UNET_LEVELS_MAX];  /* transformer blocks per attention; 0: none at this level */
     int heads[UNET_LEVELS_MAX];
+    int down_depth[UNET_LEVELS_MAX][UNET_LAYERS_MAX]; /* transformer blocks after each resnet */
+    int up_depth[UNET_LEVELS_MAX][UNET_LAYERS_MAX + 1];
     int mid_depth;
-    int context; /* width of the text embedding */
+    int embedding;      /* width of the time's embedding, 4·c0 as published */
+    int context;        /* width of the text embedding */
+    int pooled;         /* width of the pooled text that is added to the time; 0: none is */
+    int ids, id_width;  /* so many numbers go with it, each as so many sinusoids */
+    int guidance_width; /* sinusoids of the guidance scale, of a network distilled from it; or 0 */
     int groups;
     float eps;
     bool flip_sin_to_cos;
@@ -59,7 +66,9 @@ struct unet_level {
 
 struct unet {
     struct unet_config config;
-    struct linear time1, time2; /* 4·c0 × c0, 4·c0 × 4·c0 */
+    struct linear time1, time2;   /* embedding × c0, embedding × embedding */
+    struct linear guidance;       /* c0 × guidance_width */
+    struct linear added1, added2; /* embedding × (pooled + ids·id_width), embedding × embedding */
     struct conv conv_in;
     struct unet_level down[UNET_LEVELS_MAX];
     struct resnet mid[2];
@@ -79,9 +88,18 @@ int unet_bind(struct unet *unet, const struct unet_config *config, struct checkp
               struct backend *backend, struct err *err) must_check;
 void unet_release(struct unet *unet);
 
-/* latents: n × h × w × in_channels. timesteps: [n], on the host; fractions count.
- * text: n × 1 × tokens × context. y: n × h × w × out_channels. */
-void unet_forward(struct pass *pass, const struct unet *unet, const struct tensor *latents,
-                  const double *timesteps, const struct tensor *text, struct tensor *y);
+/* What a pass reads. Numbers are on the host; planning reads none of them. */
+struct unet_input {
+    const struct tensor *latents; /* n × h × w × in_channels */
+    const double *timesteps;      /* [n]; fractions count */
+    const struct tensor *text;    /* n × 1 × tokens × context */
+    const struct tensor *pooled;  /* n × 1 × 1 × pooled, f32; NULL where pooled is 0 */
+    const float *ids;             /* n × ids */
+    const double *guidance;       /* [n], scales; with a guidance_width */
+};
+
+/* y: n × h × w × out_channels. */
+void unet_forward(struct pass *pass, const struct unet *unet, const struct unet_input *input,
+                  struct tensor *y);
 
 #endif

@@ -30,6 +30,19 @@ static const char *string_at(const struct json *list, int i)
     return json_string_or(item, "");
 }
 
+/* Transformer blocks of attention `j` of a level: a number, or one number for each attention. */
+static int depth_at(const struct json *depths, int level, int j)
+{
+    const struct json *item = depths;
+
+    if (depths != NULL && depths->type == JSON_ARRAY) {
+        item = depths->child;
+        while (item != NULL && level-- > 0)
+            item = item->next;
+    }
+    return int_at(item, j, 1);
+}
+
 /* Fields that change the network; any value but these is another family. */
 static int check_fixed_fields(const struct json *json, struct checkpoint *c, struct err *err)
 {
@@ -39,9 +52,9 @@ static int check_fixed_fields(const struct json *json, struct checkpoint *c, str
                    {"mid_block_type", "UNetMidBlock2DCrossAttn"},
                    {"resnet_time_scale_shift", "default"},
                    {"time_embedding_type", "positional"}};
-    static const char *ABSENT[] = {
-        "addition_embed_type", "class_embed_type",  "encoder_hid_dim",      "encoder_hid_dim_type",
-        "time_cond_proj_dim",  "timestep_post_act", "cross_attention_norm", "num_class_embeds"};
+    static const char *ABSENT[] = {"class_embed_type",     "encoder_hid_dim",
+                                   "encoder_hid_dim_type", "timestep_post_act",
+                                   "cross_attention_norm", "num_class_embeds"};
     static const char *FALSE[] = {"center_input_sample", "dual_cross_attention",
                                   "only_cross_attention", "class_embeddings_concat"};
 
@@ -61,6 +74,16 @@ static int check_fixed_fields(const struct json *json, struct checkpoint *c, str
     return 0;
 }
 
+/* On the way up the list is read backwards, unless there is one for the way up. */
+static int up_depth_at(const struct json *json, int levels, int i, int j)
+{
+    const struct json *own = json_get(json, "reverse_transformer_layers_per_block");
+
+    return own != NULL && own->type != JSON_NULL
+               ? depth_at(own, levels - 1 - i, j)
+               : depth_at(json_get(json, "transformer_layers_per_block"), i, j);
+}
+
 static int read_level(struct unet_config *u, const struct json *json, int i, struct checkpoint *c,
                       struct err *err)
 {
@@ -78,10 +101,30 @@ static int read_level(struct unet_config *u, const struct json *json, int i, str
     u->channels[i] = int_at(json_get(json, "block_out_channels"), i, 0);
     u->layers[i] = int_at(json_get(json, "layers_per_block"), i, 2);
     u->heads[i] = int_at(heads, i, 8);
-    u->depth[i] = int_at(json_get(json, "transformer_layers_per_block"), i, 1);
-    u->mid_depth = u->depth[i];
-    if (!attention)
-        u->depth[i] = 0;
+    for (int j = 0; attention && j < u->layers[i] && j < UNET_LAYERS_MAX; j++)
+        u->down_depth[i][j] = depth_at(json_get(json, "transformer_layers_per_block"), i, j);
+    for (int j = 0; attention && j <= u->layers[i] && j <= UNET_LAYERS_MAX; j++)
+        u->up_depth[i][j] = up_depth_at(json, u->levels, i, j);
+    return 0;
+}
+
+/* SDXL's pooled text and numbers; how many numbers, the pipeline's kind says. */
+static int read_added(struct unet_config *u, const struct json *json, struct checkpoint *c,
+                      struct err *err)
+{
+    const char *type = json_string_or(json_get(json, "addition_embed_type"), "");
+    int whole = (int)json_int_or(json_get(json, "projection_class_embeddings_input_dim"), 0);
+
+    if (*type == '\0')
+        return 0;
+    if (strcmp(type, "text_time") != 0)
+        return refuse(c, err, "addition_embed_type", type);
+    u->ids = checkpoint_family(c) == FAMILY_SDXL_REFINER ? UNET_IDS_MAX - 1 : UNET_IDS_MAX;
+    u->id_width = (int)json_int_or(json_get(json, "addition_time_embed_dim"), 0);
+    u->pooled = whole - u->ids * u->id_width;
+    if (u->id_width < 2 || u->ids * u->id_width > UNET_WIDTH_MAX || u->pooled < 1)
+        return refuse(c, err, "projection_class_embeddings_input_dim or addition_time_embed_dim",
+                      "a value that leaves no room for the pooled text");
     return 0;
 }
 
@@ -101,13 +144,16 @@ static int config_from_json(struct unet_config *u, const struct json *json, stru
         .eps = (float)json_double_or(json_get(json, "norm_eps"), 1e-5),
         .flip_sin_to_cos = json_bool_or(json_get(json, "flip_sin_to_cos"), true),
         .freq_shift = (int)json_int_or(json_get(json, "freq_shift"), 0),
+        .guidance_width = (int)json_int_or(json_get(json, "time_cond_proj_dim"), 0),
     };
     if (u->levels < 1 || u->levels > UNET_LEVELS_MAX)
         return refuse(c, err, "block_out_channels", "a list of another length");
     for (int i = 0; i < u->levels; i++)
         if (read_level(u, json, i, c, err) != 0)
             return -1;
-    return 0;
+    u->embedding = int_at(json_get(json, "time_embedding_dim"), 0, 4 * u->channels[0]);
+    u->mid_depth = depth_at(json_get(json, "transformer_layers_per_block"), u->levels - 1, 0);
+    return read_added(u, json, c, err);
 }
 
 /* A file does not say how many heads: SD1 has 8, SD2 (context 1024) heads of 64. */
@@ -118,6 +164,7 @@ static void config_from_shapes(struct unet_config *u, struct checkpoint *c)
     *u = (struct unet_config){.groups = 32, .eps = 1e-5f, .flip_sin_to_cos = true};
     u->in_channels = bind_dim(c, unet, 1, "conv_in.weight");
     u->out_channels = bind_dim(c, unet, 0, "conv_out.weight");
+    u->embedding = bind_dim(c, unet, 0, "time_embedding.linear_1.weight");
     for (int i = 0; i < UNET_LEVELS_MAX; i++) {
         int width = bind_dim(c, unet, 0, "down_blocks.%d.resnets.0.conv1.weight", i);
         int context = bind_dim(
@@ -127,13 +174,31 @@ static void config_from_shapes(struct unet_config *u, struct checkpoint *c)
         u->levels = i + 1;
         u->channels[i] = width;
         u->layers[i] = 2;
-        u->depth[i] = context > 0;
+        for (int j = 0; j < 3; j++)
+            u->up_depth[i][j] = context > 0;
+        u->down_depth[i][0] = u->down_depth[i][1] = context > 0;
         if (context > 0)
             u->context = context;
     }
     u->mid_depth = 1;
     for (int i = 0; i < u->levels; i++)
         u->heads[i] = u->context == 1024 ? u->channels[i] / 64 : 8;
+}
+
+static int check_depths(const struct unet_config *u, struct checkpoint *c, struct err *err)
+{
+    bool usable = u->mid_depth >= 1 && u->mid_depth <= UNET_DEPTH_MAX;
+
+    for (int i = 0; i < u->levels; i++)
+        for (int j = 0; j <= u->layers[i]; j++)
+            usable = usable && u->up_depth[i][j] >= 0 && u->up_depth[i][j] <= UNET_DEPTH_MAX &&
+                     (j == u->layers[i] ||
+                      (u->down_depth[i][j] >= 0 && u->down_depth[i][j] <= UNET_DEPTH_MAX));
+    if (!usable)
+        return refuse(c, err, "transformer_layers_per_block", "a number outside of 1 to 12");
+    if (u->guidance_width != 0 && (u->guidance_width < 4 || u->guidance_width > UNET_WIDTH_MAX))
+        return refuse(c, err, "time_cond_proj_dim", "an impossible width");
+    return 0;
 }
 
 static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct err *err)
@@ -144,7 +209,7 @@ static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct
         return refuse(c, err, "in_channels", "8 (an instruct-pix2pix model)");
     if (u->in_channels != 4 || u->out_channels != 4)
         return refuse(c, err, "in_channels or out_channels", "another number than 4");
-    if (u->levels < 1 || u->context < 1 || u->groups < 1)
+    if (u->levels < 1 || u->context < 1 || u->groups < 1 || u->embedding < 1)
         return refuse(c, err, "block_out_channels or cross_attention_dim", "nothing usable");
     for (int i = 0; i < u->levels; i++) {
         if (u->channels[i] < 2 || u->channels[i] > UNET_WIDTH_MAX ||
@@ -156,11 +221,8 @@ static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct
                           "a number of heads that does not divide its width");
         if (u->layers[i] < 1 || u->layers[i] > UNET_LAYERS_MAX)
             return refuse(c, err, "layers_per_block", "a number outside of 1 to 4");
-        if (u->depth[i] < 0 || u->depth[i] > UNET_DEPTH_MAX || u->mid_depth < 1 ||
-            u->mid_depth > UNET_DEPTH_MAX)
-            return refuse(c, err, "transformer_layers_per_block", "a number outside of 1 to 12");
     }
-    return 0;
+    return check_depths(u, c, err);
 }
 
 int unet_config_read(struct unet_config *config, struct checkpoint *checkpoint, struct err *err)

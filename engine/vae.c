@@ -45,10 +45,27 @@ static void config_from_json(struct vae_config *v, const struct json *json)
         .quant_conv = json_bool_or(json_get(json, "use_quant_conv"), true),
         .post_quant_conv = json_bool_or(json_get(json, "use_post_quant_conv"), true),
         .scaling_factor = json_double_or(json_get(json, "scaling_factor"), 0.18215),
-        .shift_factor = json_double_or(json_get(json, "shift_factor"), 0),
     };
     for (; width != NULL && v->levels < VAE_LEVELS_MAX; width = width->next)
         v->channels[v->levels++] = (int)json_int_or(width, 0);
+}
+
+/* Only SDXL's pipelines read what the latents' mean and deviation are. */
+static void read_statistics(struct vae_config *v, const struct json *json, enum family family)
+{
+    const struct json *mean = json_get(json, "latents_mean"), *std = json_get(json, "latents_std");
+    bool normalized = (family == FAMILY_SDXL || family == FAMILY_SDXL_REFINER) && mean != NULL &&
+                      std != NULL && mean->count == VAE_CHANNELS_MAX &&
+                      std->count == VAE_CHANNELS_MAX;
+
+    mean = normalized ? mean->child : NULL;
+    std = normalized ? std->child : NULL;
+    for (int i = 0; i < VAE_CHANNELS_MAX; i++) {
+        v->mean[i] = (float)json_double_or(mean, json_double_or(json_get(json, "shift_factor"), 0));
+        v->std[i] = (float)json_double_or(std, 1);
+        mean = mean != NULL ? mean->next : NULL;
+        std = std != NULL ? std->next : NULL;
+    }
 }
 
 int vae_config_read(struct vae_config *v, struct checkpoint *checkpoint, struct err *err)
@@ -60,13 +77,14 @@ int vae_config_read(struct vae_config *v, struct checkpoint *checkpoint, struct 
         config_from_shapes(v, checkpoint);
     else
         config_from_json(v, json);
+    read_statistics(v, json, checkpoint_family(checkpoint));
     if (v->sample_size < 256)
         v->sample_size = 256; /* smaller tiles would be mostly overlap */
     usable = v->levels > 0 && v->latent_channels > 0 && v->groups > 0 && v->layers > 0 &&
              v->layers <= VAE_LAYERS_MAX;
     for (int i = 0; i < v->levels; i++)
         usable = usable && v->channels[i] > 0 && v->channels[i] % v->groups == 0;
-    if (!usable || v->latent_channels != 4)
+    if (!usable || v->latent_channels != VAE_CHANNELS_MAX)
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: its VAE is of a kind that this version does not draw with "
                        "(latent_channels %d, block_out_channels of %d levels, norm_num_groups %d)",
@@ -78,6 +96,22 @@ int vae_config_read(struct vae_config *v, struct checkpoint *checkpoint, struct 
 int vae_factor(const struct vae_config *config)
 {
     return 1 << (config->levels - 1);
+}
+
+void vae_scale(const struct vae_config *v, float *to, const float *from, size_t pixels)
+{
+    float scale = (float)v->scaling_factor;
+
+    for (size_t i = 0; i < (size_t)v->latent_channels * pixels; i++)
+        to[i] = (from[i] - v->mean[i / pixels]) * scale / v->std[i / pixels];
+}
+
+void vae_unscale(const struct vae_config *v, float *to, const float *from, size_t pixels)
+{
+    float scale = (float)v->scaling_factor;
+
+    for (size_t i = 0; i < (size_t)v->latent_channels * pixels; i++)
+        to[i] = from[i] * v->std[i / pixels] / scale + v->mean[i / pixels];
 }
 
 /* ---- binding ---- */

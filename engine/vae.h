@@ -1,7 +1,7 @@
 /*
  * vae.h: the autoencoder between pixels and latents.
  *
- * Pixels are RGB in -1 … 1, latents unscaled (the caller multiplies by scaling_factor).
+ * Pixels are RGB in -1 … 1, latents unscaled (the caller scales them with vae_scale).
  * Source: Rombach et al. 2022; diffusers' AutoencoderKL.
  */
 #ifndef ATELIER_ENGINE_VAE_H
@@ -11,6 +11,7 @@
 
 #define VAE_LEVELS_MAX 6
 #define VAE_LAYERS_MAX 4
+#define VAE_CHANNELS_MAX 4 /* of latents */
 
 struct vae_config {
     int latent_channels;
@@ -21,7 +22,8 @@ struct vae_config {
     int sample_size; /* pixels that it was trained on: the side of a tile */
     bool mid_attention;
     bool quant_conv, post_quant_conv;
-    double scaling_factor, shift_factor;
+    double scaling_factor;
+    float mean[VAE_CHANNELS_MAX], std[VAE_CHANNELS_MAX]; /* of unscaled latents, by channel */
 };
 
 struct vae_attention {
@@ -62,6 +64,11 @@ void vae_release(struct vae *vae);
 
 /* Pixels per latent, each way. */
 int vae_factor(const struct vae_config *config);
+
+/* Latents in planes of so many pixels, between what the VAE makes and what the UNet draws. `to` may
+ * be `from`. */
+void vae_scale(const struct vae_config *config, float *to, const float *from, size_t pixels);
+void vae_unscale(const struct vae_config *config, float *to, const float *from, size_t pixels);
 
 /* latents: n × h × w × latent_channels. y: n × fh × fw × 3. */
 void vae_decode(struct pass *pass, const struct vae *vae, const struct tensor *latents,

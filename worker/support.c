@@ -70,11 +70,6 @@ void support_check(const struct job *job, const struct engine_info *engine,
     refuse(problems, job->controlnet_count > 0, "controlnets");
     refuse(problems, job->mask != NULL, "mask");
     refuse(problems, job->refiner.model != NULL, "refiner");
-    refuse(problems, job->aesthetic_score >= 0, "aesthetic_score");
-    refuse(problems, job->negative_aesthetic_score >= 0, "negative_aesthetic_score");
-    refuse(problems, job->original_size[0] >= 0, "original_size");
-    refuse(problems, job->target_size[0] >= 0, "target_size");
-    refuse(problems, job->crop[0] >= 0, "crop");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
 }
 
@@ -107,6 +102,11 @@ struct draw support_draw(const struct job *job, int index)
     draw.rng = (enum rng_kind)rng_by_name(job->rng);
     draw.seed = (uint64_t)job->seed + (uint64_t)index;
     draw.clip_skip = job->clip_skip;
+    memcpy(draw.original_size, job->original_size, sizeof(draw.original_size));
+    memcpy(draw.target_size, job->target_size, sizeof(draw.target_size));
+    memcpy(draw.crop, job->crop, sizeof(draw.crop));
+    draw.aesthetic_score = job->aesthetic_score;
+    draw.negative_aesthetic_score = job->negative_aesthetic_score;
     if (job->init_image)
         draw.strength = job->strength;
     return draw;

@@ -94,6 +94,26 @@ class Results(e2e.Case):
         self.assertEqual(set(self.manifests()), {"few"})
         self.assertIn("steps: lcm takes at most 50", self.records("failed.jsonl")[0]["error"])
 
+    def test_sdxl_is_told_sizes(self):
+        sizes = {"original_size": [512, 333], "target_size": [640, 640], "crop": [4, 8]}
+        fields = {"model": "sdxl-small", "width": None, "height": None, "seed": 5}
+        self.write_jobs([
+            e2e.job(id="plain", images=2, **fields),
+            e2e.job(id="sizes", images=2, **fields, **sizes),
+            e2e.job(id="empty", images=2, negative_prompt="", **fields),
+            e2e.job(id="wrong", crop=[0, 0]),
+        ])
+        self.run_jobs(expect=4)
+        manifests = self.manifests()
+        self.assertEqual(set(manifests), {"plain", "sizes", "empty"})
+        request = manifests["sizes"]["request"]
+        self.assertEqual({name: request[name] for name in sizes}, sizes)
+        self.assertEqual((request["width"], request["height"]), (96, 96))
+        self.assertEqual(request["guidance_scale"], 5)
+        hashes = {file["sha256"] for manifest in manifests.values() for file in manifest["files"]}
+        self.assertEqual(len(hashes), 6)
+        self.assertIn("crop", self.records("failed.jsonl")[0]["error"])
+
     def test_stages_are_dumped(self):
         self.write_jobs([e2e.job(id="a", steps=3, guidance_scale=5)])
         self.run_jobs("--dump-stages", self.dir / "stages")

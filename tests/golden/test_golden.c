@@ -2,7 +2,7 @@
  * The engine against diffusers, stage by stage: every job of jobs.jsonl is drawn with the committed
  * random models and each stage that diffusers dumped is compared.
  *
- *     test_golden BACKEND ISA PRECISION [JOB-PREFIX]
+ *     test_golden BACKEND ISA PRECISION [JOB-PREFIX…]
  *
  * f32: relative error at most 1e-4 at every stage, image at least 50 dB. bf16: image at least 35
  * dB, or, for the few random networks that magnify rounding, at least as close as diffusers itself
@@ -58,34 +58,60 @@ static double psnr(const struct stored_tensor *want, const float *got)
     return sum == 0 ? 200 : -10 * log10(sum / (double)want->count);
 }
 
-static void see(void *user, const struct stage *stage)
+/* Each fourth pixel of each fourth row, from the third on: what many dumps keep of a picture. */
+static float *thin_out(const struct stage *stage, int64_t *count)
 {
-    struct check *c = user;
-    const struct stored_tensor *want = safetensors_find(c->golden, stage->name);
-    int64_t count = 1;
+    int64_t h = stage->dims[0], w = stage->dims[1];
+    float *thin = malloc((size_t)(h * w) * 3 * sizeof(float));
+
+    *count = 0;
+    for (int64_t y = 2; y < h; y += 4)
+        for (int64_t x = 2; x < w; x += 4)
+            for (int64_t c = 0; c < 3; c++)
+                thin[(*count)++] = stage->data[(y * w + x) * 3 + c];
+    return thin;
+}
+
+static void see_values(struct check *c, const char *name, const struct stored_tensor *want,
+                       const float *got, int64_t count)
+{
     double error;
 
-    if (want == NULL || !want->usable)
-        return;
-    for (int i = 0; i < stage->rank; i++)
-        count *= stage->dims[i];
     if (count != want->count) {
-        printf("FAIL %s %s: %lld values, diffusers has %lld\n", c->job, stage->name,
-               (long long)count, (long long)want->count);
+        printf("FAIL %s %s: %lld values, diffusers has %lld\n", c->job, name, (long long)count,
+               (long long)want->count);
         c->failures++;
         return;
     }
     c->stages++;
-    error = relative_error(want, stage->data);
-    if (strcmp(stage->name, "image") == 0)
-        c->psnr = psnr(want, stage->data);
+    error = relative_error(want, got);
+    if (strcmp(name, "image") == 0)
+        c->psnr = psnr(want, got);
     if (!(error <= c->worst_error)) {
         c->worst_error = error;
-        snprintf(c->worst_stage, sizeof(c->worst_stage), "%s", stage->name);
+        snprintf(c->worst_stage, sizeof(c->worst_stage), "%s", name);
     }
     if (c->exact && !(error <= STAGE_LIMIT)) {
-        printf("FAIL %s %s: relative error %.2e\n", c->job, stage->name, error);
+        printf("FAIL %s %s: relative error %.2e\n", c->job, name, error);
         c->failures++;
+    }
+}
+
+static void see(void *user, const struct stage *stage)
+{
+    struct check *c = user;
+    const struct stored_tensor *want = safetensors_find(c->golden, stage->name);
+    const struct stored_tensor *thin = safetensors_find(c->golden, "image.thin");
+    int64_t count = 1;
+
+    if (want != NULL && want->usable) {
+        for (int i = 0; i < stage->rank; i++)
+            count *= stage->dims[i];
+        see_values(c, stage->name, want, stage->data, count);
+    } else if (strcmp(stage->name, "image") == 0 && thin != NULL) {
+        float *got = thin_out(stage, &count);
+        see_values(c, stage->name, thin, got, count);
+        free(got);
     }
 }
 
@@ -117,6 +143,14 @@ static int read_init_image(const char *name, struct image *image, struct err *er
     return rc;
 }
 
+static void read_pair(const struct json *json, int pair[2])
+{
+    if (json == NULL)
+        return;
+    pair[0] = (int)json_int_or(json->child, 0);
+    pair[1] = (int)json_int_or(json->child->next, 0);
+}
+
 static int draw_of(const struct json *job, struct draw *draw, struct image *init, struct err *err)
 {
     const char *sampler = json_string_or(json_get(job, "sampler"), NULL);
@@ -136,6 +170,9 @@ static int draw_of(const struct json *job, struct draw *draw, struct image *init
     draw->seed = (uint64_t)json_int_or(json_get(job, "seed"), 0);
     draw->clip_skip = (int)json_int_or(json_get(job, "clip_skip"), 0);
     draw->strength = json_double_or(json_get(job, "strength"), 0.8);
+    read_pair(json_get(job, "original_size"), draw->original_size);
+    read_pair(json_get(job, "target_size"), draw->target_size);
+    read_pair(json_get(job, "crop"), draw->crop);
     if (image == NULL)
         return 0;
     draw->init_image = init;
@@ -237,6 +274,15 @@ static int check_job(struct engine *engine, struct loaded *loaded, const struct 
     return check.failures;
 }
 
+/* `prefixes` ends with NULL. */
+static bool begins_with_any(const char *id, char **prefixes)
+{
+    for (; *prefixes != NULL; prefixes++)
+        if (strncmp(id, *prefixes, strlen(*prefixes)) == 0)
+            return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     struct engine_options options = ENGINE_OPTIONS_INIT;
@@ -249,7 +295,7 @@ int main(int argc, char **argv)
     FILE *file;
 
     if (argc < 4) {
-        fprintf(stderr, "usage: test_golden BACKEND ISA PRECISION [JOB-PREFIX]\n");
+        fprintf(stderr, "usage: test_golden BACKEND ISA PRECISION [JOB-PREFIX...]\n");
         return 2;
     }
     options.backend = argv[1];
@@ -274,7 +320,7 @@ int main(int argc, char **argv)
             continue;
         }
         id = json_string_or(json_get(json_root(doc), "id"), "");
-        if (argc < 5 || strncmp(id, argv[4], strlen(argv[4])) == 0) {
+        if (argc < 5 || begins_with_any(id, argv + 4)) {
             failures += check_job(engine, &loaded, json_root(doc), json_root(bf16),
                                   options.precision == PRECISION_F32);
             jobs++;

@@ -233,6 +233,18 @@ static size_t run_concat(struct bench *b, const struct shape *s, const struct in
     return each + other;
 }
 
+static size_t run_silu(struct bench *b, const struct shape *s, const struct input *in, int first,
+                       int n, float *planes)
+{
+    size_t each = (size_t)s->in * (size_t)(s->h * s->w);
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
+
+    op_silu(&b->pass, &x, &x);
+    op_download(&b->pass, planes, &x);
+    return each;
+}
+
 static size_t run_embed(struct bench *b, const struct shape *s, const struct input *in, int first,
                         int n, float *planes)
 {
@@ -422,6 +434,14 @@ static void test_concat(void **state)
     EVERYWHERE(run_concat, SHAPES);
 }
 
+static void test_silu(void **state)
+{
+    static const struct shape SHAPES[] = {{.n = 2, .h = 3, .w = 5, .in = 13},
+                                          {.n = 2, .h = 1, .w = 1, .in = 77}};
+    (void)state;
+    EVERYWHERE(run_silu, SHAPES);
+}
+
 static void test_embed(void **state)
 {
     static const struct shape SHAPES[] = {{.n = 2, .h = 1, .w = 11, .in = 13}};
@@ -435,7 +455,7 @@ int main(void)
         cmocka_unit_test(test_conv2d),     cmocka_unit_test(test_conv2d_shared),
         cmocka_unit_test(test_matmul),     cmocka_unit_test(test_attention),
         cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_concat),
-        cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_silu),       cmocka_unit_test(test_embed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -251,8 +251,8 @@ static void test_a_truncated_file(void **state)
 static void test_another_pipeline(void **state)
 {
     struct fixture *f = *state;
-    static const char *CLASSES[] = {"StableDiffusionXLPipeline", "FluxPipeline",
-                                    "StableDiffusion3Pipeline", "StableDiffusionInpaintPipeline"};
+    static const char *CLASSES[] = {"KandinskyPipeline", "FluxPipeline", "StableDiffusion3Pipeline",
+                                    "StableDiffusionInpaintPipeline"};
 
     copy_model(f, "sd1-small", "m");
     for (size_t i = 0; i < sizeof(CLASSES) / sizeof(CLASSES[0]); i++) {

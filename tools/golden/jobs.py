@@ -111,7 +111,29 @@ MODELS = {
 }
 
 
+# All of these but each model's first keep only a part of the picture.
+THIN = {
+    "sdxl-small": [
+        text("two <b>Boats</b>!, café", None, 4, 101, 72, 96, 5.0),
+        text("a house!!!", None, 3, 102, 64, 64, 3.0, negative_prompt=""),
+        text("a house", None, 5, 103, 96, 64, 7.0, negative_prompt="blurry!", original_size=[512, 333], crop=[4, 8]),
+        text("a house", None, 3, 104, 64, 64, 1.0, target_size=[1024, 768]),
+        text("a red cat", "dpm++ 2m", 4, 105, 64, 72, 5.0, clip_skip=1, schedule="karras"),
+        text("a red cat", "euler_a", 3, 106, 64, 64, 5.0, clip_skip=2, negative_prompt="dog"),
+        text(LONG, "heun", 2, 107, 64, 64, 2.5, crop=[16, 0]),
+        text("", "ddim", 3, 108, 64, 64, 9.0, eta=0.6),
+        text("a tree", "unipc", 4, 109, 64, 64, 4.0),
+        text("a tree", None, 4, 110, 64, 64, 4.0),
+        text("a tree", None, 4, 111, 64, 64, 4.0),
+        image("a boat", FIRST, 0.5, None, 6, 112, 5.0, crop=[8, 24]),
+        image("a boat", SECOND, 0.8, "lms", 4, 113, 5.0, negative_prompt="", original_size=[2000, 1000]),
+        image("a boat", FIRST, 0.6, "pndm", 5, 114, 1.0, clip_skip=1),
+    ],
+}
+
+
 def every():
-    for model, jobs in MODELS.items():
+    for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
-            yield {"id": f"{model}-{number:02d}", "model": model, **job}
+            thin = {"thin": True} if model in THIN and number > 0 else {}
+            yield {"id": f"{model}-{number:02d}", "model": model, **job, **thin}

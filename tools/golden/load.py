@@ -41,6 +41,4 @@ def pipeline(name):
     if not path.is_dir():
         return single(path.with_name(path.name + ".safetensors"))
     variant = "fp16" if list(path.glob("unet/*fp16*")) else None
-    return diffusers.StableDiffusionPipeline.from_pretrained(
-        path, variant=variant, safety_checker=None, dtype=torch.float32
-    )
+    return diffusers.DiffusionPipeline.from_pretrained(path, variant=variant, dtype=torch.float32)

@@ -5,7 +5,9 @@ random network magnifies rounding as a trained one does not, so how close a bf16
 asked to be is measured per job.
 """
 
+import json
 import math
+import sys
 
 import torch
 from safetensors.torch import load_file
@@ -50,8 +52,15 @@ def compute_in_bf16(module):
 
 def pipeline_in_bf16(name, original=load.pipeline):
     pipe = original(name)
-    for module in (pipe.text_encoder, pipe.text_encoder.final_layer_norm, pipe.unet):
-        compute_in_bf16(module)
+    compute_in_bf16(pipe.unet)
+    for encoder in (pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
+        if encoder is not None:
+            text = getattr(encoder, "text_model", encoder)
+            compute_in_bf16(encoder)
+            compute_in_bf16(text.final_layer_norm)
+            if hasattr(encoder, "text_projection"):
+                compute_in_bf16(encoder.text_projection)
+    pipe.vae.register_to_config(force_upcast=False)
     for module in (pipe.vae.encoder, pipe.vae.decoder, pipe.vae.quant_conv, pipe.vae.post_quant_conv):
         compute_in_bf16(module)
     return pipe
@@ -64,14 +73,21 @@ def decibels(want, got):
 
 def main():
     load.pipeline = pipeline_in_bf16
+    path = shared.GOLDEN / "bf16.json"
+    wanted = sys.argv[1:]
+    before = json.loads(path.read_text()) if wanted else {}
     found = {}
     for job in jobs.every():
         if job.get("latents_only"):
             continue
-        want = load_file(shared.JOBS / f"{job['id']}.safetensors")["image"]
-        found[job["id"]] = round(decibels(want, make_jobs.run(job)["image"]), 1)
+        if wanted and not any(job["id"].startswith(name) for name in wanted):
+            found |= {key: value for key, value in before.items() if key == job["id"]}
+            continue
+        want = load_file(shared.JOBS / f"{job['id']}.safetensors")
+        name = "image.thin" if job.get("thin") else "image"
+        found[job["id"]] = round(decibels(want[name], make_jobs.run(job)[name]), 1)
         print(job["id"], found[job["id"]])
-    shared.write_json(shared.GOLDEN / "bf16.json", found)
+    shared.write_json(path, found)
 
 
 if __name__ == "__main__":

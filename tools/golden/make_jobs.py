@@ -3,7 +3,10 @@
 One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/golden/jobs:
 
     tokens, negative_tokens                i32 [77]
+    tokens_2, negative_tokens_2            SDXL: the second tokenizer's
     prompt_embeds, negative_prompt_embeds  f32 [77, hidden]
+    pooled, negative_pooled                SDXL: f32 [projection]
+    time_ids, negative_time_ids            SDXL: f32 [6]
     init_image                             u8 [height, width, 3], image to image only
     init_latents                           f32 [4, h, w], the posterior's sample, scaled
     noise                                  f32 [4, h, w], before any scaling
@@ -14,6 +17,8 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
 
 Of a job that is marked `latents_only` the text's tensors, the pictures and the repeated last latents are left out.
+    image.thin                             in its place where a model has many jobs: each fourth pixel
+                                           of each fourth row, from the third on
 """
 
 import contextlib
@@ -24,8 +29,6 @@ import diffusers
 import numpy
 import torch
 import transformers
-from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion as text_to_image
-from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as image_to_image
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -88,18 +91,27 @@ class Stages(dict):
         self.latents = []
         self.timesteps = []
 
-    def see_tokens(self, _module, args, kwargs, _output):
-        tokens = args[0] if args else kwargs["input_ids"]
-        self.setdefault("negative_tokens" if "tokens" in self else "tokens", tokens[0].int())
+    def see_tokens(self, name):
+        def hook(_module, args, kwargs, _output):
+            tokens = args[0] if args else kwargs["input_ids"]
+            self.setdefault(f"negative_{name}" if name in self else name, tokens[0].int())
+
+        return hook
+
+    def keep_rows(self, name, rows):
+        self[name] = rows[-1]
+        if len(rows) == 2:
+            self[f"negative_{name}"] = rows[0]
 
     def see_call(self, _module, args, kwargs, output):
         self.timesteps.append(float(args[1]))
         if "model_output.0" not in self:
             self["model_output.0"] = output[0]
-            embeds = kwargs["encoder_hidden_states"]
-            self["prompt_embeds"] = embeds[-1]
-            if len(embeds) == 2:
-                self["negative_prompt_embeds"] = embeds[0]
+            self.keep_rows("prompt_embeds", kwargs["encoder_hidden_states"])
+            added = kwargs.get("added_cond_kwargs") or {}
+            if added:
+                self.keep_rows("pooled", added["text_embeds"])
+                self.keep_rows("time_ids", added["time_ids"])
 
     def see_noise(self, draw):
         def wrapped(*args, **kwargs):
@@ -123,11 +135,13 @@ class Stages(dict):
 
     @contextlib.contextmanager
     def watching(self):
-        handles = [
-            self.pipe.text_encoder.register_forward_hook(self.see_tokens, with_kwargs=True),
-            self.pipe.unet.register_forward_hook(self.see_call, with_kwargs=True),
-        ]
-        module = image_to_image if "Img2Img" in type(self.pipe).__name__ else text_to_image
+        handles = [self.pipe.unet.register_forward_hook(self.see_call, with_kwargs=True)]
+        for name in ("", "_2"):
+            encoder = getattr(self.pipe, f"text_encoder{name}", None)
+            if encoder is not None:
+                hook = self.see_tokens(f"tokens{name}")
+                handles.append(encoder.register_forward_hook(hook, with_kwargs=True))
+        module = sys.modules[type(self.pipe).__module__]
         draw, module.randn_tensor = module.randn_tensor, self.see_noise(module.randn_tensor)
         self.pipe.scheduler.add_noise = self.see_add_noise(self.pipe.scheduler.add_noise)
         try:
@@ -142,9 +156,32 @@ class Stages(dict):
         self["timesteps"] = torch.tensor(self.timesteps)
         self["image"] = torch.from_numpy(image[0])
         if "negative_prompt_embeds" not in self:
-            self.pop("negative_tokens", None)
+            for name in [name for name in self if name.startswith("negative_")]:
+                self.pop(name)
         if "Img2Img" not in type(self.pipe).__name__:
             self.pop("init_latents", None)
+
+
+def is_xl(pipe):
+    return hasattr(pipe, "text_encoder_2")
+
+
+def as_pipeline(pipe, kind):
+    """The same parts and settings in another of the family's pipelines."""
+    name = f"StableDiffusion{'XL' if is_xl(pipe) else ''}{kind}Pipeline"
+    settings = {
+        key: pipe.config[key]
+        for key in ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
+        if key in pipe.config
+    }
+    if not is_xl(pipe):
+        settings = {"requires_safety_checker": False}
+    return getattr(diffusers, name)(**pipe.components, **settings)
+
+
+def sdxl_arguments(job):
+    names = {"original_size": "original_size", "target_size": "target_size", "crop": "crops_coords_top_left"}
+    return {argument: tuple(job[field]) for field, argument in names.items() if field in job}
 
 
 def run(job):
@@ -158,10 +195,11 @@ def run(job):
         "clip_skip": job.get("clip_skip"),
         "generator": torch.Generator().manual_seed(job["seed"]),
         "output_type": "np",
+        **sdxl_arguments(job),
     }
     picture = None
     if "init_image" in job:
-        pipe = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        pipe = as_pipeline(pipe, "Img2Img")
         picture = Image.open(shared.GOLDEN / job["init_image"])
         arguments |= {"image": picture, "strength": job["strength"]}
     else:
@@ -172,8 +210,10 @@ def run(job):
     with torch.no_grad(), stages.watching():
         image = pipe(**arguments, callback_on_step_end=stages.see_step).images
     stages.finish(image)
-    if picture:
+    if picture and not job.get("thin"):
         stages["init_image"] = torch.from_numpy(numpy.array(picture))
+    if job.get("thin"):
+        stages["image.thin"] = stages.pop("image")[2::4, 2::4]
     return {name: value.contiguous().clone() for name, value in stages.items()}
 
 
@@ -188,13 +228,17 @@ def draw_inits():
         Image.fromarray(pixels.astype(numpy.uint8)).save(path, optimize=True)
 
 
+def without_thin(job):
+    return {key: value for key, value in job.items() if key != "thin"}
+
+
 def main():
     shared.JOBS.mkdir(parents=True, exist_ok=True)
     draw_inits()
     every = list(jobs.every())
     with open(shared.GOLDEN / "jobs.jsonl", "w") as lines:
         for job in every:
-            lines.write(json.dumps(job, ensure_ascii=False) + "\n")
+            lines.write(json.dumps(without_thin(job), ensure_ascii=False) + "\n")
     wanted = sys.argv[1:]
     for job in every:
         if wanted and not any(job["id"].startswith(name) for name in wanted):

@@ -1,4 +1,4 @@
-"""Small random models of the SD1 and SD2 architectures, in every layout that the engine reads.
+"""Small random models of the architectures that the engine draws, in every layout that it reads.
 
 Each is loaded back by diffusers before it counts as made.
 """
@@ -10,9 +10,9 @@ import sys
 import tempfile
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import ldm
 import shared
@@ -62,21 +62,68 @@ ZERO_SNR_SCHEDULER = {
     "use_karras_sigmas": False,
 }
 
+SDXL_SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+
 DOWN = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
 UP = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
 
 
-def text_encoder(seed, merges, hidden, layers, heads, **more):
+# The small models of SDXL read this many tokens of a prompt, which keeps their dumps small.
+SDXL_TOKENS = 24
+
+
+def text_encoder(seed, merges, hidden, layers, heads, kind=CLIPTextModel, **more):
     config = CLIPTextConfig(
         vocab_size=514 + merges,
         hidden_size=hidden,
         intermediate_size=4 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        max_position_embeddings=77,
-        **{"hidden_act": "quick_gelu", "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **more},
+        **{
+            "max_position_embeddings": 77,
+            "hidden_act": "quick_gelu",
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 1,
+            **more,
+        },
     )
-    return shared.randomize(CLIPTextModel(config), seed)
+    return shared.randomize(kind(config), seed)
+
+
+def sdxl_texts(seed):
+    tokens = {"max_position_embeddings": SDXL_TOKENS}
+    return {
+        "text_encoder": text_encoder(seed, TINY_MERGES, 16, 3, 2, **tokens),
+        "text_encoder_2": text_encoder(
+            seed + 1,
+            TINY_MERGES,
+            24,
+            4,
+            3,
+            kind=CLIPTextModelWithProjection,
+            hidden_act="gelu",
+            projection_dim=20,
+            **tokens,
+        ),
+    }
 
 
 def unet(seed, widths, heads, cross, groups, layers=2, **more):
@@ -94,7 +141,31 @@ def unet(seed, widths, heads, cross, groups, layers=2, **more):
     return shared.randomize(model, seed)
 
 
-def vae(seed, widths, groups, layers=2):
+def sdxl_unet(seed, widths, heads, depths, texts, groups, ids=6, id_width=8, **more):
+    pooled = texts["text_encoder_2"].config.projection_dim
+    model = UNet2DConditionModel(
+        sample_size=12,
+        block_out_channels=widths,
+        attention_head_dim=heads,
+        transformer_layers_per_block=depths,
+        cross_attention_dim=sum(text.config.hidden_size for text in texts.values()),
+        norm_num_groups=groups,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=id_width,
+        projection_class_embeddings_input_dim=pooled + ids * id_width,
+        **{
+            "layers_per_block": 1,
+            "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * (len(widths) - 1),
+            "up_block_types": ["CrossAttnUpBlock2D"] * (len(widths) - 1) + ["UpBlock2D"],
+            **more,
+        },
+    )
+    # A calmer network magnifies rounding less.
+    return shared.randomize(model, seed, {"conv_out": 0.4})
+
+
+def vae(seed, widths, groups, layers=2, **more):
     model = AutoencoderKL(
         block_out_channels=widths,
         layers_per_block=layers,
@@ -103,12 +174,16 @@ def vae(seed, widths, groups, layers=2):
         up_block_types=["UpDecoderBlock2D"] * len(widths),
         latent_channels=4,
         sample_size=64,
-        scaling_factor=0.18215,
+        **{"scaling_factor": 0.18215, **more},
     )
     return shared.randomize(model, seed, {"decoder.conv_out": 0.6, "encoder.conv_out": 2.0})
 
 
-def save_tokenizer(path, merges, pad, files=("vocab", "merges", "special", "config")):
+def small_sdxl_vae(**more):
+    return vae(593, [4, 4, 8, 8], 4, layers=1, **{"scaling_factor": 0.13025, **more})
+
+
+def save_tokenizer(path, merges, pad, files=("vocab", "merges", "special", "config"), length=77):
     """The tokenizer files as published trees have them, `pad` as their pad token."""
     pairs = shared.clip_merges(merges)
     if "vocab" in files:
@@ -132,7 +207,7 @@ def save_tokenizer(path, merges, pad, files=("vocab", "merges", "special", "conf
             "do_lower_case": True,
             "eos_token": token | end,
             "errors": "replace",
-            "model_max_length": 77,
+            "model_max_length": length,
             "pad_token": pad,
             "tokenizer_class": "CLIPTokenizer",
             "unk_token": token | end,
@@ -162,36 +237,69 @@ def save_weights(folder, name, tensors, shards=1):
     shared.write_json(folder / f"{stem}.safetensors.index{variant}.json", index)
 
 
-def save_tree(name, parts, scheduler, dtype, pad, variant="", shards=1, rename=None, merges=TINY_MERGES, root=None):
-    """A diffusers folder; `rename` changes a component's tensors to the names of older releases."""
+SD_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+}
+SDXL_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "force_zeros_for_empty_prompt": True,
+    "image_encoder": [None, None],
+}
+
+
+def pipeline_index(head, parts, scheduler):
+    index = {**head, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    for name in ("text_encoder", "text_encoder_2"):
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        if name in parts:
+            index[name] = ["transformers", type(parts[name]).__name__]
+            index[tokenizer] = ["transformers", "CLIPTokenizer"]
+        elif "text_encoder_2" in parts:
+            index[name] = index[tokenizer] = [None, None]
+    return index | {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+
+
+def save_tree(
+    name,
+    parts,
+    scheduler,
+    dtype,
+    pad,
+    variant="",
+    shards=1,
+    rename=None,
+    merges=TINY_MERGES,
+    root=None,
+    head=SD_INDEX,
+):
+    """A diffusers folder; `rename` changes a component's tensors to the names of older releases. `pad`
+    is of the first tokenizer, the second one's is always "!"."""
     root = root or shared.MODELS / name
     shutil.rmtree(root, ignore_errors=True)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.42.1",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    shared.write_json(root / "model_index.json", index)
+    shared.write_json(root / "model_index.json", pipeline_index(head, parts, scheduler))
     shared.write_json(root / "scheduler" / "scheduler_config.json", scheduler)
-    save_tokenizer(root / "tokenizer", merges, pad)
-    stems = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
     for component, model in parts.items():
         folder = root / component
         folder.mkdir(parents=True)
-        model.config.save_pretrained(folder) if component == "text_encoder" else model.save_config(folder)
+        is_text = component.startswith("text_encoder")
+        if is_text:
+            tokenizer = root / component.replace("text_encoder", "tokenizer")
+            token = pad if component == "text_encoder" else "!"
+            save_tokenizer(tokenizer, merges, token, length=model.config.max_position_embeddings)
+        model.config.save_pretrained(folder) if is_text else model.save_config(folder)
         tensors = {key: value.to(dtype) for key, value in model.state_dict().items()}
         if rename and component in rename:
             tensors = rename[component](tensors)
         count = shards if component == "unet" else 1
-        save_weights(folder, stems[component] + variant, tensors, count)
+        stem = "model" if is_text else "diffusion_pytorch_model"
+        save_weights(folder, stem + variant, tensors, count)
 
 
 def with_text_model(tensors):
@@ -270,11 +378,20 @@ def make_sd1_single():
     save_file(halves, path, metadata={"format": "pt"})
 
 
+def make_sdxl_small():
+    parts = sdxl_texts(501)
+    parts["unet"] = sdxl_unet(503, [8, 12, 16], [1, 3, 2], [1, 1, 2], parts, 4)
+    parts["vae"] = small_sdxl_vae()
+    rename = {"text_encoder": with_text_model}
+    save_tree("sdxl-small", parts, SDXL_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=rename, head=SDXL_INDEX)
+
+
 MAKERS = {
     "sd1-small": make_sd1_small,
     "sd2-small": make_sd2_small,
     "sd2-zsnr-sharded": make_sd2_zsnr,
     "sd1-single": make_sd1_single,
+    "sdxl-small": make_sdxl_small,
 }
 
 
@@ -282,7 +399,7 @@ def check_tree(name):
     """diffusers reads the tree and finds the very numbers that were meant."""
     root = shared.MODELS / name
     variant = "fp16" if list(root.glob("unet/*fp16*")) else None
-    pipe = StableDiffusionPipeline.from_pretrained(root, variant=variant, safety_checker=None)
+    pipe = DiffusionPipeline.from_pretrained(root, variant=variant)
     stored = {}
     for file in (root / "unet").glob("*.safetensors"):
         stored |= load_file(file)

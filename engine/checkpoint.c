@@ -18,6 +18,15 @@ struct part {
     int count;
 };
 
+/* A tensor that a file holds as a part of another, or transposed. */
+struct derived {
+    struct derived *next;
+    const struct stored_tensor *from;
+    int third;
+    struct stored_tensor tensor;
+    char data[]; /* of a transposed one */
+};
+
 struct checkpoint {
     char *path;
     enum checkpoint_format format;
@@ -27,7 +36,9 @@ struct checkpoint {
     bool has[COMPONENT_COUNT];
     enum family family;
     struct ldm_layout layout;
-    uint16_t *pool; /* synthetic: POOL_ELEMENTS values in f16 */
+    struct derived *derived;
+    char idle[CHECKPOINT_NAME_MAX_BYTES]; /* tensors that begin so are there and never used */
+    uint16_t *pool;                       /* synthetic: POOL_ELEMENTS values in f16 */
     struct stored_tensor synthetic;
 };
 
@@ -221,21 +232,17 @@ static bool has(const struct safetensors *file, const char *name)
 static int unsupported(const struct checkpoint *c, const char *what, struct err *err)
 {
     return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
-                   "%s: is %s, a family that this version does not draw; it draws SD1.x files and "
-                   "diffusers folders of SD1.x and SD2.x",
+                   "%s: is %s, a family that this version does not draw; it draws SD1.x, SD2.x and "
+                   "SDXL, as single files and diffusers folders",
                    c->path, what);
 }
 
 static int check_single(const struct checkpoint *c, const struct safetensors *file, struct err *err)
 {
-    if (has(file, "conditioner.embedders.1.model.ln_final.weight"))
-        return unsupported(c, "an SDXL base checkpoint", err);
-    if (has(file, "conditioner.embedders.0.model.ln_final.weight"))
-        return unsupported(c, "an SDXL refiner checkpoint", err);
-    if (has(file, "cond_stage_model.model.ln_final.weight"))
-        return unsupported(c, "an SD2.x single file", err);
     if (has(file, "control_model.time_embed.0.weight"))
         return unsupported(c, "a ControlNet", err);
+    if (has(file, "edm_mean") || has(file, "edm_vpred.sigma_max"))
+        return unsupported(c, "an EDM model", err);
     if (!has(file, "model.diffusion_model.input_blocks.0.0.weight"))
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: holds no Stable Diffusion model (no tensor "
@@ -245,15 +252,60 @@ static int check_single(const struct checkpoint *c, const struct safetensors *fi
     return 0;
 }
 
+/* The family is told by how the text encoders are called. */
+static void find_texts(struct checkpoint *c, const struct safetensors *file)
+{
+    struct ldm_layout *l = &c->layout;
+
+    if (has(file, "conditioner.embedders.1.model.ln_final.weight")) {
+        c->family = FAMILY_SDXL;
+        l->text[COMPONENT_TEXT] = "conditioner.embedders.0.transformer.";
+        l->text[COMPONENT_TEXT_2] = "conditioner.embedders.1.model.";
+    } else if (has(file, "conditioner.embedders.0.model.ln_final.weight")) {
+        c->family = FAMILY_SDXL_REFINER;
+        l->text[COMPONENT_TEXT_2] = "conditioner.embedders.0.model.";
+    } else if (has(file, "cond_stage_model.model.ln_final.weight")) {
+        c->family = FAMILY_SD2;
+        l->text[COMPONENT_TEXT] = "cond_stage_model.model.";
+        l->open_clip[COMPONENT_TEXT] = true;
+    } else {
+        l->text[COMPONENT_TEXT] = "cond_stage_model.transformer.";
+    }
+    l->open_clip[COMPONENT_TEXT_2] = true;
+    c->has[COMPONENT_TEXT] = l->text[COMPONENT_TEXT] != NULL;
+    c->has[COMPONENT_TEXT_2] = l->text[COMPONENT_TEXT_2] != NULL;
+}
+
+/* SD2 was trained on the layer before the last, which is there all the same. */
+static void find_idle(struct checkpoint *c, const struct safetensors *file)
+{
+    char name[CHECKPOINT_NAME_MAX_BYTES];
+
+    for (int i = 0; c->family == FAMILY_SD2; i++) {
+        snprintf(name, sizeof(name), "%stransformer.resblocks.%d.ln_1.weight",
+                 c->layout.text[COMPONENT_TEXT], i);
+        if (!has(file, name))
+            break;
+        snprintf(c->idle, sizeof(c->idle), "%.*s", (int)strlen(name) - 11, name);
+    }
+}
+
 static void find_layout(struct checkpoint *c, const struct safetensors *file)
 {
     char name[CHECKPOINT_NAME_MAX_BYTES];
     struct ldm_layout *l = &c->layout;
 
     l->layers = 2;
+    for (int block = 1; block < 16; block++) {
+        snprintf(name, sizeof(name), "model.diffusion_model.input_blocks.%d.0.op.weight", block);
+        if (has(file, name)) {
+            l->layers = block - 1;
+            break;
+        }
+    }
     for (int block = 0; block < 16; block++) {
         snprintf(name, sizeof(name), "model.diffusion_model.output_blocks.%d.1.norm.weight",
-                 block * 3);
+                 block * (l->layers + 1) + l->layers);
         l->up_attention[block] = has(file, name);
         snprintf(name, sizeof(name), "first_stage_model.encoder.down.%d.block.0.norm1.weight",
                  block);
@@ -275,7 +327,9 @@ static int open_single(struct checkpoint *c, struct err *err)
     if (add_file(&c->parts[0], c->path, err) != 0 ||
         check_single(c, c->parts[0].shards[0], err) != 0)
         return -1;
-    c->has[COMPONENT_TEXT] = c->has[COMPONENT_UNET] = c->has[COMPONENT_VAE] = true;
+    c->has[COMPONENT_UNET] = c->has[COMPONENT_VAE] = true;
+    find_texts(c, c->parts[0].shards[0]);
+    find_idle(c, c->parts[0].shards[0]);
     find_layout(c, c->parts[0].shards[0]);
     return 0;
 }
@@ -368,6 +422,11 @@ void checkpoint_close(struct checkpoint *c)
         }
         json_doc_free(c->configs[i]);
     }
+    while (c->derived != NULL) {
+        struct derived *next = c->derived->next;
+        free(c->derived);
+        c->derived = next;
+    }
     json_doc_free(c->scheduler);
     json_doc_free(c->index);
     free(c->pool);
@@ -427,6 +486,67 @@ static const struct stored_tensor *find_in(const struct part *part, const char *
     return NULL;
 }
 
+static void transpose(char *to, const struct stored_tensor *t)
+{
+    size_t element = dtype_bytes(t->dtype);
+    int64_t rows = t->dims[0], columns = t->dims[1];
+
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            memcpy(to + (size_t)(j * rows + i) * element,
+                   (const char *)t->data + (size_t)(i * columns + j) * element, element);
+}
+
+/* What does not have the shape to be taken apart is returned as it is, for binding to refuse. NULL
+ * when there is no memory. */
+static const struct stored_tensor *derive(struct checkpoint *c, const struct stored_tensor *from,
+                                          const struct ldm_place *place)
+{
+    size_t bytes = (size_t)from->count * dtype_bytes(from->dtype);
+    struct derived *d = c->derived;
+
+    if (!from->usable || (place->transposed ? from->rank != 2 : from->dims[0] % 3 != 0))
+        return from;
+    while (d != NULL && (d->from != from || d->third != place->third))
+        d = d->next;
+    if (d != NULL)
+        return &d->tensor;
+    d = malloc(sizeof(*d) + (place->transposed ? bytes : 0));
+    if (d == NULL)
+        return NULL;
+    *d = (struct derived){.next = c->derived, .from = from, .third = place->third, .tensor = *from};
+    if (place->transposed) {
+        d->tensor.dims[0] = from->dims[1];
+        d->tensor.dims[1] = from->dims[0];
+        d->tensor.data = d->data;
+        transpose(d->data, from);
+    } else {
+        d->tensor.dims[0] /= 3;
+        d->tensor.count /= 3;
+        d->tensor.data = (const char *)from->data + (size_t)place->third * (bytes / 3);
+    }
+    c->derived = d;
+    return &d->tensor;
+}
+
+static const struct stored_tensor *find_ldm(struct checkpoint *c, enum component component,
+                                            const char *name)
+{
+    const struct stored_tensor *tensor;
+    char other[CHECKPOINT_NAME_MAX_BYTES];
+    struct ldm_place place;
+
+    if (!ldm_find(&c->layout, component, name, &place))
+        return NULL;
+    tensor = find_in(&c->parts[0], place.name);
+    if (tensor == NULL && component == COMPONENT_TEXT && legacy_name(component, name, other) &&
+        ldm_find(&c->layout, component, other, &place))
+        tensor = find_in(&c->parts[0], place.name);
+    if (tensor == NULL || (place.third < 0 && !place.transposed))
+        return tensor;
+    return derive(c, tensor, &place);
+}
+
 const struct stored_tensor *checkpoint_find(struct checkpoint *c, enum component component,
                                             const char *name)
 {
@@ -435,18 +555,30 @@ const struct stored_tensor *checkpoint_find(struct checkpoint *c, enum component
     const struct stored_tensor *tensor;
 
     if (c->format == CHECKPOINT_LDM)
-        return ldm_name(&c->layout, component, name, other) ? find_in(part, other) : NULL;
+        return find_ldm(c, component, name);
     tensor = find_in(part, name);
     if (tensor == NULL && legacy_name(component, name, other))
         tensor = find_in(part, other);
     return tensor;
 }
 
+const struct stored_tensor *checkpoint_marker(const struct checkpoint *c, const char *name)
+{
+    return c->format == CHECKPOINT_LDM ? safetensors_find(c->parts[0].shards[0], name) : NULL;
+}
+
+const char *checkpoint_metadata(const struct checkpoint *c, const char *key)
+{
+    return c->format == CHECKPOINT_LDM ? safetensors_metadata(c->parts[0].shards[0], key) : NULL;
+}
+
 void checkpoint_stored_name(const struct checkpoint *c, enum component component, const char *name,
                             char out[CHECKPOINT_NAME_MAX_BYTES])
 {
-    if (c->format != CHECKPOINT_LDM || !ldm_name(&c->layout, component, name, out))
-        snprintf(out, CHECKPOINT_NAME_MAX_BYTES, "%s", name);
+    struct ldm_place place;
+    bool other = c->format == CHECKPOINT_LDM && ldm_find(&c->layout, component, name, &place);
+
+    snprintf(out, CHECKPOINT_NAME_MAX_BYTES, "%s", other ? place.name : name);
 }
 
 const char *checkpoint_file(const struct checkpoint *c, enum component component)
@@ -455,14 +587,19 @@ const char *checkpoint_file(const struct checkpoint *c, enum component component
     return part->count > 0 ? safetensors_path(part->shards[0]) : c->path;
 }
 
+static bool begins_with(const char *name, const char *prefix)
+{
+    return strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
 static bool belongs(const struct checkpoint *c, enum component component, const char *name)
 {
-    static const char *PREFIX[] = {[COMPONENT_TEXT] = "cond_stage_model.",
-                                   [COMPONENT_TEXT_2] = "conditioner.embedders.1.",
-                                   [COMPONENT_UNET] = "model.diffusion_model.",
-                                   [COMPONENT_VAE] = "first_stage_model."};
-    return c->format != CHECKPOINT_LDM ||
-           strncmp(name, PREFIX[component], strlen(PREFIX[component])) == 0;
+    if (c->format != CHECKPOINT_LDM)
+        return true;
+    if (component == COMPONENT_UNET || component == COMPONENT_VAE)
+        return begins_with(name, component == COMPONENT_UNET ? "model.diffusion_model."
+                                                             : "first_stage_model.");
+    return c->has[component] && begins_with(name, c->layout.text[component]);
 }
 
 void checkpoint_size(const struct checkpoint *c, enum component component, uint64_t *elements,
@@ -481,9 +618,9 @@ void checkpoint_size(const struct checkpoint *c, enum component component, uint6
         }
 }
 
-static bool is_baggage(const char *name)
+static bool is_baggage(const struct checkpoint *c, const char *name)
 {
-    static const char *PREFIXES[] = {"model_ema.", "loss.", "cond_stage_model.logit_scale"};
+    static const char *PREFIXES[] = {"model_ema.", "loss."};
     static const char *NAMES[] = {"betas",
                                   "alphas_cumprod",
                                   "alphas_cumprod_prev",
@@ -497,12 +634,17 @@ static bool is_baggage(const char *name)
                                   "posterior_mean_coef1",
                                   "posterior_mean_coef2",
                                   "scale_factor",
-                                  "logvar"};
+                                  "logvar",
+                                  "v_pred",
+                                  "ztsnr",
+                                  "cond_stage_model.model.text_projection"};
 
-    if (strstr(name, "position_ids") != NULL)
+    if (strstr(name, "position_ids") != NULL || strstr(name, "logit_scale") != NULL)
+        return true;
+    if (c->idle[0] != '\0' && begins_with(name, c->idle))
         return true;
     for (size_t i = 0; i < sizeof(PREFIXES) / sizeof(PREFIXES[0]); i++)
-        if (strncmp(name, PREFIXES[i], strlen(PREFIXES[i])) == 0)
+        if (begins_with(name, PREFIXES[i]))
             return true;
     for (size_t i = 0; i < sizeof(NAMES) / sizeof(NAMES[0]); i++)
         if (strcmp(name, NAMES[i]) == 0)
@@ -517,7 +659,7 @@ void checkpoint_unused(const struct checkpoint *c, void (*see)(void *user, const
         for (int s = 0; s < c->parts[p].count; s++)
             for (size_t i = 0; i < safetensors_count(c->parts[p].shards[s]); i++) {
                 const struct stored_tensor *tensor = safetensors_at(c->parts[p].shards[s], i);
-                if (!c->parts[p].used[s][i] && tensor->usable && !is_baggage(tensor->name))
+                if (!c->parts[p].used[s][i] && tensor->usable && !is_baggage(c, tensor->name))
                     see(user, tensor->name);
             }
 }

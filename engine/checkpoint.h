@@ -74,6 +74,11 @@ const struct json *checkpoint_index(const struct checkpoint *checkpoint);
 const struct stored_tensor *checkpoint_find(struct checkpoint *checkpoint, enum component component,
                                             const char *name);
 
+/* A single file's tensor of this very name, and its metadata; NULL in a folder. */
+const struct stored_tensor *checkpoint_marker(const struct checkpoint *checkpoint,
+                                              const char *name);
+const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key);
+
 /* What the file itself calls a tensor, for messages. */
 void checkpoint_stored_name(const struct checkpoint *checkpoint, enum component component,
                             const char *name, char out[CHECKPOINT_NAME_MAX_BYTES]);

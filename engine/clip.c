@@ -7,9 +7,12 @@
 
 static const char *const QKV[] = {"q_proj", "k_proj", "v_proj"};
 
+/* Single files do not say that heads are 64 wide, that OpenCLIP's towers have the exact gelu, and
+ * that SD2 leaves the last layer out. */
 static void config_from_shapes(struct clip_config *c, struct checkpoint *checkpoint,
                                enum component text)
 {
+    enum family family = checkpoint_family(checkpoint);
     const char *tokens = "text_model.embeddings.token_embedding.weight";
 
     *c = (struct clip_config){.act = ACT_QUICK_GELU, .eps = 1e-5f, .eos = EOS_LARGEST};
@@ -22,6 +25,12 @@ static void config_from_shapes(struct clip_config *c, struct checkpoint *checkpo
                0)
         c->layers++;
     c->heads = c->hidden >= 64 ? c->hidden / 64 : 1;
+    if (family == FAMILY_SD2)
+        c->layers--;
+    if (family == FAMILY_SD2 || text == COMPONENT_TEXT_2)
+        c->act = ACT_GELU;
+    if (text == COMPONENT_TEXT_2)
+        c->projection = bind_dim(checkpoint, text, 0, "text_projection.weight");
 }
 
 static enum activation act_by_name(const char *name)

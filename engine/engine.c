@@ -1,4 +1,5 @@
 /* Opening devices and models. */
+#include "engine/defaults.h"
 #include "engine/runtime.h"
 
 #if defined(ATELIER_DNNL)
@@ -166,30 +167,14 @@ static uint64_t fingerprint(struct model *model)
     return t == NULL ? hash : mix(hash, t->data, (size_t)t->count * dtype_bytes(t->dtype));
 }
 
-static int read_scheduler(struct model *model, const struct model_options *options, struct err *err)
-{
-    const struct json *json = checkpoint_scheduler(model->checkpoint);
-
-    if (json == NULL)
-        model->sampler = sampler_config_default(SAMPLER_PNDM, PREDICTION_EPSILON);
-    else if (sampler_config_read(&model->sampler, json, err) != 0)
-        return err_prefix(err, "%s/scheduler/scheduler_config.json", model->info.path);
-    if (options == NULL || options->prediction == NULL)
-        return 0;
-    if (strcmp(options->prediction, "epsilon") == 0)
-        model->sampler.prediction = PREDICTION_EPSILON;
-    else if (strcmp(options->prediction, "v_prediction") == 0)
-        model->sampler.prediction = PREDICTION_V;
-    else
-        return err_set(err, ERR_INVALID, ERR_REJECT,
-                       "prediction '%s' is neither 'epsilon' nor 'v_prediction'",
-                       options->prediction);
-    return 0;
-}
-
 static int make_tokenizer(struct model *model, struct encoder *encoder, struct err *err)
 {
     const int rows = encoder->clip.tokens.rows;
+    /* OpenCLIP pads with its token 0, which is "!". */
+    const char *pad =
+        checkpoint_family(model->checkpoint) == FAMILY_SD2 || encoder->component == COMPONENT_TEXT_2
+            ? "!"
+            : TOKENIZER_END;
     char folder[4096];
     int rc;
 
@@ -197,7 +182,7 @@ static int make_tokenizer(struct model *model, struct encoder *encoder, struct e
              component_tokenizer(encoder->component));
     rc = checkpoint_format(model->checkpoint) == CHECKPOINT_DIFFUSERS
              ? tokenizer_create_folder(&encoder->tokenizer, folder, err)
-             : tokenizer_create_builtin(&encoder->tokenizer, TOKENIZER_END, err);
+             : tokenizer_create_builtin(&encoder->tokenizer, pad, err);
     if (rc != 0)
         return -1;
     if (tokenizer_vocabulary_size(encoder->tokenizer) > (uint32_t)rows)
@@ -272,12 +257,10 @@ static int bind_components(struct model *model, struct err *err)
 
 static void describe(struct model *model)
 {
-    const struct json *unet = checkpoint_config(model->checkpoint, COMPONENT_UNET);
     const struct model_info sizes = model->info;
     enum family family = checkpoint_family(model->checkpoint);
-    bool xl = family == FAMILY_SDXL || family == FAMILY_SDXL_REFINER;
     int factor = vae_factor(&model->vae.config);
-    int sample = (int)json_int_or(json_get(unet, "sample_size"), xl ? 128 : 64);
+    struct defaults defaults = defaults_read(model->checkpoint, &model->sampler, factor);
 
     model->info = (struct model_info){
         .path = sizes.path,
@@ -285,16 +268,14 @@ static void describe(struct model *model)
         .format =
             checkpoint_format(model->checkpoint) == CHECKPOINT_LDM ? "single file" : "diffusers",
         .prediction = prediction_name(model->sampler.prediction),
-        .width = sample * factor,
-        .height = sample * factor,
+        .width = defaults.sample_w * factor,
+        .height = defaults.sample_h * factor,
         .vae_factor = factor,
         .sampler = model->sampler.own,
-        .steps = 50,
-        .guidance_scale = xl ? 5 : 7.5,
+        .steps = defaults.steps,
+        .guidance_scale = defaults.guidance_scale,
     };
-    model->zero_negative = xl && json_bool_or(json_get(checkpoint_index(model->checkpoint),
-                                                       "force_zeros_for_empty_prompt"),
-                                              true);
+    model->zero_negative = defaults.zero_negative;
     for (int i = 0; i < COMPONENT_COUNT; i++) {
         uint64_t elements, bytes;
         checkpoint_size(model->checkpoint, (enum component)i, &elements, &bytes);
@@ -360,7 +341,9 @@ static int load(struct model *model, const char *path, const struct model_option
         return -1;
     path = checkpoint_path(model->checkpoint);
     model->info.path = checkpoint_path(model->checkpoint);
-    if (bind_components(model, err) != 0 || read_scheduler(model, options, err) != 0)
+    if (bind_components(model, err) != 0 ||
+        defaults_scheduler(&model->sampler, model->checkpoint,
+                           options != NULL ? options->prediction : NULL, err) != 0)
         return -1;
     if (model->engine->backend->weights_bytes > model->engine->memory_max_bytes)
         return err_set(err, ERR_MEMORY, ERR_RETRY,

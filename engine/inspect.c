@@ -1,5 +1,6 @@
 /* A report on a model on disk, from headers and configuration alone. */
 #include "engine/clip.h"
+#include "engine/defaults.h"
 #include "engine/engine.h"
 #include "engine/unet.h"
 #include "engine/vae.h"
@@ -9,6 +10,7 @@ struct findings {
     struct clip_config texts[COMPONENT_TEXT_2 + 1]; /* hidden is 0 where there is none */
     struct unet_config unet;
     struct vae_config vae;
+    struct sampler_config scheduler;
     struct err problem; /* code is ERR_NONE when the model can be drawn */
     uint64_t elements[COMPONENT_COUNT], bytes[COMPONENT_COUNT];
 };
@@ -22,7 +24,8 @@ static void look(struct findings *f)
             clip_config_read(&f->texts[i], f->checkpoint, (enum component)i, &f->problem) != 0)
             return;
     if (unet_config_read(&f->unet, f->checkpoint, &f->problem) != 0 ||
-        vae_config_read(&f->vae, f->checkpoint, &f->problem) != 0)
+        vae_config_read(&f->vae, f->checkpoint, &f->problem) != 0 ||
+        defaults_scheduler(&f->scheduler, f->checkpoint, NULL, &f->problem) != 0)
         return;
     f->problem.code = ERR_NONE;
 }
@@ -30,6 +33,11 @@ static void look(struct findings *f)
 static const char *family(const struct findings *f)
 {
     return family_name(checkpoint_family(f->checkpoint));
+}
+
+static const char *prediction(const struct findings *f)
+{
+    return f->scheduler.prediction == PREDICTION_V ? "v_prediction" : "epsilon";
 }
 
 static const char *format_name(const struct findings *f)
@@ -45,8 +53,6 @@ static void write_list(struct buf *out, const int *values, int count)
 
 static void write_text(const struct findings *f, struct buf *out)
 {
-    const struct json *scheduler = checkpoint_scheduler(f->checkpoint);
-
     buf_printf(out, "%s\n", checkpoint_path(f->checkpoint));
     buf_printf(out, "  family         %s, %s\n", family(f), format_name(f));
     for (int i = 0; i < COMPONENT_COUNT; i++)
@@ -63,11 +69,10 @@ static void write_text(const struct findings *f, struct buf *out)
     write_list(out, f->unet.channels, f->unet.levels);
     buf_str(out, "\n  heads          ");
     write_list(out, f->unet.heads, f->unet.levels);
-    buf_printf(out, "\n  vae               factor %d, scaling %g\n", vae_factor(&f->vae),
+    buf_printf(out, "\n  vae            factor %d, scaling %g\n", vae_factor(&f->vae),
                f->vae.scaling_factor);
     buf_printf(out, "  scheduler      %s, %s\n",
-               json_string_or(json_get(scheduler, "_class_name"), "the family's default"),
-               json_string_or(json_get(scheduler, "prediction_type"), "epsilon"));
+               *f->scheduler.own_class ? f->scheduler.own_class : "unknown", prediction(f));
     if (f->problem.code != ERR_NONE)
         buf_printf(out, "  refused        %s\n", f->problem.message);
 }
@@ -92,7 +97,9 @@ static void write_json(const struct findings *f, struct buf *out)
     buf_printf(out, "],\"context\":%d,\"vae_factor\":%d,\"scaling_factor\":", f->unet.context,
                vae_factor(&f->vae));
     json_write_double(out, f->vae.scaling_factor);
-    buf_str(out, ",\"refused\":");
+    buf_str(out, ",\"scheduler\":");
+    json_write_string(out, f->scheduler.own_class, strlen(f->scheduler.own_class));
+    buf_printf(out, ",\"prediction\":\"%s\",\"refused\":", prediction(f));
     if (f->problem.code == ERR_NONE)
         buf_str(out, "null}\n");
     else {

@@ -18,11 +18,33 @@ static const struct rename UNET_RESNET[] = {{"norm1", "in_layers.0"},
 
 static const struct rename UNET_TOP[] = {{"time_embedding.linear_1", "time_embed.0"},
                                          {"time_embedding.linear_2", "time_embed.2"},
+                                         {"add_embedding.linear_1", "label_emb.0.0"},
+                                         {"add_embedding.linear_2", "label_emb.0.2"},
                                          {"conv_in", "input_blocks.0.0"},
                                          {"conv_norm_out", "out.0"},
                                          {"conv_out", "out.2"},
                                          {"mid_block.attentions.0", "middle_block.1"},
                                          {NULL, NULL}};
+
+static const struct rename OPEN_CLIP_TOP[] = {
+    {"text_model.embeddings.token_embedding", "token_embedding"},
+    {"text_model.embeddings.position_embedding.weight", "positional_embedding"},
+    {"text_model.final_layer_norm", "ln_final"},
+    {"text_projection.weight", "text_projection"},
+    {NULL, NULL}};
+
+static const struct rename OPEN_CLIP_LAYER[] = {{"layer_norm1", "ln_1"},
+                                                {"layer_norm2", "ln_2"},
+                                                {"mlp.fc1", "mlp.c_fc"},
+                                                {"mlp.fc2", "mlp.c_proj"},
+                                                {"self_attn.out_proj", "attn.out_proj"},
+                                                {"self_attn.q_proj.weight", "attn.in_proj_weight"},
+                                                {"self_attn.k_proj.weight", "attn.in_proj_weight"},
+                                                {"self_attn.v_proj.weight", "attn.in_proj_weight"},
+                                                {"self_attn.q_proj.bias", "attn.in_proj_bias"},
+                                                {"self_attn.k_proj.bias", "attn.in_proj_bias"},
+                                                {"self_attn.v_proj.bias", "attn.in_proj_bias"},
+                                                {NULL, NULL}};
 
 static const struct rename VAE_RESNET[] = {{"conv_shortcut", "nin_shortcut"}, {NULL, NULL}};
 
@@ -137,16 +159,40 @@ static bool vae_name(const struct ldm_layout *l, const char *name, char *out)
     return put(out, MODEL, name, "");
 }
 
-bool ldm_name(const struct ldm_layout *layout, enum component component, const char *name,
-              char out[CHECKPOINT_NAME_MAX_BYTES])
+static bool open_clip_name(const char *model, const char *name, struct ldm_place *place)
 {
+    static const char *const THIRDS[] = {"q_proj", "k_proj", "v_proj"};
+    char prefix[96];
+    int layer, used = 0;
+
+    if (sscanf(name, "text_model.encoder.layers.%d.%n", &layer, &used) != 1 || used == 0) {
+        place->transposed = strcmp(name, "text_projection.weight") == 0;
+        return put_renamed(place->name, model, OPEN_CLIP_TOP, name);
+    }
+    for (int i = 0; i < 3; i++)
+        if (strncmp(name + used, "self_attn.", 10) == 0 && after(name + used + 10, THIRDS[i]))
+            place->third = i;
+    snprintf(prefix, sizeof(prefix), "%stransformer.resblocks.%d.", model, layer);
+    return put_renamed(place->name, prefix, OPEN_CLIP_LAYER, name + used);
+}
+
+bool ldm_find(const struct ldm_layout *layout, enum component component, const char *name,
+              struct ldm_place *place)
+{
+    const char *text = layout->text[component];
+
+    *place = (struct ldm_place){.third = -1};
     switch (component) {
     case COMPONENT_TEXT:
-        return put(out, "cond_stage_model.transformer.", name, "");
+    case COMPONENT_TEXT_2:
+        if (text == NULL)
+            return false;
+        return layout->open_clip[component] ? open_clip_name(text, name, place)
+                                            : put(place->name, text, name, "");
     case COMPONENT_UNET:
-        return unet_name(layout, name, out);
+        return unet_name(layout, name, place->name);
     case COMPONENT_VAE:
-        return vae_name(layout, name, out);
+        return vae_name(layout, name, place->name);
     default:
         return false;
     }

@@ -54,6 +54,7 @@ static int dtype_bits(const char *name, struct stored_tensor *tensor)
 
     for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++)
         if (strcmp(KNOWN[i].name, name) == 0) {
+            tensor->type = KNOWN[i].name;
             tensor->usable = KNOWN[i].usable;
             tensor->dtype = KNOWN[i].dtype;
             return KNOWN[i].bits;

@@ -26,6 +26,7 @@ struct safetensors;
 
 struct stored_tensor {
     const char *name;
+    const char *type; /* as the file names it: "F16", "I64" */
     enum dtype dtype;
     bool usable; /* false: a dtype that holds no weights (I64 position ids): `data` is opaque */
     int rank;

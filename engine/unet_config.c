@@ -122,9 +122,6 @@ static int read_added(struct unet_config *u, const struct json *json, struct che
     u->ids = checkpoint_family(c) == FAMILY_SDXL_REFINER ? UNET_IDS_MAX - 1 : UNET_IDS_MAX;
     u->id_width = (int)json_int_or(json_get(json, "addition_time_embed_dim"), 0);
     u->pooled = whole - u->ids * u->id_width;
-    if (u->id_width < 2 || u->ids * u->id_width > UNET_WIDTH_MAX || u->pooled < 1)
-        return refuse(c, err, "projection_class_embeddings_input_dim or addition_time_embed_dim",
-                      "a value that leaves no room for the pooled text");
     return 0;
 }
 
@@ -156,33 +153,72 @@ static int config_from_json(struct unet_config *u, const struct json *json, stru
     return read_added(u, json, c, err);
 }
 
-/* A file does not say how many heads: SD1 has 8, SD2 (context 1024) heads of 64. */
+/* How many tensors there are whose name has 0, 1, … in its place. */
+#define COUNT_TENSORS(count, limit, ...)                                                           \
+    do {                                                                                           \
+        while ((count) <= (limit) && bind_dim(c, COMPONENT_UNET, 0, __VA_ARGS__) > 0)              \
+            (count)++;                                                                             \
+    } while (0)
+
+static void level_from_shapes(struct unet_config *u, struct checkpoint *c, int i)
+{
+    COUNT_TENSORS(u->layers[i], UNET_LAYERS_MAX, "down_blocks.%d.resnets.%d.conv1.weight", i,
+                  u->layers[i]);
+    for (int j = 0; j < u->layers[i] && j < UNET_LAYERS_MAX; j++) {
+        int *depth = &u->down_depth[i][j];
+        COUNT_TENSORS(*depth, UNET_DEPTH_MAX,
+                      "down_blocks.%d.attentions.%d.transformer_blocks.%d.attn2.to_k.weight", i, j,
+                      *depth);
+        if (*depth > 0)
+            u->context = bind_dim(
+                c, COMPONENT_UNET, 1,
+                "down_blocks.%d.attentions.%d.transformer_blocks.0.attn2.to_k.weight", i, j);
+    }
+}
+
+/* Once the number of levels is known. */
+static void way_up_from_shapes(struct unet_config *u, struct checkpoint *c)
+{
+    for (int i = 0; i < u->levels; i++)
+        for (int j = 0; j <= u->layers[i] && j <= UNET_LAYERS_MAX; j++)
+            COUNT_TENSORS(u->up_depth[i][j], UNET_DEPTH_MAX,
+                          "up_blocks.%d.attentions.%d.transformer_blocks.%d.attn2.to_k.weight",
+                          u->levels - 1 - i, j, u->up_depth[i][j]);
+    COUNT_TENSORS(u->mid_depth, UNET_DEPTH_MAX,
+                  "mid_block.attentions.0.transformer_blocks.%d.attn2.to_k.weight", u->mid_depth);
+}
+
+static void added_from_shapes(struct unet_config *u, struct checkpoint *c)
+{
+    int whole = bind_dim(c, COMPONENT_UNET, 1, "add_embedding.linear_1.weight");
+
+    if (whole == 0)
+        return;
+    u->ids = checkpoint_family(c) == FAMILY_SDXL_REFINER ? UNET_IDS_MAX - 1 : UNET_IDS_MAX;
+    u->pooled = bind_dim(c, COMPONENT_TEXT_2, 0, "text_projection.weight");
+    u->id_width = (whole - u->pooled) / u->ids;
+}
+
+/* A file does not say how many heads: SD1 has 8, the others heads of 64. */
 static void config_from_shapes(struct unet_config *u, struct checkpoint *c)
 {
     const enum component unet = COMPONENT_UNET;
+    bool eight = checkpoint_family(c) == FAMILY_SD1;
 
     *u = (struct unet_config){.groups = 32, .eps = 1e-5f, .flip_sin_to_cos = true};
     u->in_channels = bind_dim(c, unet, 1, "conv_in.weight");
     u->out_channels = bind_dim(c, unet, 0, "conv_out.weight");
     u->embedding = bind_dim(c, unet, 0, "time_embedding.linear_1.weight");
     for (int i = 0; i < UNET_LEVELS_MAX; i++) {
-        int width = bind_dim(c, unet, 0, "down_blocks.%d.resnets.0.conv1.weight", i);
-        int context = bind_dim(
-            c, unet, 1, "down_blocks.%d.attentions.0.transformer_blocks.0.attn2.to_k.weight", i);
-        if (width == 0)
+        u->channels[i] = bind_dim(c, unet, 0, "down_blocks.%d.resnets.0.conv1.weight", i);
+        if (u->channels[i] == 0)
             break;
         u->levels = i + 1;
-        u->channels[i] = width;
-        u->layers[i] = 2;
-        for (int j = 0; j < 3; j++)
-            u->up_depth[i][j] = context > 0;
-        u->down_depth[i][0] = u->down_depth[i][1] = context > 0;
-        if (context > 0)
-            u->context = context;
+        u->heads[i] = eight ? 8 : u->channels[i] > 64 ? u->channels[i] / 64 : 1;
+        level_from_shapes(u, c, i);
     }
-    u->mid_depth = 1;
-    for (int i = 0; i < u->levels; i++)
-        u->heads[i] = u->context == 1024 ? u->channels[i] / 64 : 8;
+    way_up_from_shapes(u, c);
+    added_from_shapes(u, c);
 }
 
 static int check_depths(const struct unet_config *u, struct checkpoint *c, struct err *err)
@@ -196,6 +232,9 @@ static int check_depths(const struct unet_config *u, struct checkpoint *c, struc
                       (u->down_depth[i][j] >= 0 && u->down_depth[i][j] <= UNET_DEPTH_MAX));
     if (!usable)
         return refuse(c, err, "transformer_layers_per_block", "a number outside of 1 to 12");
+    if (u->ids > 0 && (u->pooled < 1 || u->id_width < 2 || u->ids * u->id_width > UNET_WIDTH_MAX))
+        return refuse(c, err, "projection_class_embeddings_input_dim or addition_time_embed_dim",
+                      "a value that leaves no room for the pooled text or its numbers");
     if (u->guidance_width != 0 && (u->guidance_width < 4 || u->guidance_width > UNET_WIDTH_MAX))
         return refuse(c, err, "time_cond_proj_dim", "an impossible width");
     return 0;

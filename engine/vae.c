@@ -13,14 +13,17 @@ static const char *const QKV[] = {"to_q", "to_k", "to_v"};
 static void config_from_shapes(struct vae_config *v, struct checkpoint *c)
 {
     const enum component vae = COMPONENT_VAE;
+    bool xl = checkpoint_has(c, COMPONENT_TEXT_2);
 
-    *v = (struct vae_config){.layers = 2,
-                             .groups = 32,
-                             .sample_size = 512,
+    *v = (struct vae_config){.groups = 32,
+                             .sample_size = xl ? 1024 : 512,
                              .mid_attention = true,
                              .quant_conv = true,
                              .post_quant_conv = true,
-                             .scaling_factor = 0.18215};
+                             .scaling_factor = xl ? 0.13025 : 0.18215};
+    while (v->layers <= VAE_LAYERS_MAX &&
+           bind_dim(c, vae, 0, "encoder.down_blocks.0.resnets.%d.conv1.weight", v->layers) > 0)
+        v->layers++;
     v->latent_channels = bind_dim(c, vae, 1, "decoder.conv_in.weight");
     for (int i = 0; i < VAE_LEVELS_MAX; i++) {
         int width = bind_dim(c, vae, 0, "encoder.down_blocks.%d.resnets.0.conv1.weight", i);

@@ -155,8 +155,13 @@ static void assert_loads(struct fixture *f, const char *name)
 static void test_whole_models_load_silently(void **state)
 {
     struct fixture *f = *state;
-    static const char *NAMES[] = {"sd1-small", "sd2-small", "sd2-zsnr-sharded",
-                                  "sd1-single.safetensors"};
+    static const char *NAMES[] = {"sd1-small",
+                                  "sd2-small",
+                                  "sd2-zsnr-sharded",
+                                  "sd1-single.safetensors",
+                                  "sd2-single.safetensors",
+                                  "sdxl-small",
+                                  "sdxl-single.safetensors"};
 
     for (size_t i = 0; i < sizeof(NAMES) / sizeof(NAMES[0]); i++) {
         copy_model(f, NAMES[i], NAMES[i]);
@@ -214,6 +219,68 @@ static void test_extra_tensors_that_are_known(void **state)
     edit_header(f, "m.safetensors", "{", more);
     assert_loads(f, "m.safetensors");
     assert_int_equal(f->warnings, 0);
+}
+
+/* A single file, with `more` in its header and a step counter after its data, is read as this. */
+static void assert_info(struct fixture *f, const char *name, const char *more, int64_t step,
+                        const char *prediction, int width, int height)
+{
+    struct model *model;
+    struct buf whole;
+    char text[512];
+    struct err err;
+    uint64_t len;
+
+    copy_model(f, name, "m.safetensors");
+    read_file(f, "m.safetensors", &whole);
+    memcpy(&len, whole.data, 8);
+    buf_append(&whole, &step, sizeof(step));
+    write_file(f, "m.safetensors", whole.data, whole.len);
+    snprintf(text, sizeof(text),
+             "{%s\"global_step\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[%llu,%llu]},",
+             more, (unsigned long long)(whole.len - 16 - len),
+             (unsigned long long)(whole.len - 8 - len));
+    edit_header(f, "m.safetensors", "{\"__metadata__\":{\"format\":\"pt\"},", text);
+    buf_release(&whole);
+    if (engine_load(&model, f->engine, path_of(f, "m.safetensors"), NULL, &err) != 0)
+        fail_msg("%s", err.message);
+    assert_string_equal(model_info(model)->prediction, prediction);
+    assert_int_equal(model_info(model)->width, width);
+    assert_int_equal(model_info(model)->height, height);
+    engine_unload(model);
+}
+
+static void test_what_a_single_file_says_of_itself(void **state)
+{
+#define MARKER(name) "\"" name "\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},"
+#define META(key, value) "\"__metadata__\":{\"modelspec." key "\":\"" value "\"},"
+    static const char *SD2 = "sd2-single.safetensors", *SDXL = "sdxl-single.safetensors";
+    struct fixture *f = *state;
+
+    /* By the weights alone, SD2 predicts v; then by what else the file says. */
+    assert_info(f, SD2, "", 1, "v_prediction", 768, 768);
+    assert_info(f, SD2, "", 875000, "epsilon", 512, 512);
+    assert_info(f, SD2, META("prediction_type", "epsilon"), 1, "epsilon", 512, 512);
+    assert_info(f, SD2, META("architecture", "stable-diffusion-v2-768-v"), 875000, "v_prediction",
+                768, 768);
+    assert_info(f, SD2, META("resolution", "640x448"), 1, "v_prediction", 640, 448);
+    assert_info(f, SDXL, "", 875000, "epsilon", 1024, 1024);
+    assert_info(f, SDXL, MARKER("v_pred") MARKER("ztsnr"), 1, "v_prediction", 1024, 1024);
+}
+
+static void test_a_fused_tensor_of_a_wrong_shape(void **state)
+{
+    struct fixture *f = *state;
+    static const char *NAME = "resblocks.0.attn.in_proj_bias\":{\"dtype\":\"F16\",\"shape\":[";
+
+    copy_model(f, "sd2-single.safetensors", "m.safetensors");
+    char old[128], text[128];
+    snprintf(old, sizeof(old), "%s48]", NAME);
+    snprintf(text, sizeof(text), "%s16,3]", NAME);
+    edit_header(f, "m.safetensors", old, text);
+    assert_refused(f, "m.safetensors", ERR_FORMAT,
+                   PARTS("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias",
+                         "[16, 3]", "[16]"));
 }
 
 static void test_a_wrong_shape(void **state)
@@ -334,10 +401,9 @@ static void test_other_families(void **state)
     static const struct {
         const char *tensor, *family;
     } OTHERS[] = {
-        {"conditioner.embedders.1.model.ln_final.weight", "SDXL base"},
-        {"conditioner.embedders.0.model.ln_final.weight", "SDXL refiner"},
-        {"cond_stage_model.model.ln_final.weight", "SD2.x single file"},
         {"control_model.time_embed.0.weight", "ControlNet"},
+        {"edm_mean", "EDM"},
+        {"edm_vpred.sigma_max", "EDM"},
     };
 
     for (size_t i = 0; i < sizeof(OTHERS) / sizeof(OTHERS[0]); i++) {
@@ -362,6 +428,8 @@ int main(void)
         TEST(test_a_missing_tensor_of_a_single_file),
         TEST(test_extra_tensors),
         TEST(test_extra_tensors_that_are_known),
+        TEST(test_what_a_single_file_says_of_itself),
+        TEST(test_a_fused_tensor_of_a_wrong_shape),
         TEST(test_a_wrong_shape),
         TEST(test_a_dtype_without_weights),
         TEST(test_a_truncated_file),

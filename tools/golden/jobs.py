@@ -129,6 +129,16 @@ THIN = {
         image("a boat", SECOND, 0.8, "lms", 4, 113, 5.0, negative_prompt="", original_size=[2000, 1000]),
         image("a boat", FIRST, 0.6, "pndm", 5, 114, 1.0, clip_skip=1),
     ],
+    "sd2-single": [
+        text("a green field!!!", None, 3, 121, 64, 72, 3.0),
+        text("日本語 😀 İstanbul é", "euler", 3, 122, guidance=1.5, negative_prompt="low quality!"),
+        image("a green field", SECOND, 0.5, None, 4, 123, 3.0, clip_skip=1),
+    ],
+    "sdxl-single": [
+        text("a photo of an astronaut riding a horse", None, 3, 131, 64, 72, 3.0),
+        text("日本語 😀 İstanbul é!!!", "euler_a", 3, 132, guidance=2.0, negative_prompt="low quality!", crop=[0, 4]),
+        image("a castle, 8k", SECOND, 0.5, "dpm++ 2m", 4, 133, 3.0, clip_skip=1),
+    ],
 }
 
 

@@ -3,42 +3,44 @@
 import diffusers
 import torch
 
-import ldm
 import make_models
 import shared
 
-from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 
-def single(path):
-    """The single-file model: the same modules that make_models drew, filled from the file."""
-    parts = make_models.sd1_single_parts()
-    stored = load_file(path)
-    names = ldm.original_names({part: module.state_dict() for part, module in parts.items()})
-    for original, (part, key) in names.items():
-        tensor = parts[part].state_dict()[key]
-        tensor.copy_(stored[original].float().reshape(tensor.shape))
-    merges = shared.clip_merges()
-    tokenizer = CLIPTokenizer(
+def tokenizer(merges, pad):
+    return CLIPTokenizer(
         vocab=shared.clip_vocabulary(merges),
         merges=[tuple(merge.split()) for merge in merges],
         model_max_length=77,
+        pad_token=pad,
     )
-    scheduler = diffusers.PNDMScheduler.from_config(make_models.SD1_SCHEDULER)
-    return diffusers.StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+
+
+def single(name):
+    """A single-file model: the same modules that make_models drew, with the file's precision. That
+    diffusers reads the same from the file, make_models has checked."""
+    parts_of, family, scheduler, head = make_models.SINGLES[name]
+    parts = parts_of()
+    for part in parts.values():
+        part.load_state_dict({key: value.half().float() for key, value in part.state_dict().items()})
+    merges = shared.clip_merges()
+    if "text_encoder" in parts:
+        parts["tokenizer"] = tokenizer(merges, "!" if family == "sd2" else "<|endoftext|>")
+    if "text_encoder_2" in parts:
+        parts["tokenizer_2"] = tokenizer(merges, "!")
+        parts = {"text_encoder": None, "tokenizer": None} | parts
+    more = {key: head[key] for key in head if key.startswith(("force_zeros", "requires"))}
+    if family in ("sd1", "sd2"):
+        more |= {"safety_checker": None, "feature_extractor": None}
+    kind = getattr(diffusers, scheduler["_class_name"])
+    return getattr(diffusers, head["_class_name"])(**parts, scheduler=kind.from_config(scheduler), **more)
 
 
 def pipeline(name):
     path = shared.MODELS / name
     if not path.is_dir():
-        return single(path.with_name(path.name + ".safetensors"))
+        return single(name)
     variant = "fp16" if list(path.glob("unet/*fp16*")) else None
     return diffusers.DiffusionPipeline.from_pretrained(path, variant=variant, dtype=torch.float32)

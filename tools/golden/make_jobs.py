@@ -15,10 +15,10 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     latents.<i>                            f32 [4, h, w], after call i
     latents                                the last of them
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
-
-Of a job that is marked `latents_only` the text's tensors, the pictures and the repeated last latents are left out.
     image.thin                             in its place where a model has many jobs: each fourth pixel
                                            of each fourth row, from the third on
+
+Of a job that is marked `latents_only` the text's tensors, the pictures and the repeated last latents are left out.
 """
 
 import contextlib

@@ -9,8 +9,9 @@ import shutil
 import sys
 import tempfile
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -141,7 +142,7 @@ def unet(seed, widths, heads, cross, groups, layers=2, **more):
     return shared.randomize(model, seed)
 
 
-def sdxl_unet(seed, widths, heads, depths, texts, groups, ids=6, id_width=8, **more):
+def sdxl_unet(seed, widths, heads, depths, texts, groups, ids=6, id_width=8, gains=None, **more):
     pooled = texts["text_encoder_2"].config.projection_dim
     model = UNet2DConditionModel(
         sample_size=12,
@@ -162,7 +163,7 @@ def sdxl_unet(seed, widths, heads, depths, texts, groups, ids=6, id_width=8, **m
         },
     )
     # A calmer network magnifies rounding less.
-    return shared.randomize(model, seed, {"conv_out": 0.4})
+    return shared.randomize(model, seed, {"conv_out": 0.4, **(gains or {})})
 
 
 def vae(seed, widths, groups, layers=2, **more):
@@ -356,6 +357,27 @@ def make_sd2_zsnr():
     save_tree("sd2-zsnr-sharded", parts, ZERO_SNR_SCHEDULER, torch.float16, "!", **options)
 
 
+def repeat(tensor, period):
+    """The first values over and over: a large file that packs to a small one."""
+    flat = tensor.data.flatten()
+    tensor.data.copy_(flat[torch.arange(len(flat)) % period].reshape(tensor.shape))
+
+
+def repeat_tables(parts):
+    for name, model in parts.items():
+        if name.startswith("text_encoder"):
+            table = model.get_input_embeddings().weight
+            table.data.copy_(table.data[torch.arange(len(table)) % 389])
+
+
+def repeat_all(parts):
+    repeat_tables(parts)
+    for model in parts.values():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and parameter.numel() > 2000 and len(parameter) < 40000:
+                repeat(parameter, 499)
+
+
 def sd1_single_parts():
     merges = len(shared.clip_merges())
     parts = {
@@ -363,16 +385,52 @@ def sd1_single_parts():
         "unet": unet(402, [32, 32, 32, 32], 8, 32, 32),
         "vae": vae(403, [32, 32, 32, 32], 32),
     }
-    # A table that repeats: 49,408 rows that pack to a few.
-    table = parts["text_encoder"].get_input_embeddings().weight
-    table.data.copy_(table.data[torch.arange(len(table)) % 389])
+    repeat_tables(parts)
     return parts
 
 
-def make_sd1_single():
-    parts = sd1_single_parts()
-    tensors = ldm.from_diffusers({name: model.state_dict() for name, model in parts.items()})
-    path = shared.MODELS / "sd1-single.safetensors"
+def sd2_single_parts():
+    merges = len(shared.clip_merges())
+    parts = {
+        "text_encoder": text_encoder(411, merges, 16, 2, 1, hidden_act="gelu"),
+        "unet": unet(412, [32, 64], [1, 1], 16, 32, layers=1, use_linear_projection=True),
+        "vae": vae(413, [32, 32, 32, 32], 32, layers=1),
+    }
+    # What tells that it predicts v.
+    norm = parts["unet"].up_blocks[-1].attentions[-1].transformer_blocks[0].norm1
+    norm.bias.data *= 2
+    repeat_all(parts)
+    return parts
+
+
+def sdxl_single_parts():
+    merges = len(shared.clip_merges())
+    parts = {
+        "text_encoder": text_encoder(421, merges, 8, 2, 1),
+        "text_encoder_2": text_encoder(
+            422, merges, 16, 3, 1, kind=CLIPTextModelWithProjection, hidden_act="gelu", projection_dim=16
+        ),
+    }
+    # Next to large embeddings torch's norms of single channels lose most of their digits.
+    gains = {"add_embedding.linear_2": 0.05}
+    parts["unet"] = sdxl_unet(423, [32, 64, 128], [1, 1, 2], [1, 2, 1], parts, 32, gains=gains)
+    parts["vae"] = vae(424, [32, 32, 32, 32], 32, layers=1, scaling_factor=0.13025)
+    repeat_all(parts)
+    return parts
+
+
+# How a single file's parts are drawn, its family, its scheduler and what makes a tree of it.
+SINGLES = {
+    "sd1-single": (sd1_single_parts, "sd1", SD1_SCHEDULER, SD_INDEX),
+    "sd2-single": (sd2_single_parts, "sd2", SD2_SCHEDULER, SD_INDEX),
+    "sdxl-single": (sdxl_single_parts, "sdxl", SDXL_SCHEDULER, SDXL_INDEX),
+}
+
+
+def make_single(name):
+    parts_of, family, _scheduler, _head = SINGLES[name]
+    tensors = ldm.from_diffusers({part: model.state_dict() for part, model in parts_of().items()}, family)
+    path = shared.MODELS / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     halves = {key: value.half().contiguous() for key, value in tensors.items()}
     save_file(halves, path, metadata={"format": "pt"})
@@ -390,7 +448,6 @@ MAKERS = {
     "sd1-small": make_sd1_small,
     "sd2-small": make_sd2_small,
     "sd2-zsnr-sharded": make_sd2_zsnr,
-    "sd1-single": make_sd1_single,
     "sdxl-small": make_sdxl_small,
 }
 
@@ -410,14 +467,16 @@ def check_tree(name):
 
 def check_single(name):
     """diffusers' own conversion of the checkpoint gives back what went in."""
+    parts_of, _family, scheduler, head = SINGLES[name]
+    parts = parts_of()
+    pad = "!" if head is SD_INDEX and parts["text_encoder"].config.hidden_act == "gelu" else "<|endoftext|>"
+    kind = getattr(diffusers, head["_class_name"])
+    more = {"safety_checker": None} if head is SD_INDEX else {}
     with tempfile.TemporaryDirectory() as config:
-        tree = {"dtype": torch.float32, "pad": "<|endoftext|>", "merges": None}
-        parts = sd1_single_parts()
-        save_tree("", parts, SD1_SCHEDULER, root=pathlib.Path(config) / "tree", **tree)
+        tree = {"dtype": torch.float32, "pad": pad, "merges": None, "head": head}
+        save_tree("", parts, scheduler, root=pathlib.Path(config) / "tree", **tree)
         path = str(shared.MODELS / f"{name}.safetensors")
-        pipe = StableDiffusionPipeline.from_single_file(
-            path, config=f"{config}/tree", local_files_only=True, safety_checker=None
-        )
+        pipe = kind.from_single_file(path, config=f"{config}/tree", local_files_only=True, **more)
     for part, module in parts.items():
         loaded = getattr(pipe, part).state_dict()
         for key, value in module.state_dict().items():
@@ -426,9 +485,13 @@ def check_single(name):
 
 def main():
     torch.manual_seed(0)
-    for name in sys.argv[1:] or MAKERS:
-        MAKERS[name]()
-        check_single(name) if name.endswith("single") else check_tree(name)
+    for name in sys.argv[1:] or [*MAKERS, *SINGLES]:
+        if name in SINGLES:
+            make_single(name)
+            check_single(name)
+        else:
+            MAKERS[name]()
+            check_tree(name)
         print("made", name)
 
 

@@ -164,8 +164,11 @@ static int open_component(struct checkpoint *c, enum component component, struct
 static int check_pipeline(const char *path, const struct json *index, struct err *err)
 {
     const char *class = json_string_or(json_get(index, "_class_name"), "");
-    static const char *KNOWN[] = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
-                                  "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"};
+    static const char *KNOWN[] = {
+        "StableDiffusionPipeline",        "StableDiffusionImg2ImgPipeline",
+        "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline",
+        "StableDiffusionXLPipeline",      "StableDiffusionXLImg2ImgPipeline",
+    };
 
     for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++)
         if (strcmp(class, KNOWN[i]) == 0)

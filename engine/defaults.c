@@ -100,6 +100,23 @@ static struct sampler_config single_scheduler(struct checkpoint *c)
     return config;
 }
 
+/* diffusers' pipelines of SD1 and SD2 repair what early scheduler files got wrong. */
+static void repair(struct sampler_config *config, const struct checkpoint *c)
+{
+    const char *class = json_string_or(json_get(checkpoint_index(c), "_class_name"), "");
+    bool inpaint = strcmp(class, "StableDiffusionInpaintPipeline") == 0;
+
+    if (!inpaint && strcmp(class, "StableDiffusionPipeline") != 0 &&
+        strcmp(class, "StableDiffusionImg2ImgPipeline") != 0)
+        return;
+    config->steps_offset = 1;
+    if (inpaint && config->skip_prk_steps == CHOICE_NO)
+        config->skip_prk_steps = CHOICE_YES;
+    if (!inpaint && (config->clip_sample == CHOICE_YES ||
+                     (config->own == SAMPLER_DDIM && config->clip_sample == CHOICE_UNSET)))
+        config->clip_sample = CHOICE_NO;
+}
+
 int defaults_scheduler(struct sampler_config *config, struct checkpoint *c, const char *prediction,
                        struct err *err)
 {
@@ -109,6 +126,7 @@ int defaults_scheduler(struct sampler_config *config, struct checkpoint *c, cons
         *config = single_scheduler(c);
     else if (sampler_config_read(config, json, err) != 0)
         return err_prefix(err, "%s/scheduler/scheduler_config.json", checkpoint_path(c));
+    repair(config, c);
     if (prediction == NULL)
         return 0;
     if (strcmp(prediction, "epsilon") == 0)
@@ -122,6 +140,9 @@ int defaults_scheduler(struct sampler_config *config, struct checkpoint *c, cons
 }
 
 /* ---- the rest ---- */
+
+#define DISTILLED_STEPS 4
+#define TOLD_GUIDANCE_SCALE 8.5 /* LatentConsistencyModelPipeline's */
 
 /* "1024x1024", where a file says so. */
 static bool read_resolution(const struct checkpoint *c, int vae_factor, struct defaults *d)
@@ -137,16 +158,36 @@ static bool read_resolution(const struct checkpoint *c, int vae_factor, struct d
     return true;
 }
 
+/* Distilled models draw in a few steps without guidance. A folder says so by its scheduler: one
+ * that was made for them, or Euler's with trailing steps, which takes the last timestep first. */
+static bool is_distilled(const struct sampler_config *s)
+{
+    bool trailing = s->spacing == SPACING_TRAILING && s->prediction == PREDICTION_EPSILON &&
+                    !s->rescale_betas_zero_snr;
+
+    return strcmp(s->own_class, "LCMScheduler") == 0 || strcmp(s->own_class, "TCDScheduler") == 0 ||
+           (trailing && (s->own == SAMPLER_EULER || s->own == SAMPLER_EULER_A));
+}
+
 struct defaults defaults_read(struct checkpoint *c, const struct sampler_config *scheduler,
                               int vae_factor)
 {
     const struct json *unet = checkpoint_config(c, COMPONENT_UNET), *index = checkpoint_index(c);
+    int guidance_width = (int)json_int_or(json_get(unet, "time_cond_proj_dim"), 0);
     bool wide =
         unet == NULL && checkpoint_family(c) == FAMILY_SD2 && scheduler->prediction == PREDICTION_V;
     int sample = (int)json_int_or(json_get(unet, "sample_size"), is_xl(c) ? 128 : wide ? 96 : 64);
     struct defaults d = {
         .sample_w = sample, .sample_h = sample, .steps = 50, .guidance_scale = is_xl(c) ? 5 : 7.5};
 
+    if (is_distilled(scheduler)) {
+        d.steps = DISTILLED_STEPS;
+        d.guidance_scale = 0;
+    }
+    if (guidance_width > 0) { /* it is told the scale instead of being guided */
+        d.steps = DISTILLED_STEPS;
+        d.guidance_scale = TOLD_GUIDANCE_SCALE;
+    }
     d.zero_negative =
         is_xl(c) && json_bool_or(json_get(index, "force_zeros_for_empty_prompt"),
                                  index != NULL || checkpoint_family(c) == FAMILY_SDXL);

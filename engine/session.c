@@ -110,6 +110,13 @@ static int check_plans(struct session *s, bool from_image, struct err *err)
     return work_plans_fit(s->model, plans, count, err);
 }
 
+/* Guidance takes the negative prompt beside the prompt, unless the network was distilled from it.
+ */
+static int rows_of(const struct model *model, const struct draw *d)
+{
+    return d->guidance_scale > 1 && model->unet.config.guidance_width == 0 ? 2 : 1;
+}
+
 int session_create(struct session **out, struct model *model, const struct draw *draw,
                    const struct stage_observer *observer, struct err *err)
 {
@@ -119,7 +126,7 @@ int session_create(struct session **out, struct model *model, const struct draw 
     int rc;
 
     if (resolve(&d, model, err) != 0 ||
-        session_alloc(&s, model, d.width, d.height, d.guidance_scale > 1 ? 2 : 1, err) != 0)
+        session_alloc(&s, model, d.width, d.height, rows_of(model, &d), err) != 0)
         return -1;
     s->guidance_scale = d.guidance_scale;
     if (observer != NULL)

@@ -187,13 +187,42 @@ static void test_what_a_family_does_not_take(void **state)
     engine_free(f.engine);
 }
 
+static void test_what_a_model_draws_by_itself(void **state)
+{
+    static const struct {
+        const char *name, *family;
+        int steps, width;
+        double guidance_scale;
+    } MODELS[] = {
+        {"sd1-small", "sd1", 50, 64, 7.5},        {"sd2-small", "sd2", 50, 64, 7.5},
+        {"sdxl-small", "sdxl", 50, 96, 5},        {"sdxl-single.safetensors", "sdxl", 50, 1024, 5},
+        {"sdxl-turbo", "sdxl", 4, 96, 0},         {"sd1-lcm", "sd1", 4, 64, 8.5},
+        {"sd2-zsnr-sharded", "sd2", 50, 64, 7.5},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(MODELS) / sizeof(MODELS[0]); i++) {
+        const struct model_info *info;
+        struct fixture f;
+        open_fixture(&f, MODELS[i].name);
+        info = model_info(f.model);
+        assert_string_equal(info->family, MODELS[i].family);
+        assert_int_equal(info->steps, MODELS[i].steps);
+        assert_int_equal(info->width, MODELS[i].width);
+        assert_true(info->guidance_scale == MODELS[i].guidance_scale);
+        engine_free(f.engine);
+    }
+}
+
 int main(void)
 {
 #define MODEL(test, name) cmocka_unit_test_prestate(test, (void *)(name))
     const struct CMUnitTest tests[] = {
         MODEL(test_a_picture_does_not_depend_on_its_batch, "sdxl-small"),
         MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-small"),
+        MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-turbo"),
         cmocka_unit_test(test_what_a_family_does_not_take),
+        cmocka_unit_test(test_what_a_model_draws_by_itself),
     };
     return cmocka_run_group_tests_name("families", tests, NULL, NULL);
 }

@@ -129,6 +129,25 @@ THIN = {
         image("a boat", SECOND, 0.8, "lms", 4, 113, 5.0, negative_prompt="", original_size=[2000, 1000]),
         image("a boat", FIRST, 0.6, "pndm", 5, 114, 1.0, clip_skip=1),
     ],
+    "sdxl-turbo": [
+        text("a red cat", None, 1, 141, 64, 72, 0.0),
+        text("a red cat", None, 4, 142, 72, 64, 0.0, negative_prompt="dog"),
+        text("a house", "euler", 2, 143, 64, 64, 1.0),
+        text("a house", None, 8, 144, 64, 64, 2.0),
+        image("a boat", FIRST, 0.5, None, 2, 145, 0.0),
+        image("a boat", SECOND, 1.0, None, 1, 146, 0.0, crop=[8, 8]),
+    ],
+    "sd1-lcm": [
+        text("a red cat", "euler", 4, 151, 64, 72, 8.5),
+        text("a red cat", "ddim", 4, 152, 72, 64, 1.0, eta=0.5),
+        text("a house", "euler_a", 3, 153, 64, 64, 2.5, negative_prompt="dog"),
+        image("a boat", FIRST, 0.5, "dpm++ 2m", 4, 154, 3.0, clip_skip=1),
+    ],
+    "sd1-old": [
+        text("a red cat", None, 4, 161, 64, 64, 8.5),
+        text("a red cat", "euler", 4, 162, 64, 72, 3.0),
+        image("a boat", FIRST, 0.5, None, 4, 163, 3.0),
+    ],
     "sd2-single": [
         text("a green field!!!", None, 3, 121, 64, 72, 3.0),
         text("日本語 😀 İstanbul é", "euler", 3, 122, guidance=1.5, negative_prompt="low quality!"),

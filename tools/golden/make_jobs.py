@@ -78,6 +78,8 @@ def scheduler_for(job, own):
     if schedule == "sgm_uniform":
         more["timestep_spacing"] = "trailing"
     name = job.get("sampler")
+    if not name and not more:
+        return own
     kind = getattr(diffusers, CLASSES[name]) if name else type(own)
     return kind.from_config(own.config, **more)
 
@@ -197,6 +199,12 @@ def run(job):
         "output_type": "np",
         **sdxl_arguments(job),
     }
+    # StableDiffusionPipeline repairs the configuration, which is right as it is.
+    if "LatentConsistency" in type(pipe).__name__ and "sampler" in job:
+        own = pipe.scheduler.config
+        pipe = as_pipeline(pipe, "")
+        pipe.scheduler = type(pipe.scheduler).from_config(own)
+    scheduler = scheduler_for(job, pipe.scheduler)
     picture = None
     if "init_image" in job:
         pipe = as_pipeline(pipe, "Img2Img")
@@ -204,7 +212,7 @@ def run(job):
         arguments |= {"image": picture, "strength": job["strength"]}
     else:
         arguments |= {"width": job["width"], "height": job["height"]}
-    pipe.scheduler = scheduler_for(job, pipe.scheduler)
+    pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
     with torch.no_grad(), stages.watching():

@@ -82,6 +82,33 @@ SDXL_SCHEDULER = {
     "use_karras_sigmas": False,
 }
 
+TURBO_SCHEDULER = {
+    **SDXL_SCHEDULER,
+    "_class_name": "EulerAncestralDiscreteScheduler",
+    "timestep_spacing": "trailing",
+}
+LCM_SCHEDULER = {
+    "_class_name": "LCMScheduler",
+    "_diffusers_version": "0.22.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "dynamic_thresholding_ratio": 0.995,
+    "num_train_timesteps": 1000,
+    "original_inference_steps": 50,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "thresholding": False,
+    "timestep_scaling": 10.0,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+}
+
 DOWN = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
 UP = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
 
@@ -444,11 +471,49 @@ def make_sdxl_small():
     save_tree("sdxl-small", parts, SDXL_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=rename, head=SDXL_INDEX)
 
 
+def make_sdxl_turbo():
+    """The parts of sdxl-small, so that they lie in the repository once; its latents have a mean."""
+    parts = sdxl_texts(501)
+    parts["unet"] = sdxl_unet(503, [8, 12, 16], [1, 3, 2], [1, 1, 2], parts, 4)
+    statistics = {"latents_mean": [-1.6574, 1.886, -1.383, 2.5155], "latents_std": [8.4927, 5.9022, 6.5498, 5.2299]}
+    parts["vae"] = small_sdxl_vae(**statistics)
+    rename = {"text_encoder": with_text_model}
+    save_tree("sdxl-turbo", parts, TURBO_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=rename, head=SDXL_INDEX)
+
+
+def make_sd1_lcm():
+    text = sdxl_texts(501)["text_encoder"]
+    parts = {
+        "text_encoder": text,
+        "unet": unet(602, [8, 16], 2, text.config.hidden_size, 4, layers=1, time_cond_proj_dim=18),
+        "vae": small_sdxl_vae(scaling_factor=0.18215),
+    }
+    head = {**SD_INDEX, "_class_name": "LatentConsistencyModelPipeline"}
+    rename = {"text_encoder": with_text_model}
+    save_tree("sd1-lcm", parts, LCM_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=rename, head=head)
+
+
+def make_sd1_old():
+    """A folder of the first days: its scheduler says less, and wrongly, than later ones."""
+    text = sdxl_texts(501)["text_encoder"]
+    parts = {
+        "text_encoder": text,
+        "unet": unet(602, [8, 16], 2, text.config.hidden_size, 4, layers=1, time_cond_proj_dim=18),
+        "vae": small_sdxl_vae(scaling_factor=0.18215),
+    }
+    betas = {key: SD1_SCHEDULER[key] for key in ("beta_end", "beta_schedule", "beta_start")}
+    scheduler = {"_class_name": "DDIMScheduler", "_diffusers_version": "0.2.2", **betas}
+    save_tree("sd1-old", parts, scheduler, torch.bfloat16, "<|endoftext|>", rename={"text_encoder": with_text_model})
+
+
 MAKERS = {
     "sd1-small": make_sd1_small,
     "sd2-small": make_sd2_small,
     "sd2-zsnr-sharded": make_sd2_zsnr,
     "sdxl-small": make_sdxl_small,
+    "sdxl-turbo": make_sdxl_turbo,
+    "sd1-lcm": make_sd1_lcm,
+    "sd1-old": make_sd1_old,
 }
 
 

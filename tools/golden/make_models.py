@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import sys
+import tarfile
 import tempfile
 
 import diffusers
@@ -461,6 +462,15 @@ def make_single(name):
     path.parent.mkdir(parents=True, exist_ok=True)
     halves = {key: value.half().contiguous() for key, value in tensors.items()}
     save_file(halves, path, metadata={"format": "pt"})
+    pack(path)
+
+
+def pack(path):
+    """Large for its tables that repeat: only the archive is committed, the build unpacks it."""
+    entry = tarfile.TarInfo(path.name)
+    entry.size = path.stat().st_size
+    with tarfile.open(path.with_suffix(".tar.xz"), "w:xz", preset=9) as archive, path.open("rb") as file:
+        archive.addfile(entry, file)
 
 
 def make_sdxl_small():

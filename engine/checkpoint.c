@@ -47,8 +47,8 @@ static const struct {
 } COMPONENTS[COMPONENT_COUNT] = {
     [COMPONENT_TEXT] = {"text_encoder", "model", "tokenizer"},
     [COMPONENT_TEXT_2] = {"text_encoder_2", "model", "tokenizer_2"},
-    [COMPONENT_UNET] = {"unet", "diffusion_pytorch_model"},
-    [COMPONENT_VAE] = {"vae", "diffusion_pytorch_model"},
+    [COMPONENT_UNET] = {"unet", "diffusion_pytorch_model", NULL},
+    [COMPONENT_VAE] = {"vae", "diffusion_pytorch_model", NULL},
 };
 
 const char *component_name(enum component component)

@@ -37,7 +37,7 @@ static const char *family(const struct findings *f)
 
 static const char *prediction(const struct findings *f)
 {
-    return f->scheduler.prediction == PREDICTION_V ? "v_prediction" : "epsilon";
+    return prediction_name(f->scheduler.prediction);
 }
 
 static const char *format_name(const struct findings *f)

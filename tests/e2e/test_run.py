@@ -398,6 +398,28 @@ class Commands(e2e.Case):
         json.loads(self.call("model", "inspect", path, "--json").stdout)
         self.call("model", "inspect", "/no/such", expect=5)
 
+    def test_own_schedulers(self):
+        """A tree's scheduler file of a few-step class is its default; one of another kind is refused."""
+        source = pathlib.Path(__file__).resolve().parents[1] / "golden" / "models" / "sd1-small"
+        models = self.dir / "models"
+        for name, scheduler in (("lcm", "LCMScheduler"), ("tcd", "TCDScheduler"),
+                                ("edm", "EDMEulerScheduler")):
+            (models / name / "scheduler").mkdir(parents=True)
+            for part in source.iterdir():
+                if part.name != "scheduler":
+                    os.symlink(part, models / name / part.name)
+            (models / name / "scheduler" / "scheduler_config.json").write_text(
+                json.dumps({"_class_name": scheduler}))
+            out = self.dir / f"{name}.png"
+            result = self.call("generate", "--models", models, "--model", name, "--prompt", "p",
+                               "--steps", "2", "--width", "64", "--height", "64", "--out", out,
+                               expect=5 if name == "edm" else 0)
+            self.assertIn("EDMEulerScheduler is of a kind of model that is not supported"
+                          if name == "edm" else f"2 steps of {name}",
+                          result.stderr + result.stdout)
+        self.assertRegex(self.call("model", "inspect", models / "edm").stdout,
+                         "refused .*the scheduler EDMEulerScheduler")
+
     def test_documents_are_current(self):
         if "submit" not in self.call("help").stdout:
             self.skipTest("this build has no fleet, whose options the page has too")

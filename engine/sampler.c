@@ -348,6 +348,9 @@ static int pick(enum sampler *sampler, const struct sampler_config *config,
             "sampler: %s does not do the model's prediction_type \"sample\"; ddim, euler "
             "and dpm++ 2m do",
             kind->name);
+    if (request->eta > 0 && !kind->has_eta)
+        return err_set(err, ERR_INVALID, ERR_REJECT, "eta: %s takes none; ddim and tcd do",
+                       kind->name);
     char names[SAMPLER_SCHEDULES_MAX_BYTES];
     if (!sampler_has_schedule(*sampler, request->schedule))
         return err_set(err, ERR_INVALID, ERR_REJECT, "schedule: %s%s has no %s; it has %s",
@@ -412,7 +415,7 @@ int sampler_plan_make(struct sampler_plan *plan, const struct sampler_config *co
                                   .steps = request->steps,
                                   .solver_order = solver_order(kind, config),
                                   .sdxl = request->sdxl,
-                                  .eta = kind->has_eta ? request->eta : 0,
+                                  .eta = request->eta,
                                   .init_scale = 1};
     plan->config = config_complete(config, kind, request->schedule);
     schedule_alphas(plan->alphas, &plan->config, kind->zero_snr);

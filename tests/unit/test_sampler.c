@@ -195,6 +195,10 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
     bad.sampler = SAMPLER_MODEL;
     refused(&config, bad, ERR_UNSUPPORTED, "sampler");
     bad = good;
+    bad.eta = 0.5;
+    bad.sampler = SAMPLER_EULER_A;
+    refused(&config, bad, ERR_INVALID, "eta: euler_a takes none");
+    bad = good;
     bad.schedule = SCHEDULE_KARRAS;
     refused(&config, bad, ERR_INVALID, "schedule: ddim has no karras; it has normal, sgm_uniform");
     bad.sampler = SAMPLER_LCM;

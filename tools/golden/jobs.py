@@ -128,6 +128,7 @@ THIN = {
         image("a boat", FIRST, 0.5, None, 6, 112, 5.0, crop=[8, 24]),
         image("a boat", SECOND, 0.8, "lms", 4, 113, 5.0, negative_prompt="", original_size=[2000, 1000]),
         image("a boat", FIRST, 0.6, "pndm", 5, 114, 1.0, clip_skip=1),
+        steps_of("dpm++ 2m sde", "ays", 10),
     ],
     "sdxl-turbo": [
         text("a red cat", None, 1, 141, 64, 72, 0.0),
@@ -164,5 +165,6 @@ THIN = {
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
-            thin = {"thin": True} if model in THIN and number > 0 else {}
+            whole = model not in THIN or number == 0 or job.get("latents_only")
+            thin = {} if whole else {"thin": True}
             yield {"id": f"{model}-{number:02d}", "model": model, **job, **thin}

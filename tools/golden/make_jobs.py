@@ -29,6 +29,7 @@ import diffusers
 import numpy
 import torch
 import transformers
+from diffusers.schedulers import AysSchedules
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -199,6 +200,9 @@ def run(job):
         "output_type": "np",
         **sdxl_arguments(job),
     }
+    if job.get("schedule") == "ays":  # of ten steps
+        table = "StableDiffusionXLTimesteps" if "XL" in type(pipe).__name__ else "StableDiffusionTimesteps"
+        arguments["timesteps"] = AysSchedules[table]
     # StableDiffusionPipeline repairs the configuration, which is right as it is.
     if "LatentConsistency" in type(pipe).__name__ and "sampler" in job:
         own = pipe.scheduler.config

@@ -202,7 +202,7 @@ static void estimate_model(struct survey *survey, int number)
     if (!largest || runner_interrupts() > 0)
         return;
     survey->models++;
-    if (models_acquire(runner->models, number, &model, &err) != 0) {
+    if (models_acquire(runner->models, number, -1, &model, &err) != 0) {
         fprintf(stderr, "%s\n", err.message);
         survey->unfit = true;
         return;

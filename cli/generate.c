@@ -159,6 +159,7 @@ static int read_request(struct drawing *drawing, struct err *err)
         job_problem_add(problems, "model", drawing->job.model, "there is no such model in %.160s%s",
                         drawing->catalogue.dir, hint);
     }
+    support_check_models(&drawing->job, &drawing->catalogue, problems);
     rc = problems->count > 0 ? problems_to_err(problems, err)
                              : job_identify(&drawing->job, "generate", 1, err);
 out:
@@ -181,7 +182,7 @@ static int open_all(struct drawing *drawing, struct err *err)
     if (options->init_image && input_image(&drawing->init, options->init_image,
                                            *options->init_image == '/' ? "" : ".", err) != 0)
         return -1;
-    return models_acquire(drawing->models, drawing->number, &drawing->model, err);
+    return models_acquire(drawing->models, drawing->number, -1, &drawing->model, err);
 }
 
 static int draw(struct drawing *drawing, struct err *err)

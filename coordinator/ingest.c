@@ -23,10 +23,15 @@ static void find_model(struct cell *cell, struct job *job, int *model)
 {
     char hint[512];
     *model = catalogue_find(&cell->catalogue, job->model);
-    if (*model >= 0)
-        return;
-    catalogue_hint(&cell->catalogue, job->model, hint, sizeof(hint));
-    job_problem_add(&cell->problems, "model", job->model, "is not in the catalogue%s", hint);
+    if (*model < 0) {
+        catalogue_hint(&cell->catalogue, job->model, hint, sizeof(hint));
+        job_problem_add(&cell->problems, "model", job->model, "is not in the catalogue%s", hint);
+    }
+    if (job->refiner.model && catalogue_find(&cell->catalogue, job->refiner.model) < 0) {
+        catalogue_hint(&cell->catalogue, job->refiner.model, hint, sizeof(hint));
+        job_problem_add(&cell->problems, "refiner.model", job->refiner.model,
+                        "is not in the catalogue%s", hint);
+    }
 }
 
 static void check_route(struct cell *cell, const struct job *job, int model)

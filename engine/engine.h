@@ -156,6 +156,8 @@ struct draw {
     int original_size[2], target_size[2];             /* height, width; the picture's */
     int crop[2];                                      /* top, left; 0, 0 */
     double aesthetic_score, negative_aesthetic_score; /* of the refiner; 6 and 2.5 */
+    struct model *refiner; /* NULL: none; else it draws the steps from `switch_at` on */
+    double switch_at;      /* part of the noise schedule, 0 … 1 */
 };
 #define DRAW_INIT                                                                                  \
     {                                                                                              \
@@ -184,13 +186,17 @@ int session_create(struct session **session, struct model *model, const struct d
                    const struct stage_observer *observer, struct err *err) must_check;
 void session_free(struct session *session);
 
+/* The model that takes the next step: with a refiner, the request's at first and then the refiner.
+ */
+struct model *session_model(const struct session *session);
+
 int session_steps_total(const struct session *session);
 int session_steps_left(const struct session *session);
 int session_width(const struct session *session);
 int session_height(const struct session *session);
 
-/* Advances each of sessions[0..count) by one step. All belong to `model`, share width and height
- * and have steps left. On error no session has advanced. */
+/* Advances each of sessions[0..count) by one step. `model` takes the next step of all of them; they
+ * share width and height and have steps left. On error no session has advanced. */
 int engine_step(struct model *model, struct session *const sessions[], int count,
                 struct err *err) must_check;
 
@@ -198,9 +204,11 @@ int engine_step(struct model *model, struct session *const sessions[], int count
 int session_decode(struct session *session, struct image *image, struct err *err) must_check;
 
 /* Appends the whole state, portable between machines of one device class. A restored session ends
- * in the same bytes as one that was never saved. Restoring checks version, model and length. */
+ * in the same bytes as one that was never saved. Restoring checks version, models and length;
+ * `refiner` is the request's, or NULL. */
 int session_save(const struct session *session, struct buf *out, struct err *err) must_check;
-int session_restore(struct session **session, struct model *model, const void *bytes, size_t len,
-                    const struct stage_observer *observer, struct err *err) must_check;
+int session_restore(struct session **session, struct model *model, struct model *refiner,
+                    const void *bytes, size_t len, const struct stage_observer *observer,
+                    struct err *err) must_check;
 
 #endif

@@ -72,14 +72,24 @@ struct model {
     int plan_count, plan_next;
 };
 
+/* What a session goes on with when its model is through. */
+struct sequel {
+    struct model *model; /* the refiner */
+    struct conditioning conditioning;
+    struct sampler_plan plan;
+};
+
 struct session {
-    struct model *model;
-    int width, height; /* pixels */
+    struct model *model; /* that takes the next step */
+    int width, height;   /* pixels */
     int latent_h, latent_w;
     double guidance_scale;
     struct conditioning conditioning;
     struct sampler_plan plan;
     struct sampler_state state;
+    int end;               /* of the plan's calls; the sequel takes over there */
+    int steps_before;      /* taken by the model before this one */
+    struct sequel *sequel; /* NULL: there is none, or it has taken over */
     struct rng rng;
     size_t count;   /* of one latent tensor */
     float *latents; /* LATENT_CHANNELS × latent_h × latent_w */
@@ -109,9 +119,11 @@ void session_show(const struct session *session, const char *name, const float *
 
 void session_show_latents(const struct session *session, const char *name, const float *data);
 
-/* Memory for a session of this shape, `rows` of conditioning included. */
+/* Memory for a session of this shape, `rows` of conditioning included, and for its sequel. */
 int session_alloc(struct session **session, struct model *model, int width, int height, int rows,
                   struct err *err) must_check;
+int session_add_sequel(struct session *session, struct model *refiner, int rows,
+                       struct err *err) must_check;
 
 /* ERR_INVALID for a field of the request. */
 int session_refuse(struct err *err, const char *field, const char *problem);
@@ -122,7 +134,7 @@ int session_refuse(struct err *err, const char *field, const char *problem);
 int session_check_text(const struct model *model, const struct draw *draw,
                        struct err *err) must_check;
 
-/* Fills the session's conditioning in. The lock is held. */
+/* Fills in the conditioning of the session's model and of its sequel. The lock is held. */
 int session_encode_text(struct session *session, const struct draw *draw,
                         struct err *err) must_check;
 

@@ -170,6 +170,12 @@ struct sampler_plan {
 int sampler_plan_make(struct sampler_plan *plan, const struct sampler_config *config,
                       const struct sampler_request *request, struct err *err) must_check;
 
+/* Where a schedule that two models share is parted, `at` being the first one's part of the training
+ * steps, 0 … 1: the call that the first model does not make any more, and the one that the second
+ * model, with a plan of its own, begins with. sampler_share.c */
+int sampler_share_end(const struct sampler_plan *plan, double at);
+int sampler_share_begin(const struct sampler_plan *plan, double at);
+
 struct sampler_state {
     int32_t index; /* the next call, among all of the plan's */
 };

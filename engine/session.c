@@ -40,6 +40,27 @@ static int check_size(const char *field, int size, struct err *err)
                    size, ENGINE_SIZE_MULTIPLE, ENGINE_SIZE_MIN, ENGINE_SIZE_MAX);
 }
 
+/* A refiner may be any model that draws SDXL's latents; alone, one that was trained as a refiner
+ * has nothing to begin with. */
+static int check_refiner(const struct model *model, const struct draw *d, struct err *err)
+{
+    const struct model *refiner = d->refiner;
+
+    if (checkpoint_family(model->checkpoint) == FAMILY_SDXL_REFINER && d->init_image == NULL)
+        return session_refuse(err, "init_image",
+                              "the model is a refiner, which draws over a picture; give one, or "
+                              "name the model as another's refiner");
+    if (refiner == NULL)
+        return 0;
+    if (model->unet.config.pooled == 0 || refiner->unet.config.pooled == 0 ||
+        refiner->info.vae_factor != model->info.vae_factor)
+        return session_refuse(err, "refiner",
+                              "both models must be of SDXL's kind and share the latents' size");
+    if (!(d->switch_at >= 0 && d->switch_at <= 1))
+        return session_refuse(err, "refiner.switch_at", "must be a number from 0 to 1");
+    return 0;
+}
+
 /* `draw` with the model's defaults filled in. */
 static int resolve(struct draw *d, const struct model *model, struct err *err)
 {
@@ -57,7 +78,7 @@ static int resolve(struct draw *d, const struct model *model, struct err *err)
         return -1;
     if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
         return session_refuse(err, "width and height", "the model's VAE does not divide them");
-    return session_check_text(model, d, err);
+    return check_refiner(model, d, err) || session_check_text(model, d, err) ? -1 : 0;
 }
 
 int session_alloc(struct session **out, struct model *model, int width, int height, int rows,
@@ -86,28 +107,46 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     return 0;
 }
 
+int session_add_sequel(struct session *s, struct model *refiner, int rows, struct err *err)
+{
+    s->sequel = calloc(1, sizeof(*s->sequel));
+    if (s->sequel == NULL || conditioning_init(&s->sequel->conditioning, &refiner->unet.config,
+                                               rows, refiner->tokens) != 0)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
+    s->sequel->model = refiner;
+    return 0;
+}
+
+static void sequel_free(struct sequel *sequel)
+{
+    if (sequel != NULL)
+        conditioning_release(&sequel->conditioning);
+    free(sequel);
+}
+
 void session_free(struct session *s)
 {
     if (s == NULL)
         return;
+    sequel_free(s->sequel);
     conditioning_release(&s->conditioning);
     free(s->latents);
     free(s);
 }
 
 /* Everything that can be refused is refused before anything is computed. */
-static int check_plans(struct session *s, bool from_image, struct err *err)
+static int check_plans(struct model *model, const struct session *s, int rows, bool from_image,
+                       struct err *err)
 {
     struct work_plan plans[3];
     int h = s->latent_h, w = s->latent_w, count = 0;
 
-    if (work_plan_find(s->model, WORK_STEP, s->conditioning.rows, h, w, &plans[count++], err) !=
-            0 ||
-        decode_plan(s->model, h, w, &plans[count++], err) != 0)
+    if (work_plan_find(model, WORK_STEP, rows, h, w, &plans[count++], err) != 0 ||
+        decode_plan(model, h, w, &plans[count++], err) != 0)
         return -1;
-    if (from_image && work_plan_find(s->model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
+    if (from_image && work_plan_find(model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
         return -1;
-    return work_plans_fit(s->model, plans, count, err);
+    return work_plans_fit(model, plans, count, err);
 }
 
 /* Guidance takes the negative prompt beside the prompt, unless the network was distilled from it.
@@ -117,13 +156,76 @@ static int rows_of(const struct model *model, const struct draw *d)
     return d->guidance_scale > 1 && model->unet.config.guidance_width == 0 ? 2 : 1;
 }
 
+/* The session's place is the first call of its plan. */
+static void begin(struct session *s)
+{
+    s->end = s->plan.calls;
+    sampler_begin(&s->plan, &s->state);
+}
+
+/* The sequel takes over where its plan begins. */
+static void hand_over(struct session *s)
+{
+    struct sequel *sequel = s->sequel;
+
+    s->steps_before = s->end - s->plan.begin;
+    conditioning_release(&s->conditioning);
+    s->model = sequel->model;
+    s->conditioning = sequel->conditioning;
+    s->plan = sequel->plan;
+    begin(s);
+    free(sequel);
+    s->sequel = NULL;
+}
+
+static int make_plans(struct session *s, const struct draw *d, struct err *err)
+{
+    struct sampler_request request = {.sampler = d->sampler,
+                                      .schedule = d->schedule,
+                                      .steps = d->steps,
+                                      .eta = d->eta,
+                                      .sdxl = s->model->unet.config.pooled > 0,
+                                      .from_image = d->init_image != NULL,
+                                      .strength = d->strength};
+    struct sequel *sequel = s->sequel;
+
+    if (sampler_plan_make(&s->plan, &s->model->sampler, &request, err) != 0)
+        return -1;
+    begin(s);
+    if (sequel == NULL)
+        return 0;
+    if (sampler_plan_make(&sequel->plan, &sequel->model->sampler, &request, err) != 0)
+        return err_prefix(err, "refiner");
+    s->end = sampler_share_end(&s->plan, d->switch_at);
+    int from = sampler_share_begin(&sequel->plan, d->switch_at);
+    /* From an image its first call may come before the refiner's turn, or well after it. */
+    if (from > sequel->plan.begin || s->end > s->plan.begin)
+        sequel->plan.begin = from;
+    return 0;
+}
+
+/* What takes the device. */
+static int prepare(struct session *s, const struct draw *d, struct err *err)
+{
+    bool from_image = d->init_image != NULL;
+    struct sequel *sequel = s->sequel;
+
+    if (make_plans(s, d, err) != 0 ||
+        check_plans(s->model, s, s->conditioning.rows, from_image, err) != 0 ||
+        (sequel && check_plans(sequel->model, s, sequel->conditioning.rows, false, err) != 0) ||
+        session_encode_text(s, d, err) != 0 || session_start(s, d, err) != 0)
+        return -1;
+    if (sequel && s->end == s->plan.begin)
+        hand_over(s);
+    return 0;
+}
+
 int session_create(struct session **out, struct model *model, const struct draw *draw,
                    const struct stage_observer *observer, struct err *err)
 {
     struct draw d = *draw;
-    struct sampler_request request;
     struct session *s = NULL;
-    int rc;
+    int rc = 0;
 
     if (resolve(&d, model, err) != 0 ||
         session_alloc(&s, model, d.width, d.height, rows_of(model, &d), err) != 0)
@@ -131,22 +233,14 @@ int session_create(struct session **out, struct model *model, const struct draw 
     s->guidance_scale = d.guidance_scale;
     if (observer != NULL)
         s->observer = *observer;
-    request = (struct sampler_request){.sampler = d.sampler,
-                                       .schedule = d.schedule,
-                                       .steps = d.steps,
-                                       .eta = d.eta,
-                                       .sdxl = strncmp(model->info.family, "sdxl", 4) == 0,
-                                       .from_image = d.init_image != NULL,
-                                       .strength = d.strength};
     rng_seed(&s->rng, d.rng, d.seed);
-    pthread_mutex_lock(&model->engine->lock);
-    rc = sampler_plan_make(&s->plan, &model->sampler, &request, err);
+    if (d.refiner != NULL && d.switch_at < 1)
+        rc = session_add_sequel(s, d.refiner, rows_of(d.refiner, &d), err);
     if (rc == 0) {
-        sampler_begin(&s->plan, &s->state);
-        rc = check_plans(s, d.init_image != NULL, err) || session_encode_text(s, &d, err) ||
-             session_start(s, &d, err);
+        pthread_mutex_lock(&model->engine->lock);
+        rc = prepare(s, &d, err);
+        pthread_mutex_unlock(&model->engine->lock);
     }
-    pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0) {
         session_free(s);
         return -1;
@@ -155,14 +249,20 @@ int session_create(struct session **out, struct model *model, const struct draw 
     return 0;
 }
 
+struct model *session_model(const struct session *s)
+{
+    return s->model;
+}
+
 int session_steps_total(const struct session *s)
 {
-    return sampler_calls_total(&s->plan);
+    return s->steps_before + s->end - s->plan.begin +
+           (s->sequel ? sampler_calls_total(&s->sequel->plan) : 0);
 }
 
 int session_steps_left(const struct session *s)
 {
-    return sampler_calls_left(&s->plan, &s->state);
+    return s->end - s->state.index + (s->sequel ? sampler_calls_total(&s->sequel->plan) : 0);
 }
 
 int session_width(const struct session *s)
@@ -294,6 +394,8 @@ static void advance(struct session *s, float *output)
     session_show_latents(s, name, s->latents);
     if (session_steps_left(s) == 0)
         session_show_latents(s, "latents", s->latents);
+    if (s->sequel != NULL && s->state.index == s->end)
+        hand_over(s);
 }
 
 static void batch_advance(struct batch *b)

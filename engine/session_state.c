@@ -5,24 +5,40 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 2
+#define STATE_VERSION 3
 
 struct header {
     uint32_t magic, version;
     uint64_t checksum;    /* of all bytes with this field as 0 */
-    uint64_t fingerprint; /* of the model */
+    uint64_t fingerprint; /* of the model that takes the next step */
+    uint64_t sequel;      /* of the one after it; 0: none */
     uint64_t total_bytes;
     int32_t width, height;
     int32_t rows, tokens;
+    int32_t sequel_rows, sequel_tokens;
+    int32_t end, steps_before;
     double guidance_scale;
 };
 
+static size_t conditioning_bytes(const struct conditioning *c)
+{
+    return sizeof(c->ids) + sizeof(c->guidance_scale) + conditioning_count(c) * sizeof(float);
+}
+
 static size_t state_bytes(const struct session *s)
 {
+    const struct sequel *sequel = s->sequel;
+
     return sizeof(struct header) + sizeof(s->plan) + sizeof(s->state) + sizeof(s->rng) +
-           sizeof(s->conditioning.ids) + sizeof(s->conditioning.guidance_scale) +
-           (conditioning_count(&s->conditioning) + (1 + SAMPLER_HISTORY) * s->count) *
-               sizeof(float);
+           conditioning_bytes(&s->conditioning) + (1 + SAMPLER_HISTORY) * s->count * sizeof(float) +
+           (sequel ? sizeof(sequel->plan) + conditioning_bytes(&sequel->conditioning) : 0);
+}
+
+static void append_conditioning(struct buf *out, const struct conditioning *c)
+{
+    buf_append(out, c->ids, sizeof(c->ids));
+    buf_append(out, &c->guidance_scale, sizeof(c->guidance_scale));
+    buf_append(out, c->text, conditioning_count(c) * sizeof(float));
 }
 
 /* FNV-1a over words: tells damage, not malice. */
@@ -43,27 +59,41 @@ static uint64_t checksum(struct header header, const char *rest, size_t len)
     return hash;
 }
 
+static struct header header_of(const struct session *s)
+{
+    const struct sequel *sequel = s->sequel;
+
+    return (struct header){.magic = STATE_MAGIC,
+                           .version = STATE_VERSION,
+                           .fingerprint = s->model->fingerprint,
+                           .sequel = sequel ? sequel->model->fingerprint : 0,
+                           .total_bytes = state_bytes(s),
+                           .width = s->width,
+                           .height = s->height,
+                           .rows = s->conditioning.rows,
+                           .tokens = s->conditioning.tokens,
+                           .sequel_rows = sequel ? sequel->conditioning.rows : 0,
+                           .sequel_tokens = sequel ? sequel->conditioning.tokens : 0,
+                           .end = s->end,
+                           .steps_before = s->steps_before,
+                           .guidance_scale = s->guidance_scale};
+}
+
 int session_save(const struct session *s, struct buf *out, struct err *err)
 {
-    struct header header = {.magic = STATE_MAGIC,
-                            .version = STATE_VERSION,
-                            .fingerprint = s->model->fingerprint,
-                            .total_bytes = state_bytes(s),
-                            .width = s->width,
-                            .height = s->height,
-                            .rows = s->conditioning.rows,
-                            .tokens = s->conditioning.tokens,
-                            .guidance_scale = s->guidance_scale};
+    struct header header = header_of(s);
     size_t start = out->len;
 
     buf_append(out, &header, sizeof(header));
     buf_append(out, &s->plan, sizeof(s->plan));
     buf_append(out, &s->state, sizeof(s->state));
     buf_append(out, &s->rng, sizeof(s->rng));
-    buf_append(out, s->conditioning.ids, sizeof(s->conditioning.ids));
-    buf_append(out, &s->conditioning.guidance_scale, sizeof(s->conditioning.guidance_scale));
-    buf_append(out, s->conditioning.text, conditioning_count(&s->conditioning) * sizeof(float));
+    append_conditioning(out, &s->conditioning);
     buf_append(out, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
+    if (s->sequel != NULL) {
+        buf_append(out, &s->sequel->plan, sizeof(s->sequel->plan));
+        append_conditioning(out, &s->sequel->conditioning);
+    }
     if (out->failed)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no room for a saved session");
     header.checksum =
@@ -72,21 +102,38 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
     return 0;
 }
 
-/* `rest`: what follows the header; `len` bytes in all. */
-static int check_header(const struct header *h, const struct model *model, const char *rest,
-                        size_t len, struct err *err)
+static int damaged(struct err *err)
 {
+    return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated or damaged");
+}
+
+/* The model that takes the next step; NULL, with an error, when the state is of neither. */
+static struct model *model_of(const struct header *h, struct model *model, struct model *refiner,
+                              struct err *err)
+{
+    struct model *next = h->fingerprint == model->fingerprint ? model : refiner;
+    bool known = next != NULL && h->fingerprint == next->fingerprint;
+
+    if (known && (h->sequel == 0 || (refiner != NULL && h->sequel == refiner->fingerprint)))
+        return next;
+    err_set(err, ERR_CONFLICT, ERR_REJECT, "a saved session belongs to another model than %s",
+            model->info.path);
+    return NULL;
+}
+
+/* `rest`: what follows the header; `len` bytes in all. */
+static int check_header(const struct header *h, const char *rest, size_t len, struct err *err)
+{
+    bool sized = h->width >= ENGINE_SIZE_MIN && h->width <= ENGINE_SIZE_MAX &&
+                 h->height >= ENGINE_SIZE_MIN && h->height <= ENGINE_SIZE_MAX;
+
     if (h->magic != STATE_MAGIC || h->version != STATE_VERSION)
         return err_set(err, ERR_FORMAT, ERR_REJECT,
                        "a saved session is damaged or of another version of the engine");
-    if (h->fingerprint != model->fingerprint)
-        return err_set(err, ERR_CONFLICT, ERR_REJECT,
-                       "a saved session belongs to another model than %s", model->info.path);
-    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) ||
-        h->width < ENGINE_SIZE_MIN || h->width > ENGINE_SIZE_MAX || h->height < ENGINE_SIZE_MIN ||
-        h->height > ENGINE_SIZE_MAX || h->width % model->info.vae_factor != 0 ||
-        h->height % model->info.vae_factor != 0 || h->rows < 1 || h->rows > CONDITIONING_ROWS_MAX)
-        return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated or damaged");
+    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) || !sized ||
+        h->rows < 1 || h->rows > CONDITIONING_ROWS_MAX || h->sequel_rows < 0 ||
+        h->sequel_rows > CONDITIONING_ROWS_MAX || (h->sequel != 0) != (h->sequel_rows > 0))
+        return damaged(err);
     return 0;
 }
 
@@ -96,8 +143,37 @@ static const char *take(const char *from, void *to, size_t bytes)
     return from + bytes;
 }
 
-int session_restore(struct session **out, struct model *model, const void *bytes, size_t len,
-                    const struct stage_observer *observer, struct err *err)
+static const char *take_conditioning(const char *from, struct conditioning *c)
+{
+    from = take(from, c->ids, sizeof(c->ids));
+    from = take(from, &c->guidance_scale, sizeof(c->guidance_scale));
+    return take(from, c->text, conditioning_count(c) * sizeof(float));
+}
+
+/* Fills a session that has the state's shape. */
+static int take_state(struct session *s, const struct header *h, const char *at, struct err *err)
+{
+    s->guidance_scale = h->guidance_scale;
+    s->end = h->end;
+    s->steps_before = h->steps_before;
+    at = take(at, &s->plan, sizeof(s->plan));
+    at = take(at, &s->state, sizeof(s->state));
+    at = take(at, &s->rng, sizeof(s->rng));
+    at = take_conditioning(at, &s->conditioning);
+    at = take(at, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
+    if (s->sequel != NULL) {
+        at = take(at, &s->sequel->plan, sizeof(s->sequel->plan));
+        take_conditioning(at, &s->sequel->conditioning);
+    }
+    if (!sampler_state_is_valid(&s->plan, &s->state) || !rng_is_valid(&s->rng) ||
+        s->end > s->plan.calls || s->state.index > s->end || s->steps_before < 0)
+        return damaged(err);
+    return 0;
+}
+
+int session_restore(struct session **out, struct model *model, struct model *refiner,
+                    const void *bytes, size_t len, const struct stage_observer *observer,
+                    struct err *err)
 {
     struct header header = {0};
     const char *at = bytes;
@@ -106,27 +182,28 @@ int session_restore(struct session **out, struct model *model, const void *bytes
     if (len < sizeof(header))
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated");
     at = take(at, &header, sizeof(header));
-    if (check_header(&header, model, at, len, err) != 0 ||
-        session_alloc(&s, model, header.width, header.height, header.rows, err) != 0)
+    if (check_header(&header, at, len, err) != 0 ||
+        (model = model_of(&header, model, refiner, err)) == NULL)
         return -1;
-    if (header.tokens != s->conditioning.tokens || state_bytes(s) != len) {
-        session_free(s);
-        return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated or damaged");
+    if (header.width % model->info.vae_factor != 0 || header.height % model->info.vae_factor != 0)
+        return damaged(err);
+    if (session_alloc(&s, model, header.width, header.height, header.rows, err) != 0)
+        return -1;
+    if (header.sequel != 0 && session_add_sequel(s, refiner, header.sequel_rows, err) != 0)
+        goto fail;
+    if (header.tokens != s->conditioning.tokens ||
+        (s->sequel && header.sequel_tokens != s->sequel->conditioning.tokens) ||
+        state_bytes(s) != len) {
+        (void)damaged(err);
+        goto fail;
     }
-    s->guidance_scale = header.guidance_scale;
-    at = take(at, &s->plan, sizeof(s->plan));
-    at = take(at, &s->state, sizeof(s->state));
-    at = take(at, &s->rng, sizeof(s->rng));
-    at = take(at, s->conditioning.ids, sizeof(s->conditioning.ids));
-    at = take(at, &s->conditioning.guidance_scale, sizeof(s->conditioning.guidance_scale));
-    at = take(at, s->conditioning.text, conditioning_count(&s->conditioning) * sizeof(float));
-    take(at, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
-    if (!sampler_state_is_valid(&s->plan, &s->state) || !rng_is_valid(&s->rng)) {
-        session_free(s);
-        return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is damaged");
-    }
+    if (take_state(s, &header, at, err) != 0)
+        goto fail;
     if (observer != NULL)
         s->observer = *observer;
     *out = s;
     return 0;
+fail:
+    session_free(s);
+    return -1;
 }

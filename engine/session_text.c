@@ -27,25 +27,34 @@ static int layers_left_out(const struct model *model, int clip_skip)
     return clip_skip + (is_xl(model) ? 1 : 0);
 }
 
+static int check_layers(const struct model *model, int clip_skip, struct err *err)
+{
+    for (int i = 0; i < model->encoder_count; i++)
+        if (clip_skip < 0 ||
+            layers_left_out(model, clip_skip) > model->encoders[i].clip.config.layers)
+            return session_refuse(err, "clip_skip",
+                                  "the model's text encoder does not have so many layers");
+    return 0;
+}
+
 int session_check_text(const struct model *model, const struct draw *d, struct err *err)
 {
     static const char *const NO_SIZES = "the model is told no sizes; leave it out";
     static const char *const NO_SCORE = "only an SDXL refiner is told a score; leave it out";
+    bool xl = is_xl(model), score = has_score(model) || (d->refiner && has_score(d->refiner));
 
-    for (int i = 0; i < model->encoder_count; i++)
-        if (d->clip_skip < 0 ||
-            layers_left_out(model, d->clip_skip) > model->encoders[i].clip.config.layers)
-            return session_refuse(err, "clip_skip",
-                                  "the model's text encoder does not have so many layers");
-    if (!is_xl(model) && d->original_size[0] >= 0)
+    if (check_layers(model, d->clip_skip, err) != 0 ||
+        (d->refiner != NULL && check_layers(d->refiner, d->clip_skip, err) != 0))
+        return -1;
+    if (!xl && d->original_size[0] >= 0)
         return session_refuse(err, "original_size", NO_SIZES);
-    if ((!is_xl(model) || has_score(model)) && d->target_size[0] >= 0)
+    if ((!xl || has_score(model)) && d->target_size[0] >= 0)
         return session_refuse(err, "target_size", NO_SIZES);
-    if (!is_xl(model) && d->crop[0] >= 0)
+    if (!xl && d->crop[0] >= 0)
         return session_refuse(err, "crop", NO_SIZES);
-    if (!has_score(model) && d->aesthetic_score >= 0)
+    if (!score && d->aesthetic_score >= 0)
         return session_refuse(err, "aesthetic_score", NO_SCORE);
-    if (!has_score(model) && d->negative_aesthetic_score >= 0)
+    if (!score && d->negative_aesthetic_score >= 0)
         return session_refuse(err, "negative_aesthetic_score", NO_SCORE);
     return 0;
 }
@@ -54,16 +63,19 @@ int session_check_text(const struct model *model, const struct draw *d, struct e
 
 /* One prompt on its way to one row. */
 struct prompt {
+    const struct session *session; /* whose observer sees its stages */
+    struct model *model;
+    struct conditioning *to;
     const char *field; /* of the request */
     const char *text;
-    const char *prefix; /* of its stages' names */
+    const char *prefix; /* of its stages' names, after the model's */
     int skip;           /* layers that are left out */
     int row;
 };
 
-static int tokenize(const struct model *m, const struct encoder *e, const struct prompt *p,
-                    int *ids, struct err *err)
+static int tokenize(const struct encoder *e, const struct prompt *p, int *ids, struct err *err)
 {
+    const struct model *m = p->model;
     uint32_t tokens[TOKENIZER_CLIP_TOKENS];
 
     if (tokenizer_encode(e->tokenizer, p->text, strlen(p->text), tokens, (size_t)m->tokens, NULL,
@@ -116,83 +128,85 @@ static int run_encoder(struct model *m, int number, const int *ids, int skip, fl
     return pass.failed ? -1 : 0;
 }
 
-static void show(const struct session *s, const struct prompt *p, const char *name,
-                 const float *data, int rank, const int64_t *dims)
+/* A sequel's stages begin with "refiner.". */
+static void show(const struct prompt *p, const char *name, const float *data, int rank,
+                 const int64_t *dims)
 {
+    const struct session *s = p->session;
     char full[64];
 
-    snprintf(full, sizeof(full), "%s%s", p->prefix, name);
+    snprintf(full, sizeof(full), "%s%s%s", p->to != &s->conditioning ? "refiner." : "", p->prefix,
+             name);
     session_show(s, full, data, rank, dims);
 }
 
-static void show_tokens(const struct session *s, const struct prompt *p, int number, const int *ids)
+static void show_tokens(const struct prompt *p, int number, const int *ids)
 {
     float values[TOKENIZER_CLIP_TOKENS];
-    int count = s->model->tokens;
+    int count = p->model->tokens;
 
     for (int i = 0; i < count; i++)
         values[i] = (float)ids[i];
-    show(s, p, number == 0 ? "tokens" : "tokens_2", values, 2, (int64_t[]){1, count});
+    show(p, p->model->encoders[number].component == COMPONENT_TEXT ? "tokens" : "tokens_2", values,
+         2, (int64_t[]){1, count});
 }
 
 /* One encoder's part of a row. `scratch` holds its embeddings and its pooled vector. */
-static int encode_part(struct session *s, const struct prompt *p, int number, int first_column,
-                       float *scratch, struct err *err)
+static int encode_part(const struct prompt *p, int number, int first_column, float *scratch,
+                       struct err *err)
 {
-    struct model *m = s->model;
+    struct model *m = p->model;
     const struct encoder *e = &m->encoders[number];
-    const struct conditioning *c = &s->conditioning;
+    const struct conditioning *c = p->to;
     int hidden = e->clip.config.hidden, width = clip_pooled_width(&e->clip.config);
     float *pooled = scratch + (size_t)m->tokens * (size_t)hidden;
     float *text = conditioning_text(c, p->row) + first_column;
     int ids[TOKENIZER_CLIP_TOKENS];
 
-    if (tokenize(m, e, p, ids, err) != 0 ||
+    if (tokenize(e, p, ids, err) != 0 ||
         run_encoder(m, number, ids, p->skip, scratch, pooled, err) != 0)
         return -1;
-    show_tokens(s, p, number, ids);
+    show_tokens(p, number, ids);
     for (int i = 0; i < m->tokens; i++)
         memcpy(text + (size_t)i * (size_t)c->width, scratch + (size_t)i * (size_t)hidden,
                (size_t)hidden * sizeof(float));
     if (number + 1 < m->encoder_count)
         return 0;
     if (c->pooled_width == 0)
-        show(s, p, "pooled", pooled, 2, (int64_t[]){1, width});
+        show(p, "pooled", pooled, 2, (int64_t[]){1, width});
     if (c->pooled_width > 0)
         memcpy(conditioning_pooled(c, p->row), pooled, (size_t)width * sizeof(float));
     return 0;
 }
 
-static void show_row(const struct session *s, const struct prompt *p)
+static void show_row(const struct prompt *p)
 {
-    const struct conditioning *c = &s->conditioning;
+    const struct conditioning *c = p->to;
 
-    show(s, p, "prompt_embeds", conditioning_text(c, p->row), 3,
-         (int64_t[]){1, c->tokens, c->width});
+    show(p, "prompt_embeds", conditioning_text(c, p->row), 3, (int64_t[]){1, c->tokens, c->width});
     if (c->pooled_width == 0)
         return;
-    show(s, p, "pooled", conditioning_pooled(c, p->row), 2, (int64_t[]){1, c->pooled_width});
-    show(s, p, "time_ids", c->ids[p->row], 2, (int64_t[]){1, c->id_count});
+    show(p, "pooled", conditioning_pooled(c, p->row), 2, (int64_t[]){1, c->pooled_width});
+    show(p, "time_ids", c->ids[p->row], 2, (int64_t[]){1, c->id_count});
 }
 
-static int encode_prompt(struct session *s, const struct prompt *p, struct err *err)
+static int encode_prompt(const struct prompt *p, struct err *err)
 {
-    const struct model *m = s->model;
-    const struct conditioning *c = &s->conditioning;
-    int width = clip_pooled_width(&m->encoders[m->encoder_count - 1].clip.config);
-    size_t values = (size_t)m->tokens * (size_t)c->width + (size_t)(width + c->width);
+    const struct model *m = p->model;
+    int context = p->to->width, column = 0, rc = 0;
+    int pooled = clip_pooled_width(&m->encoders[m->encoder_count - 1].clip.config);
+    size_t values = (size_t)m->tokens * (size_t)context + (size_t)(pooled + context);
     float *scratch = malloc(values * sizeof(float));
-    int column = 0, rc = 0;
 
     if (scratch == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
     for (int i = 0; i < m->encoder_count && rc == 0; i++) {
-        rc = encode_part(s, p, i, column, scratch, err);
+        rc = encode_part(p, i, column, scratch, err);
         column += m->encoders[i].clip.config.hidden;
     }
     free(scratch);
     if (rc == 0)
-        show_row(s, p);
+        show_row(p);
     return rc;
 }
 
@@ -205,16 +219,16 @@ static void put_pair(float *ids, const int pair[2], int first, int second)
 }
 
 /* Original size, crop, and target size or score. A refiner's negative row is told of no crop. */
-static void put_ids(struct session *s, const struct draw *d, int row, bool negative)
+static void put_ids(const struct session *s, const struct model *m, const struct draw *d,
+                    bool negative, float *ids)
 {
     static const int NONE[2] = {-1, -1};
-    float *ids = s->conditioning.ids[row];
-    bool crops = !negative || !has_score(s->model);
+    bool crops = !negative || !has_score(m);
 
     put_pair(ids, d->original_size, s->height, s->width);
     put_pair(ids + 2, crops ? d->crop : NONE, 0, 0);
     put_pair(ids + 4, d->target_size, s->height, s->width);
-    if (has_score(s->model)) {
+    if (has_score(m)) {
         double score = negative ? d->negative_aesthetic_score : d->aesthetic_score;
         double otherwise = negative ? NEGATIVE_AESTHETIC_SCORE : AESTHETIC_SCORE;
         ids[4] = (float)(score >= 0 ? score : otherwise);
@@ -222,31 +236,44 @@ static void put_ids(struct session *s, const struct draw *d, int row, bool negat
     }
 }
 
-int session_encode_text(struct session *s, const struct draw *d, struct err *err)
+static int encode_for(const struct session *s, struct model *m, struct conditioning *c,
+                      const struct draw *d, struct err *err)
 {
-    struct conditioning *c = &s->conditioning;
-    const struct model *m = s->model;
-    struct prompt positive = {.field = "prompt",
+    struct prompt positive = {.session = s,
+                              .model = m,
+                              .to = c,
+                              .field = "prompt",
                               .text = d->prompt,
                               .prefix = "",
                               .skip = layers_left_out(m, d->clip_skip),
                               .row = c->rows - 1};
-    struct prompt negative = {.field = "negative_prompt",
+    struct prompt negative = {.session = s,
+                              .model = m,
+                              .to = c,
+                              .field = "negative_prompt",
                               .text = d->negative_prompt ? d->negative_prompt : "",
                               .prefix = "negative_",
                               .skip = layers_left_out(m, 0),
                               .row = 0};
-    bool zeros = m->zero_negative && d->negative_prompt == NULL;
 
     c->guidance_scale = d->guidance_scale;
     for (int row = 0; row < c->rows; row++)
-        put_ids(s, d, row, row != positive.row);
-    if (encode_prompt(s, &positive, err) != 0)
+        put_ids(s, m, d, row != positive.row, c->ids[row]);
+    if (encode_prompt(&positive, err) != 0)
         return -1;
     if (c->rows == 1)
         return 0;
-    if (!zeros)
-        return encode_prompt(s, &negative, err);
-    show_row(s, &negative); /* zero already */
+    if (!m->zero_negative || d->negative_prompt != NULL)
+        return encode_prompt(&negative, err);
+    show_row(&negative); /* zero already */
     return 0;
+}
+
+int session_encode_text(struct session *s, const struct draw *d, struct err *err)
+{
+    struct sequel *sequel = s->sequel;
+
+    if (encode_for(s, s->model, &s->conditioning, d, err) != 0)
+        return -1;
+    return sequel ? encode_for(s, sequel->model, &sequel->conditioning, d, err) : 0;
 }

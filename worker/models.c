@@ -57,8 +57,9 @@ void models_free(struct models *models)
     free(models);
 }
 
-/* Unloads the longest idle model; waits for one to become idle. False when none is loaded. */
-static bool make_room(struct models *models)
+/* Unloads the longest idle model; waits for one to become idle. False when none is loaded but
+ * `beside`, which stays. */
+static bool make_room(struct models *models, int beside)
 {
     pthread_mutex_lock(&models->lock);
     for (;;) {
@@ -66,8 +67,9 @@ static bool make_room(struct models *models)
         bool any = false;
         for (size_t i = 0; i < models->catalogue->count; i++) {
             struct entry *entry = &models->entries[i];
-            any = any || entry->model;
-            if (entry->model && entry->holders == 0 && (!oldest || entry->used < oldest->used))
+            any = any || (entry->model && (int)i != beside);
+            if (entry->model && (int)i != beside && entry->holders == 0 &&
+                (!oldest || entry->used < oldest->used))
                 oldest = entry;
         }
         if (oldest) {
@@ -106,7 +108,8 @@ void models_set_locate(struct models *models, models_locate_fn *locate, void *us
     models->user = user;
 }
 
-static int load(struct models *models, int number, struct model **model, struct err *err)
+static int load(struct models *models, int number, int beside, struct model **model,
+                struct err *err)
 {
     const struct catalogue_model *entry = &models->catalogue->models[number];
     struct model_options options = {.prediction = entry->prediction};
@@ -116,14 +119,15 @@ static int load(struct models *models, int number, struct model **model, struct 
     do {
         if (engine_load(model, models->engine, path, &options, err) == 0)
             return 0;
-    } while (err->code == ERR_MEMORY && make_room(models));
-    /* Alone it does not fit either. */
+    } while (err->code == ERR_MEMORY && make_room(models, beside));
+    /* Alone, or beside the one that its job needs with it, it does not fit either. */
     if (err->code == ERR_MEMORY)
         err->class = ERR_REJECT;
     return err_prefix(err, "model %s", entry->name);
 }
 
-int models_acquire(struct models *models, int number, struct model **model, struct err *err)
+int models_acquire(struct models *models, int number, int beside, struct model **model,
+                   struct err *err)
 {
     struct entry *entry = &models->entries[number];
     int rc = 0;
@@ -132,12 +136,13 @@ int models_acquire(struct models *models, int number, struct model **model, stru
         struct model *fresh = NULL;
         models->loading = models->catalogue->models[number].name;
         pthread_mutex_unlock(&models->lock);
-        rc = load(models, number, &fresh, &entry->err);
+        rc = load(models, number, beside, &fresh, &entry->err);
         pthread_mutex_lock(&models->lock);
         models->loading = NULL;
         models->loads += rc == 0;
         entry->model = fresh;
-        entry->broken = rc != 0 && entry->err.class == ERR_REJECT;
+        entry->broken = rc != 0 && entry->err.class == ERR_REJECT &&
+                        (beside < 0 || entry->err.code != ERR_MEMORY);
     }
     if (entry->model) {
         entry->holders++;

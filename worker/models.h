@@ -24,8 +24,9 @@ void models_set_locate(struct models *models, models_locate_fn *locate, void *us
 void models_free(struct models *models); /* unloads everything; nothing is in use */
 
 /* The model, loaded, held until models_release. Waits for other models' jobs to end where the
- * memory asks for it. An error of the model itself is remembered: the file is read once. */
-int models_acquire(struct models *models, int number, struct model **model,
+ * memory asks for it. An error of the model itself is remembered: the file is read once. `beside`
+ * is the number of a model that the caller holds already, for which it does not wait; -1: none. */
+int models_acquire(struct models *models, int number, int beside, struct model **model,
                    struct err *err) must_check;
 void models_release(struct models *models, int number);
 

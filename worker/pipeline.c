@@ -112,7 +112,7 @@ void pipeline_put(struct pipeline *pipeline, struct task *task)
     task->step = task->steps = 0;
     task->load_s = 0;
     task->pictures = NULL;
-    task->held = NULL;
+    task->held = task->refiner = NULL;
     task->times = (struct manifest_times){0};
     bool open = queue_put(&pipeline->tasks, task);
     ASSERT(open);

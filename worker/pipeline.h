@@ -75,7 +75,9 @@ struct task {
     bool adopted;  /* another attempt's manifest stands, and `files` are its files */
 
     /* ---- the pipeline's own ---- */
-    struct model *held; /* the model, between prepare and publish */
+    struct model *held;    /* the model, between prepare and publish */
+    struct model *refiner; /* the job's refiner, likewise; NULL: none */
+    int refiner_number;    /* in the catalogue */
     struct picture *pictures;
     int pictures_left; /* not yet through publish */
     enum task_stage stage;

@@ -1,7 +1,9 @@
 /*
  * The second stage: continuous batching. Pictures of one model and size step together; one that is
  * done leaves, the next one joins at the following step. A picture of another shape at the head of
- * the queue waits until the batch has drained: the scheduler has seen to it that this is rare.
+ * the queue waits until the batch has drained: the scheduler has seen to it that this is rare. One
+ * that goes on with its refiner leaves, too, and waits for that model's turn; until it has come
+ * nothing is taken from the queue, so that nobody waits for ever.
  */
 #include "worker/pipeline_parts.h"
 
@@ -14,7 +16,9 @@ struct batch {
     int count;
     int max;              /* lowered when memory does not hold more of this shape */
     struct picture *held; /* taken from the queue, and not of this shape */
-    bool ended;           /* the queue is closed and empty */
+    struct picture *later[ENGINE_SESSIONS_MAX]; /* begun, and waiting for another model's turn */
+    int later_count;
+    bool ended; /* the queue is closed and empty */
 };
 
 static void pass_on(struct pipeline *pipeline, struct picture *picture)
@@ -34,7 +38,7 @@ static void leave(struct batch *batch, int i)
 
 static bool same_shape(const struct picture *a, const struct picture *b)
 {
-    return a->task->held == b->task->held &&
+    return session_model(a->session) == session_model(b->session) &&
            session_width(a->session) == session_width(b->session) &&
            session_height(a->session) == session_height(b->session);
 }
@@ -49,15 +53,34 @@ static bool fits(const struct pipeline *pipeline, const struct batch *batch,
     double most = pipeline->options.batch_pixels;
     if (most > 0 && pixels * (batch->count + 1) > most)
         return false;
-    return model_plan(picture->task->held, session_width(picture->session),
+    return model_plan(session_model(picture->session), session_width(picture->session),
                       session_height(picture->session), batch->count + 1, &bytes, &err) == 0;
+}
+
+/* The first that waits and is of the batch's shape joins it. False when there is none. */
+static bool admit_later(const struct pipeline *pipeline, struct batch *batch)
+{
+    for (int i = 0; i < batch->later_count; i++) {
+        struct picture *picture = batch->later[i];
+        if (batch->count > 0 &&
+            (!same_shape(batch->pictures[0], picture) || !fits(pipeline, batch, picture)))
+            continue;
+        batch->later_count--;
+        memmove(&batch->later[i], &batch->later[i + 1],
+                (size_t)(batch->later_count - i) * sizeof(batch->later[0]));
+        batch->pictures[batch->count++] = picture;
+        return true;
+    }
+    return false;
 }
 
 static void admit(struct pipeline *pipeline, struct batch *batch)
 {
     if (batch->count == 0)
         batch->max = pipeline->options.batch_max;
-    while (batch->count < batch->max) {
+    while (batch->count < batch->max && admit_later(pipeline, batch))
+        continue;
+    while (batch->count < batch->max && batch->later_count == 0) {
         if (!batch->held)
             batch->held = batch->count == 0 ? queue_take(&pipeline->prepared)
                                             : queue_take_within(&pipeline->prepared, 0);
@@ -119,15 +142,42 @@ static bool handing_back(struct pipeline *pipeline)
     return back;
 }
 
-/* Decodes and passes on what has no steps left, and drops what is lost. */
-static void settle(struct pipeline *pipeline, struct batch *batch)
+static void drop_lost(struct pipeline *pipeline, struct picture *picture)
+{
+    if (handing_back(pipeline))
+        saved_add_session(pipeline, picture);
+    pass_on(pipeline, picture);
+}
+
+/* Drops what is lost of those that wait. */
+static void settle_later(struct pipeline *pipeline, struct batch *batch)
+{
+    int kept = 0;
+    for (int i = 0; i < batch->later_count; i++) {
+        struct picture *picture = batch->later[i];
+        if (task_is_lost(pipeline, picture->task))
+            drop_lost(pipeline, picture);
+        else
+            batch->later[kept++] = picture;
+    }
+    batch->later_count = kept;
+}
+
+/* Decodes and passes on what has no steps left, drops what is lost, and puts by what `model`, which
+ * has just stepped, does not go on with. */
+static void settle(struct pipeline *pipeline, struct batch *batch, const struct model *model)
 {
     struct err err;
     for (int i = 0; i < batch->count;) {
         struct picture *picture = batch->pictures[i];
         bool lost = task_is_lost(pipeline, picture->task);
         if (!lost && session_steps_left(picture->session) > 0) {
-            i++;
+            if (session_model(picture->session) == model) {
+                i++;
+                continue;
+            }
+            leave(batch, i);
+            batch->later[batch->later_count++] = picture;
             continue;
         }
         if (!lost) {
@@ -142,11 +192,13 @@ static void settle(struct pipeline *pipeline, struct batch *batch)
                       ((double)session_width(picture->session) * session_height(picture->session)));
             pthread_mutex_unlock(&pipeline->lock);
         }
-        if (lost && handing_back(pipeline))
-            saved_add_session(pipeline, picture);
         leave(batch, i);
-        pass_on(pipeline, picture);
+        if (lost)
+            drop_lost(pipeline, picture);
+        else
+            pass_on(pipeline, picture);
     }
+    settle_later(pipeline, batch);
 }
 
 /* A batch that the memory does not hold after all is halved; one picture alone fails its task. */
@@ -171,7 +223,7 @@ static void step(struct pipeline *pipeline, struct batch *batch)
     int64_t begin = clock_monotonic_ns(pipeline->options.clock);
     for (int i = 0; i < batch->count; i++)
         sessions[i] = batch->pictures[i]->session;
-    if (engine_step(batch->pictures[0]->task->held, sessions, batch->count, &err) != 0) {
+    if (engine_step(session_model(sessions[0]), sessions, batch->count, &err) != 0) {
         step_failed(pipeline, batch, &err);
         return;
     }
@@ -187,11 +239,14 @@ void *compute_main(void *user)
     struct batch batch = {0};
     while (!batch.ended) {
         admit(pipeline, &batch);
-        settle(pipeline, &batch); /* some have no steps to begin with */
+        if (batch.count == 0)
+            continue;
+        struct model *model = session_model(batch.pictures[0]->session);
+        settle(pipeline, &batch, model); /* some have no steps to begin with */
         if (batch.count == 0)
             continue;
         step(pipeline, &batch);
-        settle(pipeline, &batch);
+        settle(pipeline, &batch, model);
     }
     queue_close(&pipeline->drawn);
     return NULL;

@@ -67,6 +67,24 @@ static int find_done(const struct pipeline *pipeline, struct task *task, struct 
     return done ? pipeline_adopt(pipeline, task, err) : 0;
 }
 
+static int hold_models(const struct pipeline *pipeline, struct task *task, struct err *err)
+{
+    const struct pipeline_options *options = &pipeline->options;
+    const char *refiner = task->job.refiner.model;
+    if (models_acquire(options->models, task->model, -1, &task->held, err) != 0)
+        return -1;
+    if (!refiner)
+        return 0;
+    task->refiner_number = catalogue_find(options->catalogue, refiner);
+    if (task->refiner_number < 0)
+        return err_set(err, ERR_NOT_FOUND, ERR_RETRY, "refiner: there is no model %s here",
+                       refiner);
+    if (models_acquire(options->models, task->refiner_number, task->model, &task->refiner, err) !=
+        0)
+        return err_prefix(err, "refiner");
+    return 0;
+}
+
 static int prepare_task(struct pipeline *pipeline, struct task *task, struct image *init,
                         struct err *err)
 {
@@ -76,7 +94,7 @@ static int prepare_task(struct pipeline *pipeline, struct task *task, struct ima
         return -1;
     if (task->adopted)
         return 0;
-    if (models_acquire(options->models, task->model, &task->held, err) != 0)
+    if (hold_models(pipeline, task, err) != 0)
         return -1;
     task->load_s = seconds_since(pipeline, task->started_mono_ns);
     task->started_mono_ns = clock_monotonic_ns(options->clock); /* loading is not the job's time */
@@ -97,6 +115,7 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
     struct draw draw = support_draw(&task->job, picture->index);
     struct stage_observer observer = {see_stage, picture};
     draw.init_image = init->rgb ? init : NULL;
+    draw.refiner = task->refiner;
     if (pipeline->options.dump_dir) {
         picture->dumping = true;
         tensor_file_init(&picture->dump);

@@ -160,9 +160,11 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
         saved_add_files(pipeline, task);
     if (failed)
         sweep(pipeline, task);
+    if (task->refiner)
+        models_release(pipeline->options.models, task->refiner_number);
     if (task->held)
         models_release(pipeline->options.models, task->model);
-    task->held = NULL;
+    task->held = task->refiner = NULL;
     free(task->pictures);
     task->pictures = NULL;
     task_give_back(pipeline, task);

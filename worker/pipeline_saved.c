@@ -108,7 +108,8 @@ int saved_take(struct picture *picture, bool *found, struct err *err)
     if (!bytes)
         return 0;
     if (part.kind == KIND_SESSION)
-        return session_restore(&picture->session, task->held, bytes, part.bytes, NULL, err);
+        return session_restore(&picture->session, task->held, task->refiner, bytes, part.bytes,
+                               NULL, err);
     if (part.kind != KIND_FILE || part.bytes != sizeof(task->files[0]))
         return err_set(err, ERR_FORMAT, ERR_RETRY, "a checkpoint with an unknown part");
     memcpy(&task->files[picture->index], bytes, part.bytes);

@@ -69,8 +69,18 @@ void support_check(const struct job *job, const struct engine_info *engine,
     refuse(problems, job->embedding_count > 0, "embeddings");
     refuse(problems, job->controlnet_count > 0, "controlnets");
     refuse(problems, job->mask != NULL, "mask");
-    refuse(problems, job->refiner.model != NULL, "refiner");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
+}
+
+void support_check_models(const struct job *job, const struct catalogue *catalogue,
+                          struct job_problems *problems)
+{
+    char hint[512];
+    if (!job->refiner.model || catalogue_find(catalogue, job->refiner.model) >= 0)
+        return;
+    catalogue_hint(catalogue, job->refiner.model, hint, sizeof(hint));
+    job_problem_add(problems, "refiner.model", job->refiner.model,
+                    "there is no such model in %.160s%s", catalogue->dir, hint);
 }
 
 void support_check_local(const struct job *job, struct job_problems *problems)
@@ -107,6 +117,7 @@ struct draw support_draw(const struct job *job, int index)
     memcpy(draw.crop, job->crop, sizeof(draw.crop));
     draw.aesthetic_score = job->aesthetic_score;
     draw.negative_aesthetic_score = job->negative_aesthetic_score;
+    draw.switch_at = job->refiner.switch_at;
     if (job->init_image)
         draw.strength = job->strength;
     return draw;

@@ -6,17 +6,22 @@
 #define ATELIER_WORKER_SUPPORT_H
 
 #include "engine/engine.h"
+#include "schema/catalogue.h"
 #include "schema/job.h"
 
 /* Adds a problem for each field that cannot be honoured on this engine. */
 void support_check(const struct job *job, const struct engine_info *engine,
                    struct job_problems *problems);
 
+/* The same for models that a job names beside its own and that the catalogue lacks. */
+void support_check_models(const struct job *job, const struct catalogue *catalogue,
+                          struct job_problems *problems);
+
 /* The same for what takes a fleet, and atelier run therefore does not offer. */
 void support_check_local(const struct job *job, struct job_problems *problems);
 
-/* The request as the engine wants it, of picture `index`. Borrows the job's strings; the init image
- * is the caller's to set. */
+/* The request as the engine wants it, of picture `index`. Borrows the job's strings; pictures and
+ * the refiner are the caller's to set. */
 struct draw support_draw(const struct job *job, int index);
 
 /* Writes the model's own values where the job has none. */

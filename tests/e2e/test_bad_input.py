@@ -61,7 +61,7 @@ class Lines(e2e.Case):
                        confidential=True, callback="https://example.org/x")
         record = self.check(line, "loras", "not supported by this version")
         fields = {problem["field"] for problem in record["problems"]}
-        self.assertEqual(fields, {"loras", "refiner", "dialect", "confidential", "callback"})
+        self.assertEqual(fields, {"loras", "refiner.model", "dialect", "confidential", "callback"})
 
     def test_a_schedule_that_the_sampler_lacks(self):
         self.check(e2e.job(sampler="ddim", schedule="karras"), "schedule",

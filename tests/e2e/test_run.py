@@ -114,6 +114,39 @@ class Results(e2e.Case):
         self.assertEqual(len(hashes), 6)
         self.assertIn("crop", self.records("failed.jsonl")[0]["error"])
 
+    def test_a_refiner_takes_over(self):
+        fields = {"model": "sdxl-small", "negative_prompt": "", "steps": 5, "output": {"metadata": False}}
+        refiner = {"model": "sdxl-refiner"}
+        self.write_jobs([
+            e2e.job(id="base", seed=1, **fields),
+            e2e.job(id="early", seed=1, refiner={**refiner, "switch_at": 0.2}, **fields),
+            e2e.job(id="late", seed=1, images=3, refiner=refiner, aesthetic_score=7, **fields),
+            e2e.job(id="other", seed=1, **fields),
+        ])
+        self.run_jobs("--batch-max", "1")
+        alone = self.manifests()
+        self.out = self.dir / "out2"
+        self.run_jobs("--batch-max", "6")
+        together = self.manifests()
+        hashes = {name: [file["sha256"] for file in manifest["files"]] for name, manifest in alone.items()}
+        self.assertEqual(hashes, {name: [file["sha256"] for file in manifest["files"]]
+                                  for name, manifest in together.items()})
+        self.assertEqual(hashes["base"], hashes["other"])
+        self.assertEqual(len({hashes["base"][0], hashes["early"][0], *hashes["late"]}), 5)
+        self.assertEqual(alone["late"]["request"]["refiner"], {**refiner, "switch_at": 0.8})
+        self.out = self.dir / "out3"
+        end = json.loads(self.run_jobs("--json").stdout.splitlines()[-1])
+        self.assertEqual(end["model_loads"], 2)
+
+    def test_two_models_that_do_not_fit_together(self):
+        self.write_jobs([
+            e2e.job(id="a", model="sdxl-single", refiner={"model": "sdxl-refiner-single"}),
+        ])
+        for memory in ("10M", "30M"):  # in which their weights, or their pictures, have no room
+            self.run_jobs("--memory", memory, "--precision", "f32", expect=4)
+            self.assertEqual(self.manifests(), {})
+            self.assertIn(f"may use {memory[:-1]} MiB", self.records("failed.jsonl")[-1]["error"])
+
     def test_stages_are_dumped(self):
         self.write_jobs([e2e.job(id="a", steps=3, guidance_scale=5)])
         self.run_jobs("--dump-stages", self.dir / "stages")

@@ -173,36 +173,16 @@ static int draw_of(const struct json *job, struct draw *draw, struct image *init
     read_pair(json_get(job, "original_size"), draw->original_size);
     read_pair(json_get(job, "target_size"), draw->target_size);
     read_pair(json_get(job, "crop"), draw->crop);
+    draw->aesthetic_score = json_double_or(json_get(job, "aesthetic_score"), -1);
+    draw->negative_aesthetic_score = json_double_or(json_get(job, "negative_aesthetic_score"), -1);
+    draw->switch_at = json_double_or(json_get(json_get(job, "refiner"), "switch_at"), 0);
     if (image == NULL)
         return 0;
     draw->init_image = init;
     return read_init_image(image, init, err);
 }
 
-static int draw_job(struct model *model, const struct json *job, struct check *check,
-                    struct err *err)
-{
-    struct stage_observer observer = {.see = see, .user = check};
-    struct image init = {0}, image = {0};
-    struct session *session = NULL;
-    struct draw draw;
-    int rc = -1;
-
-    if (draw_of(job, &draw, &init, err) != 0 ||
-        session_create(&session, model, &draw, &observer, err) != 0)
-        goto out;
-    while (session_steps_left(session) > 0)
-        if (engine_step(model, &session, 1, err) != 0)
-            goto out;
-    rc = session_decode(session, &image, err);
-out:
-    session_free(session);
-    image_release(&image);
-    image_release(&init);
-    return rc;
-}
-
-/* The one model that is loaded, by name. */
+/* The models that are loaded, by name: the job's and its refiner. */
 struct loaded {
     struct model *model;
     char name[128];
@@ -223,6 +203,42 @@ static int need_model(struct engine *engine, struct loaded *loaded, const char *
         return 0;
     snprintf(path, sizeof(path), GOLDEN "models/%s.safetensors", name);
     return engine_load(&loaded->model, engine, path, NULL, err);
+}
+
+static int need_models(struct engine *engine, struct loaded loaded[2], const struct json *job,
+                       struct err *err)
+{
+    const char *refiner = json_string_or(json_get(json_get(job, "refiner"), "model"), NULL);
+
+    if (need_model(engine, &loaded[0], json_string_or(json_get(job, "model"), ""), err) != 0)
+        return -1;
+    return refiner != NULL ? need_model(engine, &loaded[1], refiner, err) : 0;
+}
+
+static int draw_job(struct loaded loaded[2], const struct json *job, struct check *check,
+                    struct err *err)
+{
+    struct stage_observer observer = {.see = see, .user = check};
+    struct image init = {0}, image = {0};
+    struct session *session = NULL;
+    struct draw draw;
+    int rc = -1;
+
+    if (draw_of(job, &draw, &init, err) != 0)
+        goto out;
+    if (json_get(job, "refiner") != NULL)
+        draw.refiner = loaded[1].model;
+    if (session_create(&session, loaded[0].model, &draw, &observer, err) != 0)
+        goto out;
+    while (session_steps_left(session) > 0)
+        if (engine_step(session_model(session), &session, 1, err) != 0)
+            goto out;
+    rc = session_decode(session, &image, err);
+out:
+    session_free(session);
+    image_release(&image);
+    image_release(&init);
+    return rc;
 }
 
 static double needed_psnr(const struct json *bf16, const char *job, bool exact)
@@ -250,8 +266,7 @@ static int check_job(struct engine *engine, struct loaded *loaded, const struct 
         return 1;
     }
     check.golden = golden;
-    if (need_model(engine, loaded, json_string_or(json_get(job, "model"), ""), &err) != 0 ||
-        draw_job(loaded->model, job, &check, &err) != 0) {
+    if (need_models(engine, loaded, job, &err) != 0 || draw_job(loaded, job, &check, &err) != 0) {
         printf("FAIL %s: %s\n", check.job, err.message);
         check.failures++;
     } else if (check.latents_only) {
@@ -286,7 +301,7 @@ static bool begins_with_any(const char *id, char **prefixes)
 int main(int argc, char **argv)
 {
     struct engine_options options = ENGINE_OPTIONS_INIT;
-    struct loaded loaded = {0};
+    struct loaded loaded[2] = {0};
     struct json_doc *bf16;
     struct engine *engine;
     int failures = 0, jobs = 0;
@@ -321,7 +336,7 @@ int main(int argc, char **argv)
         }
         id = json_string_or(json_get(json_root(doc), "id"), "");
         if (argc < 5 || begins_with_any(id, argv + 4)) {
-            failures += check_job(engine, &loaded, json_root(doc), json_root(bf16),
+            failures += check_job(engine, loaded, json_root(doc), json_root(bf16),
                                   options.precision == PRECISION_F32);
             jobs++;
         }

@@ -22,20 +22,32 @@ static void must(int rc, const struct err *err)
 
 struct fixture {
     struct engine *engine;
-    struct model *model;
+    struct model *model, *refiner;
 };
 
-static void open_fixture(struct fixture *f, const char *name)
+static void load(struct fixture *f, struct model **model, const char *name, int len)
 {
-    struct engine_options options = ENGINE_OPTIONS_INIT;
     char path[256];
     struct err err;
 
+    snprintf(path, sizeof(path), GOLDEN "%.*s", len, name);
+    must(engine_load(model, f->engine, path, NULL, &err), &err);
+}
+
+/* `name`: a model, or two with a plus between them, the second one a refiner. */
+static void open_fixture(struct fixture *f, const char *name)
+{
+    struct engine_options options = ENGINE_OPTIONS_INIT;
+    const char *plus = strchr(name, '+');
+    struct err err;
+
+    *f = (struct fixture){0};
     options.threads = 2;
     options.precision = PRECISION_F32;
-    snprintf(path, sizeof(path), GOLDEN "%s", name);
     must(engine_create(&f->engine, &options, &err), &err);
-    must(engine_load(&f->model, f->engine, path, NULL, &err), &err);
+    load(f, &f->model, name, plus ? (int)(plus - name) : (int)strlen(name));
+    if (plus != NULL)
+        load(f, &f->refiner, plus + 1, (int)strlen(plus + 1));
 }
 
 static struct draw draw_of(const char *prompt, uint64_t seed)
@@ -50,8 +62,9 @@ static struct draw draw_of(const char *prompt, uint64_t seed)
     return draw;
 }
 
-/* Guided and not, with and without a negative prompt. */
-static void make_requests(struct draw requests[REQUESTS])
+/* Guided and not, with and without a negative prompt, and two of three with the refiner if there is
+ * one, which takes over at different steps. */
+static void make_requests(const struct fixture *f, struct draw requests[REQUESTS])
 {
     requests[0] = draw_of("a red cat", 1);
     requests[1] = draw_of("a house", 2);
@@ -59,6 +72,9 @@ static void make_requests(struct draw requests[REQUESTS])
     requests[1].sampler = SAMPLER_EULER_A;
     requests[2] = draw_of("", 3);
     requests[2].guidance_scale = 1;
+    requests[0].refiner = requests[2].refiner = f->refiner;
+    requests[0].switch_at = 0.3;
+    requests[2].switch_at = 0.6;
 }
 
 static struct session *begin(struct fixture *f, const struct draw *draw)
@@ -70,21 +86,21 @@ static struct session *begin(struct fixture *f, const struct draw *draw)
     return session;
 }
 
-static void step(struct session *session, struct fixture *f)
+static void step(struct session *session)
 {
     struct err err;
 
-    must(engine_step(f->model, &session, 1, &err), &err);
+    must(engine_step(session_model(session), &session, 1, &err), &err);
 }
 
-/* The state after the last step; takes the session itself. */
-static void finish(struct session *session, struct fixture *f, struct buf *end)
+/* The state after the last step, and the pixels; takes the session itself. */
+static void finish(struct session *session, struct buf *end)
 {
     struct image image;
     struct err err;
 
     while (session_steps_left(session) > 0)
-        step(session, f);
+        step(session);
     buf_init(end, STATE_MAX_BYTES);
     must(session_save(session, end, &err), &err);
     must(session_decode(session, &image, &err), &err);
@@ -101,24 +117,43 @@ static void assert_same(struct buf *a, struct buf *b)
     buf_release(b);
 }
 
+/* One step of each that shares its model with the first that is not done. False: all are. */
+static bool step_together(struct session *const sessions[], int count)
+{
+    struct session *going[REQUESTS];
+    struct model *model = NULL;
+    int n = 0;
+    struct err err;
+
+    for (int i = count - 1; i >= 0; i--) {
+        if (session_steps_left(sessions[i]) == 0)
+            continue;
+        model = model == NULL ? session_model(sessions[i]) : model;
+        if (session_model(sessions[i]) == model)
+            going[n++] = sessions[i];
+    }
+    if (n > 0)
+        must(engine_step(model, going, n, &err), &err);
+    return n > 0;
+}
+
 static void test_a_picture_does_not_depend_on_its_batch(void **state)
 {
     struct draw requests[REQUESTS];
     struct session *together[REQUESTS];
     struct buf alone[REQUESTS], end;
     struct fixture f;
-    struct err err;
 
     open_fixture(&f, *state);
-    make_requests(requests);
+    make_requests(&f, requests);
     for (int i = 0; i < REQUESTS; i++)
-        finish(begin(&f, &requests[i]), &f, &alone[i]);
+        finish(begin(&f, &requests[i]), &alone[i]);
     for (int i = 0; i < REQUESTS; i++)
         together[i] = begin(&f, &requests[i]);
-    for (int i = 0; i < 3; i++)
-        must(engine_step(f.model, together, REQUESTS, &err), &err);
+    while (step_together(together, REQUESTS))
+        continue;
     for (int i = 0; i < REQUESTS; i++) {
-        finish(together[i], &f, &end);
+        finish(together[i], &end);
         assert_same(&end, &alone[i]);
     }
     engine_free(f.engine);
@@ -133,20 +168,22 @@ static void test_a_restored_session_ends_in_the_same_bytes(void **state)
     struct err err;
 
     open_fixture(&f, *state);
-    make_requests(requests);
-    for (int i = 0; i < REQUESTS; i++) {
-        finish(begin(&f, &requests[i]), &f, &whole);
-        session = begin(&f, &requests[i]);
-        for (int n = 0; n < i + 1; n++)
-            step(session, &f);
-        buf_init(&saved, STATE_MAX_BYTES);
-        must(session_save(session, &saved, &err), &err);
-        session_free(session);
-        must(session_restore(&session, f.model, saved.data, saved.len, NULL, &err), &err);
-        buf_release(&saved);
-        finish(session, &f, &end);
-        assert_same(&end, &whole);
-    }
+    make_requests(&f, requests);
+    for (int i = 0; i < REQUESTS; i++)
+        for (int after = 0; after <= 4; after++) {
+            finish(begin(&f, &requests[i]), &whole);
+            session = begin(&f, &requests[i]);
+            for (int n = 0; n < after; n++)
+                step(session);
+            buf_init(&saved, STATE_MAX_BYTES);
+            must(session_save(session, &saved, &err), &err);
+            session_free(session);
+            must(session_restore(&session, f.model, f.refiner, saved.data, saved.len, NULL, &err),
+                 &err);
+            buf_release(&saved);
+            finish(session, &end);
+            assert_same(&end, &whole);
+        }
     engine_free(f.engine);
 }
 
@@ -187,6 +224,66 @@ static void test_what_a_family_does_not_take(void **state)
     engine_free(f.engine);
 }
 
+static void test_a_refiner_takes_over(void **state)
+{
+    struct draw draw = draw_of("a house", 4);
+    struct session *session;
+    struct buf saved;
+    struct fixture f;
+    struct err err;
+
+    (void)state;
+    open_fixture(&f, "sdxl-small+sdxl-refiner");
+    draw.refiner = f.refiner;
+    draw.switch_at = 0.5; /* 751 and 501, then 251 and 1 */
+    session = begin(&f, &draw);
+    assert_int_equal(session_steps_total(session), 4);
+    assert_ptr_equal(session_model(session), f.model);
+    step(session);
+    step(session);
+    assert_ptr_equal(session_model(session), f.refiner);
+    assert_int_equal(session_steps_left(session), 2);
+    assert_int_equal(session_steps_total(session), 4);
+    assert_int_equal(engine_step(f.model, &session, 1, &err), -1);
+    /* A state that needs the refiner is not taken up without it. */
+    buf_init(&saved, STATE_MAX_BYTES);
+    must(session_save(session, &saved, &err), &err);
+    session_free(session);
+    assert_int_equal(session_restore(&session, f.model, NULL, saved.data, saved.len, NULL, &err),
+                     -1);
+    assert_contains(err.message, "another model");
+    buf_release(&saved);
+    draw.switch_at = 0;
+    session = begin(&f, &draw);
+    assert_ptr_equal(session_model(session), f.refiner);
+    session_free(session);
+    draw.switch_at = 1;
+    session = begin(&f, &draw);
+    for (int i = 0; i < 4; i++)
+        step(session);
+    assert_ptr_equal(session_model(session), f.model);
+    session_free(session);
+    engine_free(f.engine);
+}
+
+static void test_what_a_refiner_does_not_take(void **state)
+{
+    struct draw draw = draw_of("a house", 4);
+    struct fixture f;
+
+    (void)state;
+    open_fixture(&f, "sdxl-refiner+sd1-small");
+    assert_refused(&f, &draw, "init_image");
+    engine_free(f.engine);
+    open_fixture(&f, "sdxl-small+sd1-small");
+    draw.refiner = f.refiner;
+    assert_refused(&f, &draw, "refiner");
+    draw.refiner = f.model;
+    draw.switch_at = 1.5;
+    assert_refused(&f, &draw, "refiner.switch_at");
+    engine_free(f.engine);
+}
+
 static void test_what_a_model_draws_by_itself(void **state)
 {
     static const struct {
@@ -197,7 +294,7 @@ static void test_what_a_model_draws_by_itself(void **state)
         {"sd1-small", "sd1", 50, 64, 7.5},        {"sd2-small", "sd2", 50, 64, 7.5},
         {"sdxl-small", "sdxl", 50, 96, 5},        {"sdxl-single.safetensors", "sdxl", 50, 1024, 5},
         {"sdxl-turbo", "sdxl", 4, 96, 0},         {"sd1-lcm", "sd1", 4, 64, 8.5},
-        {"sd2-zsnr-sharded", "sd2", 50, 64, 7.5},
+        {"sd2-zsnr-sharded", "sd2", 50, 64, 7.5}, {"sdxl-refiner", "sdxl-refiner", 50, 96, 5},
     };
 
     (void)state;
@@ -221,6 +318,10 @@ int main(void)
         MODEL(test_a_picture_does_not_depend_on_its_batch, "sdxl-small"),
         MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-small"),
         MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-turbo"),
+        MODEL(test_a_picture_does_not_depend_on_its_batch, "sdxl-small+sdxl-refiner"),
+        MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-small+sdxl-refiner"),
+        cmocka_unit_test(test_a_refiner_takes_over),
+        cmocka_unit_test(test_what_a_refiner_does_not_take),
         cmocka_unit_test(test_what_a_family_does_not_take),
         cmocka_unit_test(test_what_a_model_draws_by_itself),
     };

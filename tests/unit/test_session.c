@@ -215,7 +215,7 @@ static void assert_ends_in(struct fixture *f, const struct buf *saved, const str
     struct err err;
     struct buf now;
 
-    must(session_restore(&session, f->model, saved->data, saved->len, NULL, &err), &err);
+    must(session_restore(&session, f->model, NULL, saved->data, saved->len, NULL, &err), &err);
     finish_state(f, session, &now);
     assert_int_equal(now.len, end->len);
     assert_memory_equal(now.data, end->data, end->len);
@@ -264,7 +264,7 @@ static void assert_not_restored(struct fixture *f, const char *bytes, size_t len
     struct session *session;
     struct err err;
 
-    assert_int_equal(session_restore(&session, f->model, bytes, len, NULL, &err), -1);
+    assert_int_equal(session_restore(&session, f->model, NULL, bytes, len, NULL, &err), -1);
     assert_int_equal(err.class, ERR_REJECT);
     assert_contains(err.message, "saved session");
 }
@@ -299,7 +299,7 @@ static void test_damaged_states_are_refused(void **state)
         copy[at] = saved.data[at];
     }
     must(engine_load(&other, f.engine, OTHER_MODEL, NULL, &err), &err);
-    assert_int_equal(session_restore(&session, other, copy, saved.len, NULL, &err), -1);
+    assert_int_equal(session_restore(&session, other, NULL, copy, saved.len, NULL, &err), -1);
     assert_int_equal(err.code, ERR_CONFLICT);
     assert_contains(err.message, OTHER_MODEL);
     free(copy);

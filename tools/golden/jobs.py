@@ -27,6 +27,10 @@ def steps_of(sampler, schedule=None, steps=4, picture=None, **more):
     return text("a small ship", sampler, steps, steps + 60, guidance=3.0, **more)
 
 
+def refiner(switch_at):
+    return {"model": "sdxl-refiner", "switch_at": switch_at}
+
+
 MODELS = {
     "sd1-small": [
         text("a red cat", "ddim", 4, 1),
@@ -128,7 +132,20 @@ THIN = {
         image("a boat", FIRST, 0.5, None, 6, 112, 5.0, crop=[8, 24]),
         image("a boat", SECOND, 0.8, "lms", 4, 113, 5.0, negative_prompt="", original_size=[2000, 1000]),
         image("a boat", FIRST, 0.6, "pndm", 5, 114, 1.0, clip_skip=1),
+        text("a red cat", None, 5, 115, 64, 72, 3.0, refiner=refiner(0.6)),
+        text("a red cat", "euler_a", 4, 116, 72, 64, 3.0, negative_prompt="", refiner=refiner(0.5), crop=[8, 0]),
+        text("a house", "heun", 4, 117, 64, 64, 3.0, negative_prompt="blurry", refiner=refiner(0.6)),
+        text("a house", "dpm++ 2m", 6, 118, 64, 64, 3.0, schedule="karras", refiner=refiner(0.4), aesthetic_score=7.5),
+        text("a house!", "unipc", 5, 119, 64, 64, 1.0, refiner=refiner(0.7), clip_skip=1),
+        text("a house!", "lms", 5, 120, 64, 64, 3.0, refiner=refiner(0.5), original_size=[800, 600]),
+        image("a boat", FIRST, 0.8, None, 6, 121, 3.0, refiner=refiner(0.6), negative_aesthetic_score=1.0),
+        text("a boat", None, 4, 122, 64, 64, 3.0, refiner={"model": "sdxl-turbo", "switch_at": 0.5}),
         steps_of("dpm++ 2m sde", "ays", 10),
+    ],
+    "sdxl-refiner": [
+        image("a boat", FIRST, 0.5, None, 6, 124, 5.0, crop=[8, 24]),
+        image("a boat!", SECOND, 0.8, "euler_a", 4, 125, 5.0, negative_prompt="dog", aesthetic_score=3.0),
+        image("a boat", FIRST, 0.7, "dpm++ 2m", 4, 126, 1.0, clip_skip=1, original_size=[512, 512]),
     ],
     "sdxl-turbo": [
         text("a red cat", None, 1, 141, 64, 72, 0.0),
@@ -153,6 +170,10 @@ THIN = {
         text("a green field!!!", None, 3, 121, 64, 72, 3.0),
         text("日本語 😀 İstanbul é", "euler", 3, 122, guidance=1.5, negative_prompt="low quality!"),
         image("a green field", SECOND, 0.5, None, 4, 123, 3.0, clip_skip=1),
+    ],
+    "sdxl-refiner-single": [
+        image("a castle, 8k", FIRST, 0.6, None, 4, 134, 3.0),
+        image("日本語!", SECOND, 0.5, "euler_a", 4, 135, 2.0, negative_prompt="low quality"),
     ],
     "sdxl-single": [
         text("a photo of an astronaut riding a horse", None, 3, 131, 64, 72, 3.0),

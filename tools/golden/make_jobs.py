@@ -15,6 +15,7 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     latents.<i>                            f32 [4, h, w], after call i
     latents                                the last of them
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
+    refiner.<any of the above>             what the refiner is told; its latents go on counting
     image.thin                             in its place where a model has many jobs: each fourth pixel
                                            of each fourth row, from the third on
 
@@ -182,9 +183,39 @@ def as_pipeline(pipe, kind):
     return getattr(diffusers, name)(**pipe.components, **settings)
 
 
-def sdxl_arguments(job):
+def sdxl_arguments(job, pipe):
     names = {"original_size": "original_size", "target_size": "target_size", "crop": "crops_coords_top_left"}
-    return {argument: tuple(job[field]) for field, argument in names.items() if field in job}
+    arguments = {argument: tuple(job[field]) for field, argument in names.items() if field in job}
+    if "Img2Img" in type(pipe).__name__:
+        scores = ("aesthetic_score", "negative_aesthetic_score")
+        arguments |= {name: job[name] for name in scores if name in job}
+    return arguments
+
+
+def refine(job, stages, latents, arguments):
+    """The rest of the steps, with the model that the job names for them."""
+    pipe = load.pipeline(job["refiner"]["model"])
+    if "Img2Img" not in type(pipe).__name__:
+        pipe = as_pipeline(pipe, "Img2Img")
+    names = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "eta", "clip_skip", "generator")
+    own = {name: arguments[name] for name in names} | sdxl_arguments(job, pipe)
+    pipe.scheduler = scheduler_for(job, pipe.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    told = Stages(pipe)
+    told.latents = stages.latents
+    with torch.no_grad(), told.watching():
+        image = pipe(
+            **own,
+            image=latents,
+            denoising_start=job["refiner"]["switch_at"],
+            output_type="np",
+            callback_on_step_end=told.see_step,
+        ).images
+    names = [name for name in told if not name.startswith(("latents", "model_output", "noise"))]
+    stages |= {f"refiner.{name}": told[name] for name in names}
+    stages |= {name: told[name] for name in told if name.startswith("latents.")}
+    stages.timesteps += told.timesteps
+    return image
 
 
 def run(job):
@@ -198,7 +229,6 @@ def run(job):
         "clip_skip": job.get("clip_skip"),
         "generator": torch.Generator().manual_seed(job["seed"]),
         "output_type": "np",
-        **sdxl_arguments(job),
     }
     if job.get("schedule") == "ays":  # of ten steps
         table = "StableDiffusionXLTimesteps" if "XL" in type(pipe).__name__ else "StableDiffusionTimesteps"
@@ -216,11 +246,16 @@ def run(job):
         arguments |= {"image": picture, "strength": job["strength"]}
     else:
         arguments |= {"width": job["width"], "height": job["height"]}
+    arguments |= sdxl_arguments(job, pipe)
+    if "refiner" in job:
+        arguments |= {"denoising_end": job["refiner"]["switch_at"], "output_type": "latent"}
     pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
     with torch.no_grad(), stages.watching():
         image = pipe(**arguments, callback_on_step_end=stages.see_step).images
+    if "refiner" in job:
+        image = refine(job, stages, image, arguments)
     stages.finish(image)
     if picture and not job.get("thin"):
         stages["init_image"] = torch.from_numpy(numpy.array(picture))

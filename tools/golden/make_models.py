@@ -283,6 +283,18 @@ SDXL_INDEX = {
 }
 
 
+REFINER_BLOCKS = {
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+}
+REFINER_INDEX = {
+    **SDXL_INDEX,
+    "_class_name": "StableDiffusionXLImg2ImgPipeline",
+    "force_zeros_for_empty_prompt": False,
+    "requires_aesthetics_score": True,
+}
+
+
 def pipeline_index(head, parts, scheduler):
     index = {**head, "scheduler": ["diffusers", scheduler["_class_name"]]}
     for name in ("text_encoder", "text_encoder_2"):
@@ -447,11 +459,23 @@ def sdxl_single_parts():
     return parts
 
 
+def sdxl_refiner_single_parts():
+    merges = len(shared.clip_merges())
+    projected = {"kind": CLIPTextModelWithProjection, "hidden_act": "gelu", "projection_dim": 16}
+    parts = {"text_encoder_2": text_encoder(431, merges, 16, 2, 1, **projected)}
+    gains = {"add_embedding.linear_2": 0.05}
+    parts["unet"] = sdxl_unet(433, [32, 64], [1, 1], [1, 2], parts, 32, ids=5, gains=gains)
+    parts["vae"] = vae(424, [32, 32, 32, 32], 32, layers=1, scaling_factor=0.13025)
+    repeat_all(parts)
+    return parts
+
+
 # How a single file's parts are drawn, its family, its scheduler and what makes a tree of it.
 SINGLES = {
     "sd1-single": (sd1_single_parts, "sd1", SD1_SCHEDULER, SD_INDEX),
     "sd2-single": (sd2_single_parts, "sd2", SD2_SCHEDULER, SD_INDEX),
     "sdxl-single": (sdxl_single_parts, "sdxl", SDXL_SCHEDULER, SDXL_INDEX),
+    "sdxl-refiner-single": (sdxl_refiner_single_parts, "sdxl-refiner", SDXL_SCHEDULER, REFINER_INDEX),
 }
 
 
@@ -479,6 +503,13 @@ def make_sdxl_small():
     parts["vae"] = small_sdxl_vae()
     rename = {"text_encoder": with_text_model}
     save_tree("sdxl-small", parts, SDXL_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=rename, head=SDXL_INDEX)
+
+
+def make_sdxl_refiner():
+    parts = {"text_encoder_2": sdxl_texts(501)["text_encoder_2"]}
+    parts["unet"] = sdxl_unet(514, [8, 12, 16], [1, 3, 2], 2, parts, 2, ids=5, **REFINER_BLOCKS)
+    parts["vae"] = small_sdxl_vae()
+    save_tree("sdxl-refiner", parts, SDXL_SCHEDULER, torch.bfloat16, None, head=REFINER_INDEX)
 
 
 def make_sdxl_turbo():
@@ -521,6 +552,7 @@ MAKERS = {
     "sd2-small": make_sd2_small,
     "sd2-zsnr-sharded": make_sd2_zsnr,
     "sdxl-small": make_sdxl_small,
+    "sdxl-refiner": make_sdxl_refiner,
     "sdxl-turbo": make_sdxl_turbo,
     "sd1-lcm": make_sd1_lcm,
     "sd1-old": make_sd1_old,

@@ -109,6 +109,7 @@ struct worker {
     struct ack *acks; /* to be sent; room for ACKS_MAX, or NULL */
     uint32_t ack_count;
     bool present, draining, ordered_to_drain;
+    bool expected; /* Redis knew it when the term began: it may have jobs */
     char boot[CELL_BOOT_BYTES];
     uint32_t device_class;
     int64_t beat_ns; /* monotonic */
@@ -159,7 +160,7 @@ struct cell {
     uint64_t epoch;
     char nonce[CELL_BOOT_BYTES];
     bool settled;      /* workers have had time to say what runs: assigning has begun */
-    int64_t settle_ns; /* when that is, monotonic */
+    int64_t settle_ns; /* when that is at the latest, monotonic */
     struct scheduler *scheduler;
     struct journal *journal;
     struct kafka_reader *readers[SOURCE_COUNT];
@@ -170,6 +171,8 @@ struct cell {
     struct redis *listen;        /* blocks on the reports */
     bool listening;
     char last_report[64], trim_to[64]; /* stream ids */
+    uint64_t term_ms;                  /* Redis' time when the term began; 0: it could not say */
+    uint64_t report_ms;                /* of the report that is being taken */
     int64_t silent_until_ns;           /* leases do not end before: nobody could be heard */
     int64_t heard_ns, checked_ns; /* monotonic: Redis' latest answer; the latest look at leases */
     struct entry *entries;
@@ -289,7 +292,8 @@ void fleet_check_leases(struct cell *cell);
  * the checkpoint that nobody will begin from (else NULL). */
 void fleet_sweep(struct cell *cell, const char *id, const char *checkpoint);
 
-void fleet_settle(struct cell *cell); /* ends what was to be cancelled and runs nowhere */
+bool fleet_is_heard(const struct cell *cell); /* every worker that Redis knew has beaten */
+void fleet_settle(struct cell *cell);         /* ends what was to be cancelled and runs nowhere */
 void fleet_note(struct cell *cell, const struct journal_note *note);
 void fleet_send_acks(struct cell *cell); /* after the notes of a commit */
 int fleet_begin(struct cell *cell, struct err *err) must_check;

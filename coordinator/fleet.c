@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define SECOND_NS 1000000000ll
+#define SETTLE_NS (3 * SECOND_NS)     /* for a worker's beats to come in */
 #define ORDER_LOST_NS (6 * SECOND_NS) /* without a beat that names the job */
 #define LISTEN_COUNT "512"
 #define LISTEN_MS "500"
@@ -318,6 +319,9 @@ static void take_beat(struct cell *cell, const struct report *report, uint32_t n
                   report->is.device_class, NULL);
     }
     worker->beat_ns = now(cell);
+    /* A beat of before the term may lack a job that was given just after it. */
+    if (cell->report_ms > cell->term_ms)
+        worker->expected = false;
     if (worker->ordered_to_drain && !worker->draining) /* it has not heard of it */
         send_simple(cell, number, ORDER_DRAIN, NULL, 0);
     struct scheduler_event event = {
@@ -483,6 +487,7 @@ static void on_reports(void *user, const struct redis_value *reply)
         struct redis_value entry = redis_item(&entries, i);
         struct redis_value id = redis_item(&entry, 0), pairs = redis_item(&entry, 1);
         struct redis_value text = redis_item(&pairs, 1);
+        cell->report_ms = strtoull(id.text, NULL, 10);
         if (text.type == REDIS_STRING)
             take(cell, text.text, text.len);
         snprintf(cell->last_report, sizeof(cell->last_report), "%s", id.text);
@@ -579,40 +584,54 @@ void fleet_note(struct cell *cell, const struct journal_note *note)
 
 /* ---- a term's beginning ---- */
 
-struct gathered {
-    struct cell *cell;
-    size_t workers;
-};
-
-/* Orders of an earlier leader that no worker has taken are void: they are given anew. */
+/* Orders of an earlier leader that no worker has taken are void: they are given anew. Workers that
+ * Redis knows may have jobs: they are waited for. */
 static void on_workers(void *user, const struct redis_value *reply)
 {
-    struct gathered *gathered = user;
+    struct cell *cell = user;
     char key[sizeof(REDIS_QUEUE) + CELL_NAME_BYTES];
-    if (reply->type != REDIS_ARRAY)
-        return;
-    gathered->workers = reply->count;
-    for (size_t i = 0; i < reply->count; i++) {
+    for (size_t i = 0; reply->type == REDIS_ARRAY && i < reply->count; i++) {
         struct redis_value name = redis_item(reply, i);
+        uint32_t number = names_enter(&cell->workers, name.text);
+        if (number != NAMES_NONE)
+            cell->worker_table[number].expected = true;
         snprintf(key, sizeof(key), REDIS_QUEUE "%s", name.text);
         const struct redis_arg args[] = {redis_text("DEL"), redis_text(key)};
-        redis_send(gathered->cell->redis, NULL, NULL, 2, args);
+        redis_send(cell->redis, NULL, NULL, 2, args);
     }
+}
+
+static void on_time(void *user, const struct redis_value *reply)
+{
+    struct cell *cell = user;
+    struct redis_value seconds = redis_item(reply, 0), micros = redis_item(reply, 1);
+    if (reply->type == REDIS_ARRAY && reply->count == 2)
+        cell->term_ms = (uint64_t)strtoull(seconds.text, NULL, 10) * 1000 +
+                        (uint64_t)strtoull(micros.text, NULL, 10) / 1000;
+}
+
+bool fleet_is_heard(const struct cell *cell)
+{
+    for (uint32_t i = 0; i < cell->workers.count; i++)
+        if (cell->worker_table[i].expected)
+            return false;
+    return cell->term_ms > 0;
 }
 
 int fleet_begin(struct cell *cell, struct err *err)
 {
-    struct gathered gathered = {.cell = cell};
     const struct redis_arg args[] = {redis_text("ZRANGE"), redis_text(REDIS_WORKERS),
                                      redis_text("0"), redis_text("-1")};
+    const struct redis_arg time[] = {redis_text("TIME")};
     strcpy(cell->last_report, "0");
     cell->silent_until_ns = 0;
     cell->heard_ns = cell->checked_ns = now(cell);
-    if (redis_call(cell->redis, 2000, on_workers, &gathered, 4, args, err) != 0) {
-        /* Redis is away: whoever is there will be heard once it is back. */
-        gathered.workers = 1;
-    }
+    cell->settle_ns = now(cell) + SETTLE_NS;
+    cell->term_ms = 0;
+    /* Should Redis be away: whoever is there will be heard once it is back. */
+    if (redis_call(cell->redis, 2000, on_workers, cell, 4, args, err) == 0 &&
+        redis_call(cell->redis, 2000, on_time, cell, 1, time, err) != 0)
+        cell->term_ms = 0;
     view_lead(cell);
-    cell->settle_ns = now(cell) + (gathered.workers > 0 ? 3 * SECOND_NS : 0);
     return 0;
 }

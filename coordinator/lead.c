@@ -200,7 +200,7 @@ static void settle(struct cell *cell)
         cell->settle_ns = clock_monotonic_ns(cell->clock) + 3 * SECOND_NS;
         return;
     }
-    if (clock_monotonic_ns(cell->clock) < cell->settle_ns)
+    if (clock_monotonic_ns(cell->clock) < cell->settle_ns && !fleet_is_heard(cell))
         return;
     cell->settled = true;
     log_event(cell->log, LOG_INFO, "assigning", NULL);

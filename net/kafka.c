@@ -554,7 +554,8 @@ static rd_kafka_t *open_member(struct kafka_member *member, const struct kafka_o
 {
     char session[16], beat[16], text[ERROR_TEXT];
     snprintf(session, sizeof(session), "%d", session_timeout_ms);
-    snprintf(beat, sizeof(beat), "%d", session_timeout_ms / 4);
+    /* A standby hears at its next beat that it is elected. */
+    snprintf(beat, sizeof(beat), "%d", session_timeout_ms / 12);
     const char *const ours[][2] = {
         {"group.id", group},
         {"session.timeout.ms", session},

@@ -313,6 +313,7 @@ void journal_free(struct journal *journal)
     journal->stopping = true;
     pthread_cond_broadcast(&journal->changed);
     pthread_mutex_unlock(&journal->lock);
+    kafka_leave(journal->producer);
     if (journal->has_thread)
         pthread_join(journal->thread, NULL);
     kafka_producer_free(journal->producer);

@@ -16,6 +16,7 @@
 #include "common/file.h"
 
 #include <librdkafka/rdkafka.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -630,6 +631,7 @@ struct kafka_producer {
     bool transactional;
     uint64_t delivered;
     rd_kafka_resp_err_t failed; /* the first failure of a delivery */
+    atomic_bool leaving;        /* a Kafka that does not answer is no longer waited for */
 };
 
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
@@ -785,6 +787,16 @@ int kafka_begin(struct kafka_producer *producer, struct err *err)
     return error ? from_error(err, producer->rk, error, "beginning a transaction") : 0;
 }
 
+void kafka_leave(struct kafka_producer *producer)
+{
+    atomic_store(&producer->leaving, true);
+}
+
+static bool may_go_on(struct kafka_producer *producer, const rd_kafka_error_t *error)
+{
+    return rd_kafka_error_is_retriable(error) && !atomic_load(&producer->leaving);
+}
+
 int kafka_send_offsets(struct kafka_producer *producer, const struct kafka_offsets *offsets,
                        struct err *err)
 {
@@ -800,7 +812,7 @@ int kafka_send_offsets(struct kafka_producer *producer, const struct kafka_offse
             if (error)
                 rd_kafka_error_destroy(error);
             error = rd_kafka_send_offsets_to_transaction(producer->rk, list, group, SHORT_MS);
-        } while (error && rd_kafka_error_is_retriable(error));
+        } while (error && may_go_on(producer, error));
         rd_kafka_consumer_group_metadata_destroy(group);
     }
     rd_kafka_topic_partition_list_destroy(list);
@@ -811,7 +823,7 @@ static int abort_transaction(struct kafka_producer *producer, struct err *err)
 {
     rd_kafka_error_t *error;
     while ((error = rd_kafka_abort_transaction(producer->rk, SHORT_MS)) != NULL) {
-        if (!rd_kafka_error_is_retriable(error))
+        if (!may_go_on(producer, error))
             return from_error(err, producer->rk, error, "aborting a transaction");
         rd_kafka_error_destroy(error);
     }
@@ -829,7 +841,7 @@ int kafka_commit(struct kafka_producer *producer, struct err *err)
     struct err aborting;
     rd_kafka_error_t *error;
     while ((error = rd_kafka_commit_transaction(producer->rk, SHORT_MS)) != NULL) {
-        if (!rd_kafka_error_is_retriable(error))
+        if (!may_go_on(producer, error))
             break;
         rd_kafka_error_destroy(error);
     }
@@ -837,6 +849,8 @@ int kafka_commit(struct kafka_producer *producer, struct err *err)
     if (!error)
         return 0;
     (void)from_error(err, producer->rk, error, "committing");
+    if (atomic_load(&producer->leaving))
+        err->class = ERR_FATAL; /* whoever leads next ends the transaction */
     if (err->class == ERR_RETRY && abort_transaction(producer, &aborting) != 0)
         *err = aborting;
     return -1;

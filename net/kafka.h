@@ -164,4 +164,8 @@ int kafka_abort(struct kafka_producer *producer, struct err *err) must_check;
  * transaction is aborted: produce again. */
 int kafka_commit(struct kafka_producer *producer, struct err *err) must_check;
 
+/* From another thread: what waits for a Kafka that does not answer ends within some 20 s, its
+ * transaction undecided. */
+void kafka_leave(struct kafka_producer *producer);
+
 #endif

@@ -282,6 +282,22 @@ def leader_leaves_in_good_order(fleet):
 
 
 @fault(long=True)
+def leader_leaves_while_kafka_is_away(fleet):
+    ids = some(fleet, 2, "unheard", **fleet.lasting())
+    fleet.await_step(ids[0], 2)
+    leader = fleet.leader()
+    fleet.services("pause", "kafka")
+    time.sleep(6)  # by now their ends wait to be committed
+    fleet.signal(leader, 15)
+    begin = time.monotonic()
+    fleet.processes[leader].wait(60)
+    print(f"    left after {time.monotonic() - begin:.1f} s", flush=True)
+    fleet.services("resume", "kafka")
+    fleet.start(leader)
+    fleet.wait(ids, 120)
+
+
+@fault(long=True)
 def all_coordinators_killed(fleet):
     ids = some(fleet, 6, "headless", **fleet.lasting())
     fleet.await_step(ids[0], 2)

@@ -165,9 +165,11 @@ static int check_pipeline(const char *path, const struct json *index, struct err
 {
     const char *class = json_string_or(json_get(index, "_class_name"), "");
     static const char *KNOWN[] = {
-        "StableDiffusionPipeline",        "StableDiffusionImg2ImgPipeline",
-        "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline",
-        "StableDiffusionXLPipeline",      "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionPipeline",          "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",   "StableDiffusionInstructPix2PixPipeline",
+        "LatentConsistencyModelPipeline",   "LatentConsistencyModelImg2ImgPipeline",
+        "StableDiffusionXLPipeline",        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
     };
 
     for (size_t i = 0; i < sizeof(KNOWN) / sizeof(KNOWN[0]); i++)

@@ -1,6 +1,7 @@
 #include "engine/conditioning.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static size_t text_count(const struct conditioning *c)
 {
@@ -31,6 +32,14 @@ void conditioning_release(struct conditioning *c)
 size_t conditioning_count(const struct conditioning *c)
 {
     return text_count(c) + (size_t)c->rows * (size_t)c->pooled_width;
+}
+
+void conditioning_copy_row(const struct conditioning *c, int to, int from)
+{
+    memcpy(conditioning_text(c, to), conditioning_text(c, from),
+           (size_t)c->tokens * (size_t)c->width * sizeof(float));
+    memcpy(conditioning_pooled(c, to), conditioning_pooled(c, from),
+           (size_t)c->pooled_width * sizeof(float));
 }
 
 float *conditioning_text(const struct conditioning *c, int row)

@@ -2,7 +2,8 @@
  * conditioning.h: what the UNet is told about a picture besides its latents and the time.
  *
  * A picture has one row per sample that it adds to a pass: its prompt alone, or with guidance the
- * negative prompt and then the prompt. A row is the prompt's embedding, token by token, and for
+ * negative prompt and then the prompt; where a picture guides, too, the prompt, then the negative
+ * prompt with the picture and without. A row is the prompt's embedding, token by token, and for
  * SDXL the pooled text and the numbers that describe the picture. Everything is on the host, and
  * plain values: it is saved with the session.
  */
@@ -11,7 +12,7 @@
 
 #include "engine/unet.h"
 
-#define CONDITIONING_ROWS_MAX 2
+#define CONDITIONING_ROWS_MAX 3
 
 struct conditioning {
     int rows, tokens;
@@ -31,6 +32,8 @@ void conditioning_release(struct conditioning *c);
 
 /* Values at `text`, pooled ones included. */
 size_t conditioning_count(const struct conditioning *c);
+
+void conditioning_copy_row(const struct conditioning *c, int to, int from);
 
 float *conditioning_text(const struct conditioning *c, int row);
 float *conditioning_pooled(const struct conditioning *c, int row);

@@ -141,6 +141,7 @@ int defaults_scheduler(struct sampler_config *config, struct checkpoint *c, cons
 
 /* ---- the rest ---- */
 
+#define INSTRUCTED_STEPS 100 /* StableDiffusionInstructPix2PixPipeline's */
 #define DISTILLED_STEPS 4
 #define TOLD_GUIDANCE_SCALE 8.5 /* LatentConsistencyModelPipeline's */
 
@@ -170,7 +171,7 @@ static bool is_distilled(const struct sampler_config *s)
 }
 
 struct defaults defaults_read(struct checkpoint *c, const struct sampler_config *scheduler,
-                              int vae_factor)
+                              int in_channels, int vae_factor)
 {
     const struct json *unet = checkpoint_config(c, COMPONENT_UNET), *index = checkpoint_index(c);
     int guidance_width = (int)json_int_or(json_get(unet, "time_cond_proj_dim"), 0);
@@ -180,6 +181,11 @@ struct defaults defaults_read(struct checkpoint *c, const struct sampler_config 
     struct defaults d = {
         .sample_w = sample, .sample_h = sample, .steps = 50, .guidance_scale = is_xl(c) ? 5 : 7.5};
 
+    if (strcmp(json_string_or(json_get(index, "_class_name"), ""),
+               "StableDiffusionXLInpaintPipeline") == 0)
+        d.guidance_scale = 7.5;
+    if (in_channels == 8)
+        d.steps = INSTRUCTED_STEPS;
     if (is_distilled(scheduler)) {
         d.steps = DISTILLED_STEPS;
         d.guidance_scale = 0;

@@ -23,6 +23,6 @@ struct defaults {
 
 /* What diffusers' pipeline of this model takes where nothing is said. */
 struct defaults defaults_read(struct checkpoint *checkpoint, const struct sampler_config *scheduler,
-                              int vae_factor);
+                              int in_channels, int vae_factor);
 
 #endif

@@ -260,7 +260,8 @@ static void describe(struct model *model)
     const struct model_info sizes = model->info;
     enum family family = checkpoint_family(model->checkpoint);
     int factor = vae_factor(&model->vae.config);
-    struct defaults defaults = defaults_read(model->checkpoint, &model->sampler, factor);
+    struct defaults defaults =
+        defaults_read(model->checkpoint, &model->sampler, model->unet.config.in_channels, factor);
 
     model->info = (struct model_info){
         .path = sizes.path,

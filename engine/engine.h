@@ -152,6 +152,8 @@ struct draw {
     int clip_skip;                  /* diffusers' meaning */
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
     double strength;                /* with init_image, 0 … 1 */
+    const struct image *mask;       /* of init_image's size; what is light is redrawn; or NULL */
+    double image_guidance_scale;    /* of a model that follows instructions; negative: its own */
     /* What SDXL is told of the picture; negative: diffusers' default. */
     int original_size[2], target_size[2];             /* height, width; the picture's */
     int crop[2];                                      /* top, left; 0, 0 */
@@ -162,7 +164,8 @@ struct draw {
 #define DRAW_INIT                                                                                  \
     {                                                                                              \
         .guidance_scale = -1, .strength = 0.8, .original_size = {-1, -1}, .target_size = {-1, -1}, \
-        .crop = {-1, -1}, .aesthetic_score = -1, .negative_aesthetic_score = -1                    \
+        .crop = {-1, -1}, .image_guidance_scale = -1, .aesthetic_score = -1,                       \
+        .negative_aesthetic_score = -1                                                             \
     }
 
 /* One named tensor on its way through: f32, row-major, `dims[0..rank)`. Borrowed for the call. */

@@ -40,6 +40,14 @@ static const char *prediction(const struct findings *f)
     return prediction_name(f->scheduler.prediction);
 }
 
+/* What the network reads of a picture. */
+static const char *reads(const struct findings *f)
+{
+    return f->unet.in_channels == 9   ? "latents, mask and masked picture"
+           : f->unet.in_channels == 8 ? "latents and picture"
+                                      : "latents";
+}
+
 static const char *format_name(const struct findings *f)
 {
     return checkpoint_format(f->checkpoint) == CHECKPOINT_LDM ? "single file" : "diffusers";
@@ -65,6 +73,7 @@ static void write_text(const struct findings *f, struct buf *out)
             buf_printf(out, "  text           width %d, %d layers, %d heads, vocabulary %d\n",
                        f->texts[i].hidden, f->texts[i].layers, f->texts[i].heads,
                        f->texts[i].vocabulary);
+    buf_printf(out, "  reads          %s\n", reads(f));
     buf_str(out, "  widths         ");
     write_list(out, f->unet.channels, f->unet.levels);
     buf_str(out, "\n  heads          ");
@@ -94,8 +103,8 @@ static void write_json(const struct findings *f, struct buf *out)
     write_list(out, f->unet.channels, f->unet.levels);
     buf_str(out, "],\"heads\":[");
     write_list(out, f->unet.heads, f->unet.levels);
-    buf_printf(out, "],\"context\":%d,\"vae_factor\":%d,\"scaling_factor\":", f->unet.context,
-               vae_factor(&f->vae));
+    buf_printf(out, "],\"in_channels\":%d,\"context\":%d,\"vae_factor\":%d,\"scaling_factor\":",
+               f->unet.in_channels, f->unet.context, vae_factor(&f->vae));
     json_write_double(out, f->vae.scaling_factor);
     buf_str(out, ",\"scheduler\":");
     json_write_string(out, f->scheduler.own_class, strlen(f->scheduler.own_class));

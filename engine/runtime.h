@@ -83,7 +83,7 @@ struct session {
     struct model *model; /* that takes the next step */
     int width, height;   /* pixels */
     int latent_h, latent_w;
-    double guidance_scale;
+    double guidance_scale, image_guidance_scale;
     struct conditioning conditioning;
     struct sampler_plan plan;
     struct sampler_state state;
@@ -95,6 +95,12 @@ struct session {
     float *latents; /* LATENT_CHANNELS × latent_h × latent_w */
     float *history; /* SAMPLER_HISTORY × count */
     float *noise;   /* count, scratch */
+    float *extra;   /* extra_count; what a wider network reads beside the latents: mask and masked
+                       picture, or the picture */
+    size_t extra_count;
+    bool blends;      /* a network that is told of no mask: what it keeps is put back each step */
+    float *kept;      /* count; the picture's latents, then the noise that it started with */
+    float *kept_mask; /* of latent pixels, 1: redrawn */
     struct stage_observer observer;
 };
 
@@ -121,7 +127,7 @@ void session_show_latents(const struct session *session, const char *name, const
 
 /* Memory for a session of this shape, `rows` of conditioning included, and for its sequel. */
 int session_alloc(struct session **session, struct model *model, int width, int height, int rows,
-                  struct err *err) must_check;
+                  bool blends, struct err *err) must_check;
 int session_add_sequel(struct session *session, struct model *refiner, int rows,
                        struct err *err) must_check;
 
@@ -140,7 +146,19 @@ int session_encode_text(struct session *session, const struct draw *draw,
 
 /* ---- session_image.c ---- */
 
-/* The latents that the first step starts from. The lock is held. */
+/* Whether the model can take the pictures of the request. */
+int session_check_images(const struct model *model, const struct draw *draw,
+                         struct err *err) must_check;
+
+/* Whether the network is told of a mask, or follows instructions about a picture. */
+bool model_inpaints(const struct model *model);
+bool model_is_instructed(const struct model *model);
+
+/* The latents that the first step starts from, and what the session keeps of its pictures. The lock
+ * is held. */
 int session_start(struct session *session, const struct draw *draw, struct err *err) must_check;
+
+/* Puts back what a session keeps, as noisy as the next step wants it. */
+void session_blend(struct session *session);
 
 #endif

@@ -490,28 +490,43 @@ float *step_keep(struct step *step)
     return step_output(step, 0);
 }
 
-void sampler_noise(const struct sampler_plan *plan, float *latents, const float *noise,
-                   const float *image, size_t n)
+static void add_noise(const struct sampler_plan *plan, int index, float *latents,
+                      const float *noise, const float *image, size_t n)
 {
     const struct sampler_kind *kind = sampler_kind(plan->sampler);
-    if (!image) {
-        sum_terms(latents, &(struct term){plan->init_scale, noise}, 1, n);
-        return;
-    }
     double signal, spread;
+    /* Within a step of two calls the noise is that of its end. */
+    if (kind->order == 2 && index % 2 == 1)
+        index++;
     if (kind->scales_noise) {
         signal = 1;
-        spread = plan->sigmas[plan->begin];
+        spread = plan->sigmas[index];
     } else if (kind->make == schedule_make_lambda) {
-        double sigma = plan->sigmas[plan->begin];
+        double sigma = plan->sigmas[index];
         signal = 1 / sqrt(sigma * sigma + 1);
         spread = sigma * signal;
     } else {
-        double alpha = plan_alpha(plan, (int)plan->timesteps[plan->begin]);
+        double alpha = plan_alpha(plan, (int)plan->timesteps[index]);
         signal = sqrt(alpha);
         spread = sqrt(1 - alpha);
     }
     sum_terms(latents, (struct term[]){{signal, image}, {spread, noise}}, 2, n);
+}
+
+void sampler_noise(const struct sampler_plan *plan, float *latents, const float *noise,
+                   const float *image, size_t n)
+{
+    if (image)
+        add_noise(plan, plan->begin, latents, noise, image, n);
+    else
+        sum_terms(latents, &(struct term){plan->init_scale, noise}, 1, n);
+}
+
+void sampler_renoise(const struct sampler_plan *plan, const struct sampler_state *state,
+                     float *latents, const float *noise, const float *image, size_t n)
+{
+    ASSERT(state->index < plan->calls);
+    add_noise(plan, state->index, latents, noise, image, n);
 }
 
 void sampler_scale_input(const struct sampler_plan *plan, const struct sampler_state *state,

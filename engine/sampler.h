@@ -194,6 +194,11 @@ float sampler_timestep(const struct sampler_plan *plan, const struct sampler_sta
 void sampler_noise(const struct sampler_plan *plan, float *latents, const float *noise,
                    const float *image, size_t n);
 
+/* `image` with as much of `noise` as the next call's latents have, after a step; the call is not
+ * past the last. `latents` may be either of them. */
+void sampler_renoise(const struct sampler_plan *plan, const struct sampler_state *state,
+                     float *latents, const float *noise, const float *image, size_t n);
+
 /* The model's input for the next call. `input` may be `latents`. */
 void sampler_scale_input(const struct sampler_plan *plan, const struct sampler_state *state,
                          const float *latents, float *input, size_t n);

@@ -7,7 +7,9 @@
 
 /* Latent pixels of one pass; more sessions run in several. No picture depends on it. */
 #define STEP_PIXELS_MAX 16384
-#define STEP_ROWS_MAX (2 * ENGINE_SESSIONS_MAX)
+#define STEP_ROWS_MAX (CONDITIONING_ROWS_MAX * ENGINE_SESSIONS_MAX)
+
+#define IMAGE_GUIDANCE_SCALE 1.5 /* StableDiffusionInstructPix2PixPipeline's */
 
 void session_show(const struct session *s, const char *name, const float *data, int rank,
                   const int64_t *dims)
@@ -56,6 +58,9 @@ static int check_refiner(const struct model *model, const struct draw *d, struct
         refiner->info.vae_factor != model->info.vae_factor)
         return session_refuse(err, "refiner",
                               "both models must be of SDXL's kind and share the latents' size");
+    if (d->mask != NULL || model->unet.config.in_channels != LATENT_CHANNELS ||
+        refiner->unet.config.in_channels != LATENT_CHANNELS)
+        return session_refuse(err, "refiner", "goes with neither a mask nor an inpainting model");
     if (!(d->switch_at >= 0 && d->switch_at <= 1))
         return session_refuse(err, "refiner.switch_at", "must be a number from 0 to 1");
     return 0;
@@ -78,11 +83,32 @@ static int resolve(struct draw *d, const struct model *model, struct err *err)
         return -1;
     if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
         return session_refuse(err, "width and height", "the model's VAE does not divide them");
-    return check_refiner(model, d, err) || session_check_text(model, d, err) ? -1 : 0;
+    if (session_check_images(model, d, err) != 0 || check_refiner(model, d, err) != 0 ||
+        session_check_text(model, d, err) != 0)
+        return -1;
+    if (d->image_guidance_scale < 0)
+        d->image_guidance_scale = IMAGE_GUIDANCE_SCALE;
+    return 0;
+}
+
+/* What a session needs beside its latents to be told of, or to keep, a picture. */
+static int alloc_pictures(struct session *s, bool blends)
+{
+    size_t pixels = s->count / LATENT_CHANNELS;
+    size_t kept = blends ? 2 * s->count + pixels : 0;
+
+    s->blends = blends;
+    s->extra_count = pixels * (size_t)(s->model->unet.config.in_channels - LATENT_CHANNELS);
+    s->extra = calloc(s->extra_count + kept + 1, sizeof(float));
+    if (s->extra == NULL)
+        return -1;
+    s->kept = s->extra + s->extra_count;
+    s->kept_mask = s->kept + 2 * s->count;
+    return 0;
 }
 
 int session_alloc(struct session **out, struct model *model, int width, int height, int rows,
-                  struct err *err)
+                  bool blends, struct err *err)
 {
     struct session *s = calloc(1, sizeof(*s));
     int factor = model->info.vae_factor;
@@ -96,7 +122,7 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     s->latent_h = height / factor;
     s->count = (size_t)LATENT_CHANNELS * (size_t)s->latent_h * (size_t)s->latent_w;
     s->latents = calloc((2 + SAMPLER_HISTORY) * s->count, sizeof(float));
-    if (s->latents == NULL ||
+    if (s->latents == NULL || alloc_pictures(s, blends) != 0 ||
         conditioning_init(&s->conditioning, &model->unet.config, rows, model->tokens) != 0) {
         session_free(s);
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
@@ -130,6 +156,7 @@ void session_free(struct session *s)
         return;
     sequel_free(s->sequel);
     conditioning_release(&s->conditioning);
+    free(s->extra);
     free(s->latents);
     free(s);
 }
@@ -149,10 +176,12 @@ static int check_plans(struct model *model, const struct session *s, int rows, b
     return work_plans_fit(model, plans, count, err);
 }
 
-/* Guidance takes the negative prompt beside the prompt, unless the network was distilled from it.
- */
+/* Guidance takes the negative prompt beside the prompt, unless the network was distilled from it. A
+ * network that follows instructions is guided by both, prompt and picture, or by neither. */
 static int rows_of(const struct model *model, const struct draw *d)
 {
+    if (model_is_instructed(model))
+        return d->guidance_scale > 1 && d->image_guidance_scale >= 1 ? 3 : 1;
     return d->guidance_scale > 1 && model->unet.config.guidance_width == 0 ? 2 : 1;
 }
 
@@ -185,7 +214,8 @@ static int make_plans(struct session *s, const struct draw *d, struct err *err)
                                       .steps = d->steps,
                                       .eta = d->eta,
                                       .sdxl = s->model->unet.config.pooled > 0,
-                                      .from_image = d->init_image != NULL,
+                                      .from_image =
+                                          d->init_image != NULL && !model_is_instructed(s->model),
                                       .strength = d->strength};
     struct sequel *sequel = s->sequel;
 
@@ -228,9 +258,11 @@ int session_create(struct session **out, struct model *model, const struct draw 
     int rc = 0;
 
     if (resolve(&d, model, err) != 0 ||
-        session_alloc(&s, model, d.width, d.height, rows_of(model, &d), err) != 0)
+        session_alloc(&s, model, d.width, d.height, rows_of(model, &d),
+                      d.mask != NULL && !model_inpaints(model), err) != 0)
         return -1;
     s->guidance_scale = d.guidance_scale;
+    s->image_guidance_scale = d.image_guidance_scale;
     if (observer != NULL)
         s->observer = *observer;
     rng_seed(&s->rng, d.rng, d.seed);
@@ -281,7 +313,7 @@ int session_height(const struct session *s)
 struct batch {
     struct session *const *sessions;
     int count, rows;
-    float *input;  /* rows × latent */
+    float *input;  /* rows × (latent + extra) */
     float *output; /* rows × latent */
     float *text;   /* rows × tokens × context */
     float *pooled; /* rows × pooled */
@@ -301,12 +333,13 @@ static int batch_alloc(struct batch *b, struct session *const sessions[], int co
     for (int i = 0; i < count; i++)
         b->rows += sessions[i]->conditioning.rows;
     rows = (size_t)b->rows;
-    b->input =
-        malloc(rows * (2 * first->count + text_each + (size_t)c->pooled_width + UNET_IDS_MAX) *
-               sizeof(float));
+    b->input = malloc(rows *
+                      (2 * first->count + first->extra_count + text_each + (size_t)c->pooled_width +
+                       UNET_IDS_MAX) *
+                      sizeof(float));
     if (b->input == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a batch of %d rows", b->rows);
-    b->output = b->input + rows * first->count;
+    b->output = b->input + rows * (first->count + first->extra_count);
     b->text = b->output + rows * first->count;
     b->pooled = b->text + rows * text_each;
     b->ids = b->pooled + rows * (size_t)c->pooled_width;
@@ -317,9 +350,13 @@ static void batch_fill_row(struct batch *b, int row, const struct session *s, in
 {
     const struct conditioning *c = &s->conditioning;
     size_t text_each = (size_t)c->tokens * (size_t)c->width, pooled = (size_t)c->pooled_width;
+    float *input = b->input + (size_t)row * (s->count + s->extra_count);
 
-    sampler_scale_input(&s->plan, &s->state, s->latents, b->input + (size_t)row * s->count,
-                        s->count);
+    sampler_scale_input(&s->plan, &s->state, s->latents, input, s->count);
+    if (c->rows == 3 && own_row == 2) /* without the picture */
+        memset(input + s->count, 0, s->extra_count * sizeof(float));
+    else
+        memcpy(input + s->count, s->extra, s->extra_count * sizeof(float));
     memcpy(b->text + (size_t)row * text_each, conditioning_text(c, own_row),
            text_each * sizeof(float));
     memcpy(b->pooled + (size_t)row * pooled, conditioning_pooled(c, own_row),
@@ -350,8 +387,7 @@ static int batch_run(struct batch *b, struct err *err)
     if (work_plan_find(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &plan, err) != 0 ||
         work_begin(m, &plan, model_act(m), &pass, err) != 0)
         return -1;
-    x = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
-                       LATENT_CHANNELS);
+    x = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w, u->in_channels);
     text = pass_tensor(&pass, b->rows, 1, m->tokens, u->context);
     pooled = pass_tensor_of(&pass, DTYPE_F32, b->rows, 1, 1, u->pooled);
     y = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
@@ -381,16 +417,29 @@ static void guide(float *negative, const float *positive, float scale, size_t n)
         negative[i] += scale * (positive[i] - negative[i]);
 }
 
+/* Brooks et al. 2023, "InstructPix2Pix", into `text`. */
+static void guide_by_both(float *text, const float *image, const float *neither, float scale,
+                          float image_scale, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        text[i] = neither[i] + scale * (text[i] - image[i]) + image_scale * (image[i] - neither[i]);
+}
+
 static void advance(struct session *s, float *output)
 {
     char name[32];
 
     if (s->conditioning.rows == 2)
         guide(output, output + s->count, (float)s->guidance_scale, s->count);
+    if (s->conditioning.rows == 3)
+        guide_by_both(output, output + s->count, output + 2 * s->count, (float)s->guidance_scale,
+                      (float)s->image_guidance_scale, s->count);
     if (sampler_draws(&s->plan, &s->state))
         rng_normal(&s->rng, s->noise, s->count);
     snprintf(name, sizeof(name), "latents.%d", session_steps_total(s) - session_steps_left(s));
     sampler_step(&s->plan, &s->state, output, s->latents, s->history, s->noise, s->count);
+    if (s->blends)
+        session_blend(s);
     session_show_latents(s, name, s->latents);
     if (session_steps_left(s) == 0)
         session_show_latents(s, "latents", s->latents);
@@ -528,12 +577,13 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
 {
     struct work_plan step, decoding;
     int w = width / model->info.vae_factor, h = height / model->info.vae_factor;
-    int fit = STEP_PIXELS_MAX / (2 * w * h > 0 ? 2 * w * h : 1), rows;
+    int each = model_is_instructed(model) ? 3 : 2, rows;
+    int fit = STEP_PIXELS_MAX / (each * w * h > 0 ? each * w * h : 1);
     int rc;
 
     if (check_size("width", width, err) != 0 || check_size("height", height, err) != 0)
         return -1;
-    rows = 2 * (count < fit ? count : fit > 0 ? fit : 1);
+    rows = each * (count < fit ? count : fit > 0 ? fit : 1);
     pthread_mutex_lock(&model->engine->lock);
     rc = work_plan_find(model, WORK_STEP, rows, h, w, &step, err) ||
          decode_plan(model, h, w, &decoding, err);

@@ -5,7 +5,7 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 3
+#define STATE_VERSION 4
 
 struct header {
     uint32_t magic, version;
@@ -17,7 +17,8 @@ struct header {
     int32_t rows, tokens;
     int32_t sequel_rows, sequel_tokens;
     int32_t end, steps_before;
-    double guidance_scale;
+    int32_t blends, reserved;
+    double guidance_scale, image_guidance_scale;
 };
 
 static size_t conditioning_bytes(const struct conditioning *c)
@@ -25,12 +26,18 @@ static size_t conditioning_bytes(const struct conditioning *c)
     return sizeof(c->ids) + sizeof(c->guidance_scale) + conditioning_count(c) * sizeof(float);
 }
 
+static size_t picture_count(const struct session *s)
+{
+    return s->extra_count + (s->blends ? 2 * s->count + s->count / LATENT_CHANNELS : 0);
+}
+
 static size_t state_bytes(const struct session *s)
 {
     const struct sequel *sequel = s->sequel;
 
     return sizeof(struct header) + sizeof(s->plan) + sizeof(s->state) + sizeof(s->rng) +
-           conditioning_bytes(&s->conditioning) + (1 + SAMPLER_HISTORY) * s->count * sizeof(float) +
+           conditioning_bytes(&s->conditioning) +
+           ((1 + SAMPLER_HISTORY) * s->count + picture_count(s)) * sizeof(float) +
            (sequel ? sizeof(sequel->plan) + conditioning_bytes(&sequel->conditioning) : 0);
 }
 
@@ -76,7 +83,9 @@ static struct header header_of(const struct session *s)
                            .sequel_tokens = sequel ? sequel->conditioning.tokens : 0,
                            .end = s->end,
                            .steps_before = s->steps_before,
-                           .guidance_scale = s->guidance_scale};
+                           .blends = s->blends,
+                           .guidance_scale = s->guidance_scale,
+                           .image_guidance_scale = s->image_guidance_scale};
 }
 
 int session_save(const struct session *s, struct buf *out, struct err *err)
@@ -90,6 +99,7 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
     buf_append(out, &s->rng, sizeof(s->rng));
     append_conditioning(out, &s->conditioning);
     buf_append(out, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
+    buf_append(out, s->extra, picture_count(s) * sizeof(float));
     if (s->sequel != NULL) {
         buf_append(out, &s->sequel->plan, sizeof(s->sequel->plan));
         append_conditioning(out, &s->sequel->conditioning);
@@ -154,6 +164,7 @@ static const char *take_conditioning(const char *from, struct conditioning *c)
 static int take_state(struct session *s, const struct header *h, const char *at, struct err *err)
 {
     s->guidance_scale = h->guidance_scale;
+    s->image_guidance_scale = h->image_guidance_scale;
     s->end = h->end;
     s->steps_before = h->steps_before;
     at = take(at, &s->plan, sizeof(s->plan));
@@ -161,6 +172,7 @@ static int take_state(struct session *s, const struct header *h, const char *at,
     at = take(at, &s->rng, sizeof(s->rng));
     at = take_conditioning(at, &s->conditioning);
     at = take(at, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
+    at = take(at, s->extra, picture_count(s) * sizeof(float));
     if (s->sequel != NULL) {
         at = take(at, &s->sequel->plan, sizeof(s->sequel->plan));
         take_conditioning(at, &s->sequel->conditioning);
@@ -187,7 +199,8 @@ int session_restore(struct session **out, struct model *model, struct model *ref
         return -1;
     if (header.width % model->info.vae_factor != 0 || header.height % model->info.vae_factor != 0)
         return damaged(err);
-    if (session_alloc(&s, model, header.width, header.height, header.rows, err) != 0)
+    if (session_alloc(&s, model, header.width, header.height, header.rows, header.blends != 0,
+                      err) != 0)
         return -1;
     if (header.sequel != 0 && session_add_sequel(s, refiner, header.sequel_rows, err) != 0)
         goto fail;

@@ -246,7 +246,7 @@ static int encode_for(const struct session *s, struct model *m, struct condition
                               .text = d->prompt,
                               .prefix = "",
                               .skip = layers_left_out(m, d->clip_skip),
-                              .row = c->rows - 1};
+                              .row = c->rows == 3 ? 0 : c->rows - 1};
     struct prompt negative = {.session = s,
                               .model = m,
                               .to = c,
@@ -254,7 +254,7 @@ static int encode_for(const struct session *s, struct model *m, struct condition
                               .text = d->negative_prompt ? d->negative_prompt : "",
                               .prefix = "negative_",
                               .skip = layers_left_out(m, 0),
-                              .row = 0};
+                              .row = c->rows == 3 ? 1 : 0};
 
     c->guidance_scale = d->guidance_scale;
     for (int row = 0; row < c->rows; row++)
@@ -263,9 +263,14 @@ static int encode_for(const struct session *s, struct model *m, struct condition
         return -1;
     if (c->rows == 1)
         return 0;
-    if (!m->zero_negative || d->negative_prompt != NULL)
-        return encode_prompt(&negative, err);
-    show_row(&negative); /* zero already */
+    if (!m->zero_negative || d->negative_prompt != NULL) {
+        if (encode_prompt(&negative, err) != 0)
+            return -1;
+    } else {
+        show_row(&negative); /* zero already */
+    }
+    if (c->rows == 3)
+        conditioning_copy_row(c, 2, negative.row);
     return 0;
 }
 

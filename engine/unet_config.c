@@ -242,12 +242,11 @@ static int check_depths(const struct unet_config *u, struct checkpoint *c, struc
 
 static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct err *err)
 {
-    if (u->in_channels == 9)
-        return refuse(c, err, "in_channels", "9 (an inpainting model)");
-    if (u->in_channels == 8)
-        return refuse(c, err, "in_channels", "8 (an instruct-pix2pix model)");
-    if (u->in_channels != 4 || u->out_channels != 4)
-        return refuse(c, err, "in_channels or out_channels", "another number than 4");
+    if ((u->in_channels != 4 && u->in_channels != 8 && u->in_channels != 9) || u->out_channels != 4)
+        return refuse(c, err, "in_channels or out_channels",
+                      "another number than 4, or 8 or 9 in_channels");
+    if (u->in_channels == 8 && checkpoint_has(c, COMPONENT_TEXT_2))
+        return refuse(c, err, "in_channels", "8 (an SDXL model that follows instructions)");
     if (u->levels < 1 || u->context < 1 || u->groups < 1 || u->embedding < 1)
         return refuse(c, err, "block_out_channels or cross_attention_dim", "nothing usable");
     for (int i = 0; i < u->levels; i++) {

@@ -19,6 +19,7 @@
 #define DEPTH_MAX 16
 #define FIELDS_MAX 64 /* rows of one table */
 #define DEFAULT_STRENGTH 0.8
+#define DEFAULT_STRENGTH_MASKED 1
 
 /* ---- problems ---- */
 
@@ -499,7 +500,7 @@ static void check_together(struct job *job, struct job_problems *problems)
             job_problem_add(problems, value, NULL, "is after its end");
         }
     if (job->init_image && job->strength < 0)
-        job->strength = DEFAULT_STRENGTH;
+        job->strength = job->mask ? DEFAULT_STRENGTH_MASKED : DEFAULT_STRENGTH;
 }
 
 int job_parse(struct job *job, const char *text, size_t len, struct job_problems *problems,

@@ -88,9 +88,10 @@ struct job {
     size_t embedding_count;
     struct job_controlnet controlnets[JOB_CONTROLNETS_MAX];
     size_t controlnet_count;
-    const char *init_image; /* URI; NULL: text to image */
-    double strength;        /* 0 … 1 with init_image, else -1 */
-    const char *mask;       /* URI; white is redrawn; NULL: none */
+    const char *init_image;      /* URI; NULL: text to image */
+    double strength;             /* 0 … 1 with init_image, else -1 */
+    const char *mask;            /* URI; white is redrawn; NULL: none */
+    double image_guidance_scale; /* of a model that follows instructions; -1: the model's */
     struct job_refiner refiner;
     double aesthetic_score, negative_aesthetic_score; /* -1: the model's */
     int original_size[2], target_size[2];             /* [height, width]; -1: the picture's */

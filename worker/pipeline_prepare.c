@@ -85,7 +85,28 @@ static int hold_models(const struct pipeline *pipeline, struct task *task, struc
     return 0;
 }
 
-static int prepare_task(struct pipeline *pipeline, struct task *task, struct image *init,
+/* The pictures that a job names. */
+struct inputs {
+    struct image init, mask;
+};
+
+static void inputs_release(struct inputs *inputs)
+{
+    image_release(&inputs->init);
+    image_release(&inputs->mask);
+}
+
+static int read_inputs(const struct pipeline *pipeline, const struct job *job,
+                       struct inputs *inputs, struct err *err)
+{
+    if (job->init_image && read_input(pipeline, job->init_image, &inputs->init, err) != 0)
+        return err_prefix(err, "init_image");
+    if (job->mask && read_input(pipeline, job->mask, &inputs->mask, err) != 0)
+        return err_prefix(err, "mask");
+    return 0;
+}
+
+static int prepare_task(struct pipeline *pipeline, struct task *task, struct inputs *inputs,
                         struct err *err)
 {
     const struct pipeline_options *options = &pipeline->options;
@@ -98,9 +119,7 @@ static int prepare_task(struct pipeline *pipeline, struct task *task, struct ima
         return -1;
     task->load_s = seconds_since(pipeline, task->started_mono_ns);
     task->started_mono_ns = clock_monotonic_ns(options->clock); /* loading is not the job's time */
-    if (job->init_image && read_input(pipeline, job->init_image, init, err) != 0)
-        return err_prefix(err, "init_image");
-    if (settle_size(job, init, err) != 0)
+    if (read_inputs(pipeline, job, inputs, err) != 0 || settle_size(job, &inputs->init, err) != 0)
         return -1;
     support_fill(job, model_info(task->held));
     if (check_memory(task, err) != 0)
@@ -109,12 +128,13 @@ static int prepare_task(struct pipeline *pipeline, struct task *task, struct ima
 }
 
 static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
-                           const struct image *init, struct err *err)
+                           const struct inputs *inputs, struct err *err)
 {
     struct task *task = picture->task;
     struct draw draw = support_draw(&task->job, picture->index);
     struct stage_observer observer = {see_stage, picture};
-    draw.init_image = init->rgb ? init : NULL;
+    draw.init_image = inputs->init.rgb ? &inputs->init : NULL;
+    draw.mask = inputs->mask.rgb ? &inputs->mask : NULL;
     draw.refiner = task->refiner;
     if (pipeline->options.dump_dir) {
         picture->dumping = true;
@@ -128,7 +148,8 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
 }
 
 /* Every picture of a task passes every stage, a lost one with empty hands. */
-static void prepare_pictures(struct pipeline *pipeline, struct task *task, const struct image *init)
+static void prepare_pictures(struct pipeline *pipeline, struct task *task,
+                             const struct inputs *inputs)
 {
     int count = task->job.images;
     struct err err;
@@ -137,7 +158,7 @@ static void prepare_pictures(struct pipeline *pipeline, struct task *task, const
         int64_t begin = clock_monotonic_ns(pipeline->options.clock);
         *picture = (struct picture){.task = task, .index = i};
         if (!task_is_lost(pipeline, task) && !task->adopted &&
-            prepare_picture(pipeline, picture, init, &err) != 0)
+            prepare_picture(pipeline, picture, inputs, &err) != 0)
             task_fail(pipeline, task, &err);
         task->times.prepare_s += seconds_since(pipeline, begin);
         bool open = queue_put(&pipeline->prepared, picture);
@@ -150,7 +171,7 @@ void *prepare_main(void *user)
     struct pipeline *pipeline = user;
     struct task *task;
     while ((task = queue_take(&pipeline->tasks)) != NULL) {
-        struct image init = {0};
+        struct inputs inputs = {0};
         struct err err;
         task->started_wall_ns = clock_wall_ns(pipeline->options.clock);
         task->started_mono_ns = clock_monotonic_ns(pipeline->options.clock);
@@ -165,11 +186,11 @@ void *prepare_main(void *user)
             task_give_back(pipeline, task);
             continue;
         }
-        if (!task_is_lost(pipeline, task) && prepare_task(pipeline, task, &init, &err) != 0)
+        if (!task_is_lost(pipeline, task) && prepare_task(pipeline, task, &inputs, &err) != 0)
             task_fail(pipeline, task, &err);
         task->times.prepare_s = seconds_since(pipeline, task->started_mono_ns);
-        prepare_pictures(pipeline, task, &init);
-        image_release(&init);
+        prepare_pictures(pipeline, task, &inputs);
+        inputs_release(&inputs);
     }
     queue_close(&pipeline->prepared);
     return NULL;

@@ -68,7 +68,6 @@ void support_check(const struct job *job, const struct engine_info *engine,
     refuse(problems, job->lora_count > 0, "loras");
     refuse(problems, job->embedding_count > 0, "embeddings");
     refuse(problems, job->controlnet_count > 0, "controlnets");
-    refuse(problems, job->mask != NULL, "mask");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
 }
 
@@ -83,6 +82,12 @@ void support_check_models(const struct job *job, const struct catalogue *catalog
                     "there is no such model in %.160s%s", catalogue->dir, hint);
 }
 
+static void check_local(const char *field, const char *uri, struct job_problems *problems)
+{
+    if (uri && (strncmp(uri, "s3://", 5) == 0 || strncmp(uri, "https://", 8) == 0))
+        job_problem_add(problems, field, uri, "atelier run reads only local files and data URIs");
+}
+
 void support_check_local(const struct job *job, struct job_problems *problems)
 {
     if (job->callback)
@@ -91,10 +96,8 @@ void support_check_local(const struct job *job, struct job_problems *problems)
     if (job->confidential)
         job_problem_add(problems, "confidential", "true",
                         "needs a fleet with a confidential pool; atelier run has none");
-    if (job->init_image &&
-        (strncmp(job->init_image, "s3://", 5) == 0 || strncmp(job->init_image, "https://", 8) == 0))
-        job_problem_add(problems, "init_image", job->init_image,
-                        "atelier run reads only local files and data URIs");
+    check_local("init_image", job->init_image, problems);
+    check_local("mask", job->mask, problems);
 }
 
 struct draw support_draw(const struct job *job, int index)
@@ -118,6 +121,7 @@ struct draw support_draw(const struct job *job, int index)
     draw.aesthetic_score = job->aesthetic_score;
     draw.negative_aesthetic_score = job->negative_aesthetic_score;
     draw.switch_at = job->refiner.switch_at;
+    draw.image_guidance_scale = job->image_guidance_scale;
     if (job->init_image)
         draw.strength = job->strength;
     return draw;

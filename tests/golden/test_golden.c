@@ -151,8 +151,10 @@ static void read_pair(const struct json *json, int pair[2])
     pair[1] = (int)json_int_or(json->child->next, 0);
 }
 
-static int draw_of(const struct json *job, struct draw *draw, struct image *init, struct err *err)
+static int draw_of(const struct json *job, struct draw *draw, struct image *init,
+                   struct image *mask, struct err *err)
 {
+    const char *mask_name = json_string_or(json_get(job, "mask"), NULL);
     const char *sampler = json_string_or(json_get(job, "sampler"), NULL);
     const char *schedule = json_string_or(json_get(job, "schedule"), NULL);
     const char *image = json_string_or(json_get(job, "init_image"), NULL);
@@ -176,8 +178,12 @@ static int draw_of(const struct json *job, struct draw *draw, struct image *init
     draw->aesthetic_score = json_double_or(json_get(job, "aesthetic_score"), -1);
     draw->negative_aesthetic_score = json_double_or(json_get(job, "negative_aesthetic_score"), -1);
     draw->switch_at = json_double_or(json_get(json_get(job, "refiner"), "switch_at"), 0);
+    draw->image_guidance_scale = json_double_or(json_get(job, "image_guidance_scale"), -1);
     if (image == NULL)
         return 0;
+    draw->mask = mask_name ? mask : NULL;
+    if (mask_name != NULL && read_init_image(mask_name, mask, err) != 0)
+        return -1;
     draw->init_image = init;
     return read_init_image(image, init, err);
 }
@@ -219,12 +225,12 @@ static int draw_job(struct loaded loaded[2], const struct json *job, struct chec
                     struct err *err)
 {
     struct stage_observer observer = {.see = see, .user = check};
-    struct image init = {0}, image = {0};
+    struct image init = {0}, mask = {0}, image = {0};
     struct session *session = NULL;
     struct draw draw;
     int rc = -1;
 
-    if (draw_of(job, &draw, &init, err) != 0)
+    if (draw_of(job, &draw, &init, &mask, err) != 0)
         goto out;
     if (json_get(job, "refiner") != NULL)
         draw.refiner = loaded[1].model;
@@ -238,6 +244,7 @@ out:
     session_free(session);
     image_release(&image);
     image_release(&init);
+    image_release(&mask);
     return rc;
 }
 

@@ -319,7 +319,7 @@ static void test_another_pipeline(void **state)
 {
     struct fixture *f = *state;
     static const char *CLASSES[] = {"KandinskyPipeline", "FluxPipeline", "StableDiffusion3Pipeline",
-                                    "StableDiffusionInpaintPipeline"};
+                                    "StableDiffusionUpscalePipeline"};
 
     copy_model(f, "sd1-small", "m");
     for (size_t i = 0; i < sizeof(CLASSES) / sizeof(CLASSES[0]); i++) {

@@ -20,9 +20,15 @@ static void must(int rc, const struct err *err)
         fail_msg("%s", err->message);
 }
 
+#define WIDTH 72
+#define HEIGHT 64
+
 struct fixture {
     struct engine *engine;
     struct model *model, *refiner;
+    uint8_t pixels[3 * WIDTH * HEIGHT], light[3 * WIDTH * HEIGHT];
+    struct image init, mask;
+    bool from_image, masked; /* what requests of this model have */
 };
 
 static void load(struct fixture *f, struct model **model, const char *name, int len)
@@ -48,6 +54,14 @@ static void open_fixture(struct fixture *f, const char *name)
     load(f, &f->model, name, plus ? (int)(plus - name) : (int)strlen(name));
     if (plus != NULL)
         load(f, &f->refiner, plus + 1, (int)strlen(plus + 1));
+    for (size_t i = 0; i < sizeof(f->pixels); i++) {
+        f->pixels[i] = (uint8_t)(i * 7 % 251);
+        f->light[i] = i / 3 % WIDTH < 40 ? 255 : 0;
+    }
+    f->init = (struct image){WIDTH, HEIGHT, f->pixels};
+    f->mask = (struct image){WIDTH, HEIGHT, f->light};
+    f->masked = strstr(name, "inpaint") != NULL || strstr(name, "plain") != NULL;
+    f->from_image = f->masked || strstr(name, "pix2pix") != NULL;
 }
 
 static struct draw draw_of(const char *prompt, uint64_t seed)
@@ -55,8 +69,8 @@ static struct draw draw_of(const char *prompt, uint64_t seed)
     struct draw draw = DRAW_INIT;
 
     draw.prompt = prompt;
-    draw.width = 72;
-    draw.height = 64;
+    draw.width = WIDTH;
+    draw.height = HEIGHT;
     draw.steps = 4;
     draw.seed = seed;
     return draw;
@@ -75,6 +89,11 @@ static void make_requests(const struct fixture *f, struct draw requests[REQUESTS
     requests[0].refiner = requests[2].refiner = f->refiner;
     requests[0].switch_at = 0.3;
     requests[2].switch_at = 0.6;
+    for (int i = 0; i < REQUESTS; i++) {
+        requests[i].init_image = f->from_image ? &f->init : NULL;
+        requests[i].mask = f->masked ? &f->mask : NULL;
+        requests[i].strength = 1;
+    }
 }
 
 static struct session *begin(struct fixture *f, const struct draw *draw)
@@ -284,6 +303,40 @@ static void test_what_a_refiner_does_not_take(void **state)
     engine_free(f.engine);
 }
 
+static void test_what_pictures_a_model_does_not_take(void **state)
+{
+    struct draw draw = draw_of("a house", 4);
+    struct fixture f;
+    struct image small;
+
+    (void)state;
+    open_fixture(&f, "sd1-inpaint");
+    assert_refused(&f, &draw, "mask: an inpainting model");
+    draw.init_image = &f.init;
+    assert_refused(&f, &draw, "mask: an inpainting model");
+    small = (struct image){64, HEIGHT, f.light};
+    draw.mask = &small;
+    assert_refused(&f, &draw, "mask: is 64×64, but init_image is 72×64");
+    draw.mask = &f.mask;
+    draw.image_guidance_scale = 2;
+    assert_refused(&f, &draw, "image_guidance_scale");
+    engine_free(f.engine);
+    open_fixture(&f, "sd1-pix2pix");
+    assert_refused(&f, &draw, "mask: the model changes all");
+    draw.mask = NULL;
+    draw.init_image = NULL;
+    assert_refused(&f, &draw, "init_image");
+    engine_free(f.engine);
+    open_fixture(&f, "sdxl-small+sdxl-refiner");
+    draw = draw_of("a house", 4);
+    draw.mask = &f.mask;
+    assert_refused(&f, &draw, "mask: needs init_image");
+    draw.init_image = &f.init;
+    draw.refiner = f.refiner;
+    assert_refused(&f, &draw, "refiner: goes with neither");
+    engine_free(f.engine);
+}
+
 static void test_what_a_model_draws_by_itself(void **state)
 {
     static const struct {
@@ -295,6 +348,7 @@ static void test_what_a_model_draws_by_itself(void **state)
         {"sdxl-small", "sdxl", 50, 96, 5},        {"sdxl-single.safetensors", "sdxl", 50, 1024, 5},
         {"sdxl-turbo", "sdxl", 4, 96, 0},         {"sd1-lcm", "sd1", 4, 64, 8.5},
         {"sd2-zsnr-sharded", "sd2", 50, 64, 7.5}, {"sdxl-refiner", "sdxl-refiner", 50, 96, 5},
+        {"sdxl-inpaint", "sdxl", 50, 96, 7.5},    {"sd1-pix2pix", "sd1", 100, 64, 7.5},
     };
 
     (void)state;
@@ -320,6 +374,13 @@ int main(void)
         MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-turbo"),
         MODEL(test_a_picture_does_not_depend_on_its_batch, "sdxl-small+sdxl-refiner"),
         MODEL(test_a_restored_session_ends_in_the_same_bytes, "sdxl-small+sdxl-refiner"),
+        MODEL(test_a_picture_does_not_depend_on_its_batch, "sd1-plain"),
+        MODEL(test_a_restored_session_ends_in_the_same_bytes, "sd1-plain"),
+        MODEL(test_a_picture_does_not_depend_on_its_batch, "sd1-inpaint"),
+        MODEL(test_a_restored_session_ends_in_the_same_bytes, "sd1-inpaint"),
+        MODEL(test_a_picture_does_not_depend_on_its_batch, "sd1-pix2pix"),
+        MODEL(test_a_restored_session_ends_in_the_same_bytes, "sd1-pix2pix"),
+        cmocka_unit_test(test_what_pictures_a_model_does_not_take),
         cmocka_unit_test(test_a_refiner_takes_over),
         cmocka_unit_test(test_what_a_refiner_does_not_take),
         cmocka_unit_test(test_what_a_family_does_not_take),

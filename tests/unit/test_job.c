@@ -72,7 +72,8 @@ static void test_every_field_is_read(void **state)
         "\"eta\":0.5,\"seed\":9223372036854775744,\"images\":64,\"clip_skip\":2,"
         "\"loras\":[{\"name\":\"l\",\"scale\":-0.5},{\"name\":\"k\"}],\"embeddings\":[\"e\"],"
         "\"controlnets\":[{\"name\":\"c\",\"image\":\"c.png\",\"end\":0.5}],"
-        "\"init_image\":\"in.png\",\"mask\":\"m.png\",\"refiner\":{\"model\":\"r\"},"
+        "\"init_image\":\"in.png\",\"mask\":\"m.png\",\"image_guidance_scale\":1.25,\"refiner\":{"
+        "\"model\":\"r\"},"
         "\"aesthetic_score\":6,\"original_size\":[512,768],\"crop\":[0,8],"
         "\"dialect\":\"a1111\",\"rng\":\"philox\",\"precision\":\"bf16\","
         "\"output\":{\"format\":\"webp\",\"quality\":80},\"labels\":{\"k\":\"v\"},\"x-own\":[1]}");
@@ -80,7 +81,8 @@ static void test_every_field_is_read(void **state)
     assert_true(job.seed == 9223372036854775744);
     assert_string_equal(job.negative_prompt, "");
     assert_true(job.guidance_scale == 0);
-    assert_true(job.strength == 0.8);
+    assert_true(job.strength == 1); /* with a mask */
+    assert_true(job.image_guidance_scale == 1.25);
     assert_int_equal(job.lora_count, 2);
     assert_true(job.loras[0].scale == -0.5 && job.loras[1].scale == 1);
     assert_true(job.controlnets[0].end == 0.5 && job.controlnets[0].scale == 1);

@@ -27,6 +27,11 @@ def steps_of(sampler, schedule=None, steps=4, picture=None, **more):
     return text("a small ship", sampler, steps, steps + 60, guidance=3.0, **more)
 
 
+def masked(prompt, picture, strength, sampler, steps, seed, guidance=4.0, **more):
+    mask = picture.replace("init", "mask")
+    return image(prompt, picture, strength, sampler, steps, seed, guidance, mask=mask, **more)
+
+
 def refiner(switch_at):
     return {"model": "sdxl-refiner", "switch_at": switch_at}
 
@@ -141,6 +146,8 @@ THIN = {
         image("a boat", FIRST, 0.8, None, 6, 121, 3.0, refiner=refiner(0.6), negative_aesthetic_score=1.0),
         text("a boat", None, 4, 122, 64, 64, 3.0, refiner={"model": "sdxl-turbo", "switch_at": 0.5}),
         steps_of("dpm++ 2m sde", "ays", 10),
+        masked("a boat", FIRST, 0.8, None, 4, 123, 3.0, crop=[4, 4]),
+        masked("a boat", SECOND, 1.0, "unipc", 4, 127, 3.0, negative_prompt=""),
     ],
     "sdxl-refiner": [
         image("a boat", FIRST, 0.5, None, 6, 124, 5.0, crop=[8, 24]),
@@ -160,6 +167,35 @@ THIN = {
         text("a red cat", "ddim", 4, 152, 72, 64, 1.0, eta=0.5),
         text("a house", "euler_a", 3, 153, 64, 64, 2.5, negative_prompt="dog"),
         image("a boat", FIRST, 0.5, "dpm++ 2m", 4, 154, 3.0, clip_skip=1),
+    ],
+    "sd1-plain": [
+        masked("a red cat", FIRST, 1.0, None, 4, 171),
+        masked("a red cat", SECOND, 0.6, "euler", 5, 172, negative_prompt="dog"),
+        masked("a house", FIRST, 0.8, "dpm++ 2m", 4, 173, 1.0, schedule="karras"),
+        masked("a house", FIRST, 1.0, "heun", 3, 174),
+        masked("a house", SECOND, 0.7, "ddim", 4, 175, eta=0.5),
+        masked("a house", FIRST, 0.7, "euler_a", 4, 176, clip_skip=1),
+        masked("a house", FIRST, 0.8, "dpm2", 4, 177, 2.0),
+        masked("a house", FIRST, 0.8, "lcm", 4, 178),
+        masked("a house", SECOND, 0.8, "dpm2_a", 4, 179),
+        masked("a house", FIRST, 0.8, "dpm++ sde", 4, 180),
+    ],
+    "sd1-inpaint": [
+        masked("a red cat", FIRST, 1.0, None, 4, 181),
+        masked("a red cat", SECOND, 0.6, "euler", 5, 182, negative_prompt="dog"),
+        masked("a house", FIRST, 1.0, "euler_a", 3, 183, 1.0),
+        masked("a house", FIRST, 0.8, "dpm++ 2m", 4, 184, clip_skip=1),
+    ],
+    "sdxl-inpaint": [
+        masked("a red cat", FIRST, 1.0, None, 3, 186),
+        masked("a red cat!", SECOND, 0.7, "euler_a", 4, 187, negative_prompt="", crop=[8, 0]),
+        masked("a house", FIRST, 0.9, "unipc", 4, 188, 1.0),
+    ],
+    "sd1-pix2pix": [
+        image("make it red", FIRST, 1.0, None, 4, 191, 5.0, image_guidance_scale=1.5),
+        image("make it red", SECOND, 1.0, "euler_a", 3, 192, 2.0, negative_prompt="dog", image_guidance_scale=1.0),
+        image("make it red", FIRST, 1.0, "euler", 3, 193, 5.0, image_guidance_scale=0.5),
+        image("make it red", FIRST, 1.0, "euler", 3, 194, 1.0, image_guidance_scale=2.0),
     ],
     "sd1-old": [
         text("a red cat", None, 4, 161, 64, 64, 8.5),

@@ -103,6 +103,8 @@ class Stages(dict):
         return hook
 
     def keep_rows(self, name, rows):
+        if len(rows) == 3:
+            rows = rows[[1, 0]]
         self[name] = rows[-1]
         if len(rows) == 2:
             self[f"negative_{name}"] = rows[0]
@@ -186,7 +188,7 @@ def as_pipeline(pipe, kind):
 def sdxl_arguments(job, pipe):
     names = {"original_size": "original_size", "target_size": "target_size", "crop": "crops_coords_top_left"}
     arguments = {argument: tuple(job[field]) for field, argument in names.items() if field in job}
-    if "Img2Img" in type(pipe).__name__:
+    if "Img2Img" in type(pipe).__name__ or (is_xl(pipe) and "Inpaint" in type(pipe).__name__):
         scores = ("aesthetic_score", "negative_aesthetic_score")
         arguments |= {name: job[name] for name in scores if name in job}
     return arguments
@@ -241,9 +243,18 @@ def run(job):
     scheduler = scheduler_for(job, pipe.scheduler)
     picture = None
     if "init_image" in job:
-        pipe = as_pipeline(pipe, "Img2Img")
         picture = Image.open(shared.GOLDEN / job["init_image"])
-        arguments |= {"image": picture, "strength": job["strength"]}
+        arguments |= {"image": picture}
+    if "Pix2Pix" in type(pipe).__name__:
+        arguments |= {"image_guidance_scale": job["image_guidance_scale"]}
+        arguments.pop("clip_skip")
+    elif "mask" in job:
+        pipe = as_pipeline(pipe, "Inpaint")
+        mask = Image.open(shared.GOLDEN / job["mask"])
+        arguments |= {"mask_image": mask, "strength": job["strength"], "width": mask.width, "height": mask.height}
+    elif picture:
+        pipe = as_pipeline(pipe, "Img2Img")
+        arguments |= {"strength": job["strength"]}
     else:
         arguments |= {"width": job["width"], "height": job["height"]}
     arguments |= sdxl_arguments(job, pipe)
@@ -275,6 +286,16 @@ def draw_inits():
         Image.fromarray(pixels.astype(numpy.uint8)).save(path, optimize=True)
 
 
+def draw_masks():
+    """A gray disc with a soft edge, and a coloured slope, of which about a half counts as white."""
+    y, x = numpy.mgrid[0:64, 0:72].astype(numpy.float64)
+    disc = 255 / (1 + numpy.exp(numpy.hypot(x - 30, y - 36) - 22))
+    Image.fromarray(disc.astype(numpy.uint8)).save(shared.JOBS / "mask-72x64.png", optimize=True)
+    y, x = numpy.mgrid[0:88, 0:64].astype(numpy.float64)
+    planes = numpy.stack([y * 255 / 88, x * 255 / 64, 255 - x * 255 / 64], -1)
+    Image.fromarray(planes.astype(numpy.uint8)).save(shared.JOBS / "mask-64x88.png", optimize=True)
+
+
 def without_thin(job):
     return {key: value for key, value in job.items() if key != "thin"}
 
@@ -282,6 +303,7 @@ def without_thin(job):
 def main():
     shared.JOBS.mkdir(parents=True, exist_ok=True)
     draw_inits()
+    draw_masks()
     every = list(jobs.every())
     with open(shared.GOLDEN / "jobs.jsonl", "w") as lines:
         for job in every:

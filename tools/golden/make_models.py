@@ -512,6 +512,26 @@ def make_sdxl_refiner():
     save_tree("sdxl-refiner", parts, SDXL_SCHEDULER, torch.bfloat16, None, head=REFINER_INDEX)
 
 
+PLAIN_TEXT = {"text_encoder": with_text_model}
+
+
+def make_wide(name, seed, channels, head):
+    """SD1 with further input channels; text encoder and VAE are those of other small models."""
+    text = sdxl_texts(501)["text_encoder"]
+    network = unet(seed, [8, 16], 2, text.config.hidden_size, 2, layers=1, in_channels=channels)
+    parts = {"text_encoder": text, "unet": network, "vae": small_sdxl_vae(scaling_factor=0.18215)}
+    head = {**SD_INDEX, "_class_name": head}
+    save_tree(name, parts, SD1_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=PLAIN_TEXT, head=head)
+
+
+def make_sdxl_inpaint():
+    parts = sdxl_texts(501)
+    parts["unet"] = sdxl_unet(624, [8, 12], [1, 3], [1, 1], parts, 4, in_channels=9)
+    parts["vae"] = small_sdxl_vae()
+    head = {**SDXL_INDEX, "_class_name": "StableDiffusionXLInpaintPipeline"}
+    save_tree("sdxl-inpaint", parts, SDXL_SCHEDULER, torch.bfloat16, "<|endoftext|>", rename=PLAIN_TEXT, head=head)
+
+
 def make_sdxl_turbo():
     """The parts of sdxl-small, so that they lie in the repository once; its latents have a mean."""
     parts = sdxl_texts(501)
@@ -554,6 +574,10 @@ MAKERS = {
     "sdxl-small": make_sdxl_small,
     "sdxl-refiner": make_sdxl_refiner,
     "sdxl-turbo": make_sdxl_turbo,
+    "sdxl-inpaint": make_sdxl_inpaint,
+    "sd1-plain": lambda: make_wide("sd1-plain", 621, 4, "StableDiffusionPipeline"),
+    "sd1-inpaint": lambda: make_wide("sd1-inpaint", 622, 9, "StableDiffusionInpaintPipeline"),
+    "sd1-pix2pix": lambda: make_wide("sd1-pix2pix", 623, 8, "StableDiffusionInstructPix2PixPipeline"),
     "sd1-lcm": make_sd1_lcm,
     "sd1-old": make_sd1_old,
 }

@@ -23,12 +23,18 @@ struct bench_options {
     bool json, weights_16bit;
 };
 
-static const char *const PRECISIONS[] = {"auto", "f32", "bf16", NULL};
+static const char *const PRECISIONS[] = {"auto", "f32", "bf16", "f16", NULL};
+
+static const char *precision_name(enum precision precision)
+{
+    return PRECISIONS[precision];
+}
 
 #define AT(member) offsetof(struct bench_options, member)
 
 static const struct conf_row rows[] = {
-    {"device", CONF_STRING, AT(backend), "NAME", "auto", 0, 0, NULL, "back end: auto, dnnl or ref"},
+    {"device", CONF_STRING, AT(backend), "NAME", "auto", 0, 0, NULL,
+     "back end: auto, cpu, cuda, dnnl or ref"},
     {"isa", CONF_STRING, AT(isa), "NAME", "auto", 0, 0, NULL,
      "highest instruction set: auto, generic, avx2, avx512, avx512_bf16"},
     {"precision", CONF_CHOICE, AT(precision), "NAME", "auto", 0, 0, PRECISIONS, "computing type"},
@@ -260,7 +266,7 @@ static void print_text(const struct bench_options *o, const struct figures *f)
     double decode_flop = total_flop(&f->decode_profile);
 
     printf("%s, %s, %s, %s, %d threads\n", f->info.processor, f->info.backend, f->info.isa,
-           f->info.precision == PRECISION_BF16 ? "bf16" : "f32", f->info.threads);
+           precision_name(f->info.precision), f->info.threads);
     printf("ceiling: matmul %.0f GFLOP/s, direct 3x3 convolution %.0f GFLOP/s\n",
            f->ceiling.matmul / 1e9, f->ceiling.direct / 1e9);
     printf("load %.2f s, text encoding %.3f s per prompt\n", f->load, f->text);
@@ -285,7 +291,7 @@ static void print_text(const struct bench_options *o, const struct figures *f)
 
 static void print_json(const struct bench_options *o, const struct figures *f)
 {
-    const char *precision = f->info.precision == PRECISION_BF16 ? "bf16" : "f32";
+    const char *precision = precision_name(f->info.precision);
     struct buf out;
 
     buf_init(&out, 1u << 20);
@@ -299,10 +305,10 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                "\"decode_s\":%.4f,\"first_decode_s\":%.4f,\"new_size_first_s\":%.4f,"
                "\"new_size_step_s\":%.4f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
                "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu,",
-               f->info.backend, f->info.isa, f->info.precision == PRECISION_BF16 ? "bf16" : "f32",
-               f->info.threads, (long long)o->width, (long long)o->height, (long long)o->batch,
-               f->ceiling.matmul, f->ceiling.direct, f->load, f->text, f->step, f->first_step,
-               f->decode, f->first_decode, f->new_first, f->new_step,
+               f->info.backend, f->info.isa, precision_name(f->info.precision), f->info.threads,
+               (long long)o->width, (long long)o->height, (long long)o->batch, f->ceiling.matmul,
+               f->ceiling.direct, f->load, f->text, f->step, f->first_step, f->decode,
+               f->first_decode, f->new_first, f->new_step,
                total_flop(&f->step_profile) * (double)o->batch, total_flop(&f->decode_profile),
                f->memory.weights_bytes, f->memory.activations_bytes, f->peak_bytes);
     /* A guided picture is two rows of the UNet. */
@@ -331,10 +337,11 @@ static int run(const struct bench_options *o)
     options.weights_16bit = o->weights_16bit;
     options.precision = strcmp(o->precision, "f32") == 0    ? PRECISION_F32
                         : strcmp(o->precision, "bf16") == 0 ? PRECISION_BF16
+                        : strcmp(o->precision, "f16") == 0  ? PRECISION_F16
                                                             : PRECISION_AUTO;
     if (engine_create(&engine, &options, &err) != 0) {
         fprintf(stderr, "atelier bench: %s\n", err.message);
-        return EXIT_FATAL;
+        return exit_status_of(&err);
     }
     rc = measure(engine, o, &figures, &err);
     if (rc != 0)

@@ -2,6 +2,8 @@
 #ifndef ATELIER_CLI_COMMAND_H
 #define ATELIER_CLI_COMMAND_H
 
+#include "common/err.h"
+
 struct conf_table;
 
 struct command {
@@ -17,13 +19,20 @@ extern const struct command cli_commands[];
 
 enum exit_status {
     EXIT_ALL_DONE = 0,
-    EXIT_ABSENT = 1,   /* what was asked for is not known, or did not come about in time */
-    EXIT_USAGE = 2,    /* a wrong option or word */
-    EXIT_REJECTED = 3, /* some lines were rejected, all others are done */
-    EXIT_FAILED = 4,   /* some jobs failed or expired */
-    EXIT_FATAL = 5,    /* the run could not begin or go on */
+    EXIT_ABSENT = 1,    /* what was asked for is not known, or did not come about in time */
+    EXIT_USAGE = 2,     /* a wrong option or word */
+    EXIT_REJECTED = 3,  /* some lines were rejected, all others are done */
+    EXIT_FAILED = 4,    /* some jobs failed or expired */
+    EXIT_FATAL = 5,     /* the run could not begin or go on */
+    EXIT_NO_DEVICE = 6, /* the card that was asked for is absent or does not start */
     EXIT_INTERRUPTED = 130,
 };
+
+/* Of a command whose engine did not open or go on. */
+static inline int exit_status_of(const struct err *err)
+{
+    return err->code == ERR_DEVICE ? EXIT_NO_DEVICE : EXIT_FATAL;
+}
 
 int command_run(int argc, char **argv);
 int command_generate(int argc, char **argv);

@@ -263,7 +263,7 @@ static int estimate(struct survey *survey, struct err *err)
 int dry_run(const struct run_options *options)
 {
     struct err err;
-    int status = EXIT_FATAL;
+    int status;
     struct runner *runner = malloc(sizeof(*runner));
     struct survey *survey = calloc(1, sizeof(*survey));
     if (!runner || !survey) {
@@ -274,9 +274,10 @@ int dry_run(const struct run_options *options)
     }
     survey->runner = runner;
     if (runner_open(runner, options, &err) != 0 || read_all(survey, &err) < 0 ||
-        estimate(survey, &err) != 0)
+        estimate(survey, &err) != 0) {
         fprintf(stderr, "atelier run: %s\n", err.message);
-    else
+        status = exit_status_of(&err);
+    } else
         status = runner_interrupts() > 0      ? EXIT_INTERRUPTED
                  : survey->unfit              ? EXIT_FAILED
                  : runner->tally.rejected > 0 ? EXIT_REJECTED

@@ -271,5 +271,5 @@ int command_generate(int argc, char **argv)
     if (rc != 0)
         fprintf(stderr, "atelier generate: %s\n", err.message);
     close_all(&drawing);
-    return rc == 0 ? EXIT_ALL_DONE : EXIT_FATAL;
+    return rc == 0 ? EXIT_ALL_DONE : exit_status_of(&err);
 }

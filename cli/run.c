@@ -71,7 +71,7 @@ int command_run(int argc, char **argv)
     if (runner_open(runner, &options, &err) == 0)
         status = runner_run(runner);
     else
-        fail(err.message, 0);
+        status = fail(err.message, exit_status_of(&err));
     runner_release(runner);
     free(runner);
     return status;

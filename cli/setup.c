@@ -4,9 +4,9 @@
 
 #include <string.h>
 
-const char *const setup_devices[] = {"auto", "cpu", "dnnl", "ref", NULL};
+const char *const setup_devices[] = {"auto", "cpu", "cuda", "dnnl", "ref", NULL};
 const char *const setup_isas[] = {"auto", "generic", "avx2", "avx512", "avx512_bf16", NULL};
-const char *const setup_precisions[] = {"auto", "f32", "bf16", NULL};
+const char *const setup_precisions[] = {"auto", "f32", "bf16", "f16", NULL};
 
 int setup_models_dir(const struct setup_options *options, char out[FILE_PATH_MAX_BYTES],
                      struct err *err)
@@ -23,7 +23,7 @@ int setup_engine(struct engine **engine, const struct setup_options *options,
                  void (*warn)(void *user, const char *message), void *user, struct err *err)
 {
     struct engine_options wanted = ENGINE_OPTIONS_INIT;
-    wanted.backend = strcmp(options->device, "cpu") == 0 ? "auto" : options->device;
+    wanted.backend = options->device;
     wanted.isa = options->isa;
     wanted.precision = (enum precision)support_precision_by_name(options->precision);
     wanted.threads = (int)options->threads;

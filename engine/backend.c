@@ -38,6 +38,7 @@ static void measured(struct pass *pass, enum op_kind kind, double begin, double 
 
     if (pass->profile == NULL || pass->planning)
         return;
+    pass->backend->ops->finish(pass);
     time = &pass->profile->ops[kind];
     time->calls++;
     time->seconds += seconds_now(pass) - begin;

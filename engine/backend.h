@@ -156,6 +156,9 @@ struct backend_ops {
     void (*embed)(struct pass *pass, const int *ids, const struct embedding *tokens,
                   const struct embedding *positions, struct tensor *y);
 
+    /* Returns when everything asked for so far is done; only measurements need to know. */
+    void (*finish)(struct pass *pass);
+
     void (*destroy)(struct backend *backend);
 };
 
@@ -166,7 +169,9 @@ struct backend {
     const struct backend_ops *ops;
     enum dtype compute; /* type of activations and of matrix products' inputs */
     const char *isa;
-    bool native_bf16; /* bf16 products are faster than f32 ones here */
+    const char *device;  /* its name; NULL: the processor */
+    size_t memory_bytes; /* free on the device when it was opened; 0: the machine's memory */
+    bool native_bf16;    /* bf16 products are faster than f32 ones here */
     int threads;
     enum conv_algorithm conv;
     size_t weights_bytes; /* of all live weights and vectors */
@@ -228,10 +233,14 @@ struct backend_options {
     enum conv_algorithm conv;
 };
 
-/* Each fails with ERR_UNSUPPORTED when this machine or build lacks it. */
+/* Each fails with ERR_UNSUPPORTED when this machine or build lacks it. A build has what CMake's
+ * options say: cuda (or its kernels run on the host, in tests), dnnl, always ref. */
 int backend_ref_open(struct backend **backend, const struct backend_options *options,
                      struct err *err) must_check;
 int backend_dnnl_open(struct backend **backend, const struct backend_options *options,
+                      struct err *err) must_check;
+/* ERR_DEVICE: there is no card. */
+int backend_cuda_open(struct backend **backend, const struct backend_options *options,
                       struct err *err) must_check;
 
 #endif

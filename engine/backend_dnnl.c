@@ -138,6 +138,11 @@ static void dnnl_embed(struct pass *pass, const int *ids, const struct embedding
                     element_to_f32(p->data, p->dtype, (size_t)(row % y->w) * columns + c));
 }
 
+static void dnnl_finish(struct pass *pass)
+{
+    (void)pass; /* operators are done when they return */
+}
+
 static void dnnl_destroy(struct backend *backend)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)backend;
@@ -164,6 +169,7 @@ static const struct backend_ops DNNL_OPS = {
     .concat = dnnl_concat,
     .silu = dnnl_silu,
     .embed = dnnl_embed,
+    .finish = dnnl_finish,
     .destroy = dnnl_destroy,
 };
 

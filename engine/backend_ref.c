@@ -15,11 +15,6 @@ struct weight {
     float data[]; /* out × kernel × kernel × in */
 };
 
-static float round_to(enum dtype dtype, float v)
-{
-    return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(v)) : v;
-}
-
 static float get(const struct tensor *t, int64_t row, int c)
 {
     return element_to_f32(t->data, t->dtype, (size_t)(row * t->ld + c));
@@ -32,7 +27,8 @@ static void put(struct tensor *t, int64_t row, int c, double v)
     if (t->dtype == DTYPE_F32)
         ((float *)t->data)[i] = (float)v;
     else
-        ((uint16_t *)t->data)[i] = bf16_from_f32((float)v);
+        ((uint16_t *)t->data)[i] =
+            t->dtype == DTYPE_BF16 ? bf16_from_f32((float)v) : f16_from_f32((float)v);
 }
 
 static int ref_weight_create(struct backend *backend, const struct weight_spec *spec,
@@ -67,7 +63,7 @@ static int ref_weight_create(struct backend *backend, const struct weight_spec *
                     size_t to =
                         ((size_t)row * (size_t)taps + (size_t)t) * (size_t)spec->in + (size_t)i;
                     float v = element_to_f32(part->data, part->dtype, from);
-                    w->data[to] = round_to(w->compute, v);
+                    w->data[to] = round_to_dtype(w->compute, v);
                 }
     }
     backend->weights_bytes += bytes;
@@ -167,7 +163,7 @@ static float *read_input(struct pass *pass, const struct tensor *x, const struct
                 v = v * pre->scale[at] + pre->shift[at];
             if (pre != NULL && pre->silu)
                 v = silu(v);
-            dense[row * x->c + c] = round_to(compute, (float)v);
+            dense[row * x->c + c] = round_to_dtype(compute, (float)v);
         }
     return dense;
 }
@@ -366,6 +362,11 @@ static void ref_embed(struct pass *pass, const int *ids, const struct embedding 
                     positions->table->data[(size_t)(row % y->w) * (size_t)y->c + (size_t)c]);
 }
 
+static void ref_finish(struct pass *pass)
+{
+    (void)pass; /* operators are done when they return */
+}
+
 static void ref_destroy(struct backend *backend)
 {
     free(backend);
@@ -389,6 +390,7 @@ static const struct backend_ops REF_OPS = {
     .concat = ref_concat,
     .silu = ref_silu,
     .embed = ref_embed,
+    .finish = ref_finish,
     .destroy = ref_destroy,
 };
 

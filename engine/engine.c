@@ -10,6 +10,17 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#if defined(ATELIER_DNNL)
+#define DNNL_NAME " dnnl,"
+#else
+#define DNNL_NAME ""
+#endif
+#if defined(ATELIER_CUDA)
+#define CUDA_NAME " cuda,"
+#else
+#define CUDA_NAME ""
+#endif
+
 const char *engine_version(void)
 {
     return ATELIER_VERSION;
@@ -41,17 +52,16 @@ static int open_named(struct backend **backend, const char *name,
     if (strcmp(name, "dnnl") == 0)
         return backend_dnnl_open(backend, options, err);
 #endif
-    return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
-                   "there is no back end '%s' in this build; it has%s ref", name,
-#if defined(ATELIER_DNNL)
-                   " dnnl,"
-#else
-                   ""
+#if defined(ATELIER_CUDA)
+    if (strcmp(name, "cuda") == 0)
+        return backend_cuda_open(backend, options, err);
 #endif
-    );
+    return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
+                   "there is no back end '%s' in this build; it has" CUDA_NAME DNNL_NAME " ref",
+                   name);
 }
 
-static const char *default_backend(void)
+static const char *cpu_backend(void)
 {
 #if defined(ATELIER_DNNL)
     return "dnnl";
@@ -86,40 +96,74 @@ static void warn(const struct engine *engine, const char *message)
         engine->warn(engine->user, message);
 }
 
-int engine_create(struct engine **out, const struct engine_options *o, struct err *err)
+/* What a device computes in when nobody says: bf16 where it is native. */
+static enum precision choose_precision(const char *name, const struct engine_options *o)
 {
-    const char *name = strcmp(o->backend, "auto") == 0 ? default_backend() : o->backend;
-    bool native = strcmp(name, "dnnl") == 0 && native_bf16(o->isa);
-    enum precision precision = o->precision != PRECISION_AUTO ? o->precision
-                               : native                       ? PRECISION_BF16
-                                                              : PRECISION_F32;
-    struct backend_options options = {.compute =
-                                          precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
+    bool native = strcmp(name, "cuda") == 0 || (strcmp(name, "dnnl") == 0 && native_bf16(o->isa));
+
+    return o->precision != PRECISION_AUTO ? o->precision : native ? PRECISION_BF16 : PRECISION_F32;
+}
+
+static int open_device(struct engine *engine, const char *name, const struct engine_options *o,
+                       struct err *err)
+{
+    enum precision precision = choose_precision(name, o);
+    struct backend_options options = {.compute = precision == PRECISION_BF16  ? DTYPE_BF16
+                                                 : precision == PRECISION_F16 ? DTYPE_F16
+                                                                              : DTYPE_F32,
                                       .isa = o->isa,
                                       .threads = o->threads,
                                       .weights_16bit = o->weights_16bit};
-    struct engine *engine;
+    struct backend *b;
 
-    if (precision == PRECISION_F16)
+    if (precision == PRECISION_F16 && strcmp(name, "dnnl") == 0)
         return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
-                       "the %s back end computes in f32 or bf16, not in f16", name);
-    engine = calloc(1, sizeof(*engine));
+                       "the dnnl back end computes in f32 or bf16, not in f16");
+    if (open_named(&b, name, &options, err) != 0)
+        return -1;
+    engine->backend = b;
+    engine->info = (struct engine_info){.backend = b->ops->name,
+                                        .isa = b->isa,
+                                        .processor = b->device ? b->device : processor(),
+                                        .precision = precision,
+                                        .threads = b->threads};
+    engine->memory_max_bytes = o->memory_max_bytes   ? o->memory_max_bytes
+                               : b->memory_bytes > 0 ? b->memory_bytes / 10 * 9
+                                                     : default_memory();
+    return 0;
+}
+
+/* "auto": a card if this build serves them and there is one, else the processor. */
+static int open_wanted(struct engine *engine, const struct engine_options *o, struct err *err)
+{
+    bool any = strcmp(o->backend, "auto") == 0;
+
+#if defined(ATELIER_CUDA)
+    if (any && open_device(engine, "cuda", o, err) == 0)
+        return 0;
+    if (any && err->code != ERR_DEVICE)
+        return -1;
+#endif
+    if (any || strcmp(o->backend, "cpu") == 0)
+        return open_device(engine, cpu_backend(), o, err);
+    return open_device(engine, o->backend, o, err);
+}
+
+int engine_create(struct engine **out, const struct engine_options *o, struct err *err)
+{
+    struct engine *engine = calloc(1, sizeof(*engine));
+
     if (engine == NULL)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for an engine");
-    if (open_named(&engine->backend, name, &options, err) != 0) {
+    if (open_wanted(engine, o, err) != 0) {
         free(engine);
         return -1;
     }
     pthread_mutex_init(&engine->lock, NULL);
-    engine->memory_max_bytes = o->memory_max_bytes ? o->memory_max_bytes : default_memory();
     engine->warn = o->warn;
     engine->user = o->user;
-    engine->info = (struct engine_info){.backend = engine->backend->ops->name,
-                                        .isa = engine->backend->isa,
-                                        .processor = processor(),
-                                        .precision = precision,
-                                        .threads = engine->backend->threads};
-    if (precision == PRECISION_BF16 && !native && strcmp(name, "ref") != 0)
+    if (engine->info.precision == PRECISION_BF16 && strcmp(engine->info.backend, "dnnl") == 0 &&
+        !native_bf16(o->isa))
         warn(engine, "bf16 is emulated on this processor; f32 is faster and more exact");
     *out = engine;
     return 0;

@@ -48,11 +48,11 @@ enum precision {
     PRECISION_AUTO, /* bf16 where the device computes it natively, else f32 */
     PRECISION_F32,
     PRECISION_BF16,
-    PRECISION_F16, /* CUDA back end only */
+    PRECISION_F16, /* not by dnnl */
 };
 
 struct engine_options {
-    const char *backend; /* "auto", "ref", "dnnl" */
+    const char *backend; /* "auto": a card if there is one; "cpu", "ref", "dnnl", "cuda" */
     const char *isa;     /* highest instruction set to use: "auto", "avx2", "avx512",
                             "avx512_bf16"; a wish above the processor's own is an error */
     enum precision precision;
@@ -69,13 +69,14 @@ struct engine_options {
 
 struct engine_info {
     const char *backend;   /* "dnnl" */
-    const char *isa;       /* "avx512_bf16" */
-    const char *processor; /* "AMD EPYC 9655" */
+    const char *isa;       /* "avx512_bf16", "sm_90" */
+    const char *processor; /* "AMD EPYC 9655", "NVIDIA H100 80GB HBM3" */
     enum precision precision;
     int threads;
 };
 
-/* Opens the device. Errors: an unknown or absent back end or instruction set (ERR_UNSUPPORTED). */
+/* Opens the device. Errors: an unknown or absent back end or instruction set (ERR_UNSUPPORTED), a
+ * card that is absent or does not start (ERR_DEVICE). */
 int engine_create(struct engine **engine, const struct engine_options *options,
                   struct err *err) must_check;
 

@@ -39,7 +39,7 @@ void engine_profile(struct engine *engine, struct profile *profile);
 /* This device's own best rates, in FLOP/s: each the fastest of several runs of one large operator.
  */
 struct ceiling {
-    double matmul; /* 4096 × 1024 × 4096 in the engine's type */
+    double matmul; /* 4096 × 1024 × 4096 in the engine's type; on a card 8192³ */
     double direct; /* 3×3, 512 → 512 channels at 64², oneDNN's direct form; 0 on other back ends */
 };
 

@@ -1,5 +1,5 @@
 /*
- * tensor.h: the shape of activations: channels last, at most four dimensions, f32 or bf16.
+ * tensor.h: the shape of activations: channels last, at most four dimensions, f32, bf16 or f16.
  *
  * A feature map is n × h × w × c; a sequence of t tokens is n × 1 × t × c, so that a map of h × w
  * pixels is the same memory as its h·w tokens. A tensor never owns its data: activations belong to
@@ -84,6 +84,36 @@ static inline float f16_to_f32(uint16_t v)
     bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
     memcpy(&f, &bits, 4);
     return f;
+}
+
+/* Rounds to nearest, ties to even; too large becomes infinity, NaN stays NaN. */
+static inline uint16_t f16_from_f32(float f)
+{
+    uint32_t bits, sign, magnitude, shift;
+
+    memcpy(&bits, &f, 4);
+    sign = bits >> 16 & 0x8000;
+    magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000u) /* 65520 */
+        return (uint16_t)(sign | 0x7c00);
+    if (magnitude >= 0x38800000u) /* 2^-14: a normal number */
+        return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xfff + (magnitude >> 13 & 1)) >> 13));
+    if (magnitude < 0x33000000u) /* 2^-25 */
+        return (uint16_t)sign;
+    shift = 126 - (magnitude >> 23);
+    magnitude = (magnitude & 0x7fffff) | 0x800000;
+    return (uint16_t)(sign |
+                      ((magnitude + (1u << (shift - 1)) - 1 + (magnitude >> shift & 1)) >> shift));
+}
+
+/* Rounds to what `dtype` holds. */
+static inline float round_to_dtype(enum dtype dtype, float f)
+{
+    return dtype == DTYPE_F32    ? f
+           : dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(f))
+                                 : f16_to_f32(f16_from_f32(f));
 }
 
 /* Element i of an array at any alignment. */

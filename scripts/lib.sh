@@ -9,7 +9,7 @@ script="$(basename "$0")"
 BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build libdnnl-dev libspng-dev libjpeg-dev libwebp-dev
     librdkafka-dev libhiredis-dev libmicrohttpd-dev
     libssl-dev libcurl4-openssl-dev)
-TEST_PACKAGES=("${BUILD_PACKAGES[@]}" libcmocka-dev python3 python3-venv default-jre-headless maven
+TEST_PACKAGES=("${BUILD_PACKAGES[@]}" g++ libcmocka-dev python3 python3-venv default-jre-headless maven
     redis-server faketime)
 FUZZ_PACKAGES=(clang)
 

@@ -481,7 +481,7 @@ static int open_engine(struct agent *agent, struct err *err)
 {
     const struct agent_options *options = agent->options;
     struct engine_options wanted = ENGINE_OPTIONS_INIT;
-    wanted.backend = strcmp(options->device, "cpu") == 0 ? "auto" : options->device;
+    wanted.backend = options->device;
     wanted.isa = options->isa;
     wanted.precision = (enum precision)support_precision_by_name(options->precision);
     wanted.threads = (int)options->threads;

@@ -5,7 +5,7 @@
 #define AT(member) offsetof(struct agent_options, member)
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
-static const char *const devices[] = {"auto", "cpu", "dnnl", "ref", NULL};
+static const char *const devices[] = {"auto", "cpu", "cuda", "dnnl", "ref", NULL};
 static const char *const isas[] = {"auto", "generic", "avx2", "avx512", "avx512_bf16", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 

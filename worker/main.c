@@ -10,6 +10,7 @@
 
 #define EXIT_OPTIONS 2
 #define EXIT_BROKEN 5
+#define EXIT_NO_DEVICE 6 /* the card is absent, does not start or has failed */
 
 static volatile int stopping;
 
@@ -57,7 +58,7 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN);
     if (agent_run(&options, &log, &stopping, &err) != 0) {
         log_event(&log, LOG_ERROR, "stopped", "why", err.message, NULL);
-        return EXIT_BROKEN;
+        return err.code == ERR_DEVICE ? EXIT_NO_DEVICE : EXIT_BROKEN;
     }
     log_event(&log, LOG_INFO, "stopped", NULL);
     return 0;

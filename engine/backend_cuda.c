@@ -1,0 +1,609 @@
+/*
+ * The CUDA back end's table: weights, scratch, and which kernel an operator becomes.
+ *
+ * Operators append commands to a queue (cuda/queue.h); the card runs them when op_download asks for
+ * a result, as a graph if it has run the same list before. So a pass has one host synchronisation,
+ * at its end. Host data goes through pinned staging memory that kernels read and write in place.
+ *
+ * Activations are in the type of the pass; products take f16 or bf16 with f32 accumulation, or f32.
+ * A convolution's or product's input goes through kernel_apply first when a norm or another type
+ * stands before it: the copy is small beside the product, and cp.async cannot compute.
+ */
+#include "engine/backend.h"
+#include "engine/cuda/blas.h"
+#include "engine/cuda/choose.h"
+#include "engine/cuda/device.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define STAGING_BYTES (16u << 20) /* grows to what one transfer needs */
+#define HEAD_MAX 512
+#define HEAD_NARROW 160
+
+struct weight {
+    void *data; /* out × kernel × kernel × in */
+    size_t bytes;
+    enum dtype dtype;
+    int out, in, kernel;
+    bool interleaved; /* GEGLU: 8 rows of values, their 8 gates, … */
+    bool exact;       /* products in f32 */
+};
+
+struct cuda_backend {
+    struct backend base;
+    struct device *device;
+    struct device_info info;
+    struct blas *blas; /* NULL: own products only */
+    struct queue queue;
+    char *staging;
+    size_t staging_bytes, staging_used;
+};
+
+static struct cuda_backend *cuda_of(const struct pass *pass)
+{
+    return (struct cuda_backend *)pass->backend;
+}
+
+/* ---- weights ---- */
+
+static bool is_exact(const struct weight_spec *spec, int out)
+{
+    return spec->exact || (spec->kernel > 1 && (spec->in < CONV_NARROW || out < CONV_NARROW));
+}
+
+/* One part of a stack, piece by piece. */
+static int send_part(struct cuda_backend *cuda, const struct weight *w,
+                     const struct weight_part *part, int row)
+{
+    size_t each = dtype_bytes(part->dtype), piece = DEVICE_SEND_MAX_BYTES / each;
+    size_t count = (size_t)part->out * (size_t)w->in * (size_t)(w->kernel * w->kernel);
+    struct queue commands = {0};
+    int rc = 0;
+
+    for (size_t first = 0; first < count && rc == 0; first += piece) {
+        size_t n = count - first < piece ? count - first : piece;
+        void *landing = device_landing(cuda->device);
+        queue_clear(&commands);
+        kernel_rearrange(&commands, &(struct rearrange){.from = landing,
+                                                        .w = w->data,
+                                                        .first = (int64_t)first,
+                                                        .count = (int64_t)n,
+                                                        .from_dtype = part->dtype,
+                                                        .w_dtype = w->dtype,
+                                                        .in = w->in,
+                                                        .taps = w->kernel * w->kernel,
+                                                        .row = row,
+                                                        .half = w->interleaved ? w->out / 2 : 0});
+        rc = device_send(cuda->device, landing, (const char *)part->data + first * each, n * each,
+                         &commands);
+    }
+    queue_release(&commands);
+    return rc;
+}
+
+static int cuda_weight_create(struct backend *backend, const struct weight_spec *spec,
+                              struct weight **out, struct err *err)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+    struct weight *w = calloc(1, sizeof(*w));
+    int row = 0;
+
+    if (w == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a weight");
+    for (int p = 0; p < spec->part_count; p++)
+        w->out += spec->parts[p].out;
+    w->in = spec->in;
+    w->kernel = spec->kernel;
+    w->exact = is_exact(spec, w->out);
+    w->dtype = spec->lookup ? spec->parts[0].dtype : w->exact ? DTYPE_F32 : backend->compute;
+    w->interleaved = spec->geglu && w->out % 16 == 0;
+    w->bytes =
+        (size_t)w->out * (size_t)w->in * (size_t)(w->kernel * w->kernel) * dtype_bytes(w->dtype);
+    w->data = device_alloc(cuda->device, w->bytes);
+    if (w->data == NULL) {
+        err_set(err, ERR_MEMORY, ERR_RETRY, "the card has no memory for a weight of %zu bytes",
+                w->bytes);
+        free(w);
+        return -1;
+    }
+    for (int p = 0; p < spec->part_count; row += spec->parts[p++].out)
+        if (send_part(cuda, w, &spec->parts[p], row) != 0) {
+            err_set(err, ERR_DEVICE, ERR_FATAL, "%s", device_error(cuda->device));
+            device_free(cuda->device, w->data);
+            free(w);
+            return -1;
+        }
+    backend->weights_bytes += w->bytes;
+    *out = w;
+    return 0;
+}
+
+/* What was asked for and never fetched must not touch memory that is given back. */
+static void forget(struct cuda_backend *cuda)
+{
+    queue_clear(&cuda->queue);
+    cuda->staging_used = 0;
+}
+
+static void cuda_weight_free(struct backend *backend, struct weight *w)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+
+    if (w == NULL)
+        return;
+    forget(cuda);
+    backend->weights_bytes -= w->bytes;
+    device_free(cuda->device, w->data);
+    free(w);
+}
+
+static size_t cuda_weight_bytes(const struct weight *w)
+{
+    return w->bytes;
+}
+
+static void *cuda_memory_alloc(struct backend *backend, size_t bytes)
+{
+    return device_alloc(((struct cuda_backend *)backend)->device, bytes);
+}
+
+static void cuda_memory_free(struct backend *backend, void *memory, size_t bytes)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+
+    (void)bytes;
+    forget(cuda);
+    device_free(cuda->device, memory);
+}
+
+static void cuda_vector_upload(struct backend *backend, float *dst, const float *src, size_t count)
+{
+    const size_t piece = DEVICE_SEND_MAX_BYTES / sizeof(float);
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+
+    /* A failure stays with the device, and the next run reports it. */
+    for (size_t i = 0; i < count; i += piece) {
+        size_t n = count - i < piece ? count - i : piece;
+        if (device_send(cuda->device, dst + i, src + i, n * sizeof(float), NULL) != 0)
+            return;
+    }
+}
+
+/* ---- running ---- */
+
+static bool run(struct pass *pass)
+{
+    struct cuda_backend *cuda = cuda_of(pass);
+    int rc = device_run(cuda->device, &cuda->queue);
+
+    forget(cuda);
+    return rc == 0 || pass_fail(pass, ERR_DEVICE, ERR_FATAL, device_error(cuda->device));
+}
+
+/* Pinned memory until the next run. NULL: the pass has failed. */
+static void *stage(struct pass *pass, size_t bytes)
+{
+    struct cuda_backend *cuda = cuda_of(pass);
+    void *at;
+
+    bytes = (bytes + 255) & ~(size_t)255;
+    if (cuda->staging_bytes - cuda->staging_used < bytes && cuda->queue.count > 0 && !run(pass))
+        return NULL;
+    if (cuda->staging_bytes < bytes) {
+        size_t size = bytes > STAGING_BYTES ? bytes : STAGING_BYTES;
+        device_host_free(cuda->device, cuda->staging);
+        cuda->staging = device_host_alloc(cuda->device, size);
+        cuda->staging_bytes = cuda->staging ? size : 0;
+        cuda->staging_used = 0;
+    }
+    if (cuda->staging == NULL) {
+        pass_fail(pass, ERR_MEMORY, ERR_RETRY, "no pinned memory for a transfer");
+        return NULL;
+    }
+    at = cuda->staging + cuda->staging_used;
+    cuda->staging_used += bytes;
+    return at;
+}
+
+static struct matrix matrix_of(const struct tensor *t)
+{
+    return (struct matrix){.data = t->data,
+                           .rows = tensor_rows(t),
+                           .columns = t->c,
+                           .ld = t->ld,
+                           .dtype = (int)t->dtype};
+}
+
+static size_t planes_bytes(const struct tensor *t)
+{
+    return (size_t)tensor_rows(t) * (size_t)t->c * sizeof(float);
+}
+
+static void cuda_upload(struct pass *pass, struct tensor *y, const float *planes)
+{
+    float *staged = stage(pass, planes_bytes(y));
+    struct matrix m = matrix_of(y);
+
+    if (staged == NULL)
+        return;
+    memcpy(staged, planes, planes_bytes(y));
+    kernel_upload(&cuda_of(pass)->queue, staged, &m, (int64_t)y->h * y->w);
+}
+
+static void cuda_download(struct pass *pass, float *planes, const struct tensor *x)
+{
+    float *staged = stage(pass, planes_bytes(x));
+    struct matrix m = matrix_of(x);
+
+    if (staged == NULL)
+        return;
+    kernel_download(&cuda_of(pass)->queue, staged, &m, (int64_t)x->h * x->w);
+    if (run(pass))
+        memcpy(planes, staged, planes_bytes(x));
+}
+
+static void cuda_finish(struct pass *pass)
+{
+    if (!pass->failed && !pass->planning)
+        run(pass);
+}
+
+/* ---- products ---- */
+
+static bool aligned(const void *p, size_t bytes)
+{
+    return (uintptr_t)p % bytes == 0;
+}
+
+/* Whether a row's pairs can be stored, or loaded, at once. */
+static bool pairs(const struct tensor *t)
+{
+    return t == NULL || (t->ld % 2 == 0 && aligned(t->data, 2 * dtype_bytes(t->dtype)));
+}
+
+/* Whether tensor cores take it; x stands for what they will read. */
+static bool tensor_takes(const struct weight *w, const struct tensor *x, const struct tensor *y,
+                         const struct tensor *residual, bool geglu)
+{
+    return w->dtype != DTYPE_F32 && w->in % 8 == 0 && w->out % 8 == 0 && x->ld % 8 == 0 &&
+           aligned(x->data, 16) && pairs(y) && pairs(residual) && (!geglu || w->interleaved);
+}
+
+static struct pre pre_of(const struct affine *affine)
+{
+    return affine == NULL
+               ? (struct pre){0}
+               : (struct pre){.scale = affine->scale, .shift = affine->shift, .silu = affine->silu};
+}
+
+/* x after its affine, dense, in `dtype`. */
+static struct tensor materialise(struct pass *pass, const struct tensor *x, enum dtype dtype,
+                                 const struct affine *affine)
+{
+    struct tensor y = pass_tensor_of(pass, dtype, x->n, x->h, x->w, x->c);
+    struct matrix from = matrix_of(x), to = matrix_of(&y);
+    struct pre pre = pre_of(affine);
+
+    if (!pass->planning && !pass->failed)
+        kernel_apply(&cuda_of(pass)->queue, &from, &to, (int64_t)x->h * x->w, &pre);
+    return y;
+}
+
+static void *partial_of(struct pass *pass, int splits, const struct tensor *y, int out)
+{
+    return pass_scratch(pass,
+                        (size_t)splits * (size_t)tensor_rows(y) * (size_t)out * sizeof(float));
+}
+
+static void set_x(struct product *p, const struct tensor *x)
+{
+    p->x = x->data;
+    p->x_dtype = (int)x->dtype;
+    p->x_ld = x->ld;
+    p->x_h = x->h;
+    p->x_w = x->w;
+}
+
+static void product_on_tensor_cores(struct pass *pass, struct product *p, const struct tensor *y)
+{
+    struct cuda_backend *cuda = cuda_of(pass);
+    struct product_tile tile =
+        choose_tile(cuda->info.sm, (int64_t)y->h * y->w, p->out, p->kernel * p->kernel, p->in);
+
+    p->splits = tile.splits;
+    if (tile.splits > 1)
+        p->partial = partial_of(pass, tile.splits, y, p->out);
+    if (!pass->planning && !pass->failed) {
+        kernel_product_tensor(&cuda->queue, p, &tile);
+        if (tile.splits > 1)
+            kernel_product_finish(&cuda->queue, p);
+    }
+    pass_scratch_drop(pass, p->partial);
+}
+
+/* Whether the sums are the result. */
+static bool is_plain(const struct product *p)
+{
+    return p->bias == NULL && p->time == NULL && p->residual == NULL && p->act == PRODUCT_NONE &&
+           p->y_dtype == p->w_dtype && p->y_ld % 8 == 0 && aligned(p->y, 16);
+}
+
+/* Linear layers through cuBLAS; false when it does not take this one. */
+static bool product_by_blas(struct pass *pass, struct product *p, const struct tensor *y)
+{
+    struct cuda_backend *cuda = cuda_of(pass);
+    int64_t rows = tensor_rows(y), each = (int64_t)y->h * y->w;
+    struct blas_product *found;
+    void *sums;
+
+    if (cuda->blas == NULL || p->kernel != 1 ||
+        (found = blas_find(cuda->blas, p->w_dtype, each, p->out, p->in)) == NULL)
+        return false;
+    if (is_plain(p)) {
+        if (!pass->planning)
+            blas_enqueue(&cuda->queue, found, p->x, p->x_ld, p->w, p->y, p->y_ld, rows);
+        return true;
+    }
+    sums = pass_scratch(pass, (size_t)rows * (size_t)p->out * dtype_bytes((enum dtype)p->w_dtype));
+    if (!pass->planning && !pass->failed) {
+        blas_enqueue(&cuda->queue, found, p->x, p->x_ld, p->w, sums, p->out, rows);
+        kernel_product_finish_16(&cuda->queue, p, sums);
+    }
+    pass_scratch_drop(pass, sums);
+    return true;
+}
+
+static void product_simply(struct pass *pass, struct product *p, const struct tensor *y)
+{
+    struct cuda_backend *cuda = cuda_of(pass);
+    bool geglu = p->act == PRODUCT_GEGLU;
+
+    p->splits = 1;
+    if (geglu)
+        p->partial = partial_of(pass, 1, y, p->out);
+    if (!pass->planning && !pass->failed) {
+        if (p->kernel == 1 && y->h * y->w == 1 && !geglu)
+            kernel_product_rows(&cuda->queue, p);
+        else
+            kernel_product_simple(&cuda->queue, p);
+        if (geglu)
+            kernel_product_finish(&cuda->queue, p);
+    }
+    pass_scratch_drop(pass, p->partial);
+}
+
+static void product(struct pass *pass, struct product *p, const struct weight *w,
+                    const struct tensor *x, const struct tensor *y, const struct tensor *residual,
+                    const struct affine *pre)
+{
+    struct tensor dense = *x;
+    bool as_it_is = pre == NULL && x->dtype == w->dtype;
+
+    p->w = w->data;
+    p->w_dtype = (int)w->dtype;
+    p->in = w->in;
+    p->out = w->out;
+    p->kernel = w->kernel;
+    p->interleaved = w->interleaved;
+    p->round = (int)w->dtype;
+    p->n = y->n;
+    p->y = y->data;
+    p->y_dtype = (int)y->dtype;
+    p->y_ld = y->ld;
+    p->y_h = y->h;
+    p->y_w = y->w;
+    if (residual != NULL) {
+        p->residual = residual->data;
+        p->residual_dtype = (int)residual->dtype;
+        p->residual_ld = residual->ld;
+    }
+    if (!as_it_is)
+        dense.ld = dense.c, dense.data = NULL; /* where arenas begin, for the question below */
+    if (!tensor_takes(w, &dense, y, residual, p->act == PRODUCT_GEGLU) ||
+        (w->kernel == 1 && y->h * y->w == 1)) {
+        set_x(p, x);
+        p->pre = pre_of(pre);
+        product_simply(pass, p, y);
+        return;
+    }
+    if (!as_it_is)
+        dense = materialise(pass, x, w->dtype, pre);
+    set_x(p, &dense);
+    if (!product_by_blas(pass, p, y))
+        product_on_tensor_cores(pass, p, y);
+    if (!as_it_is)
+        pass_drop(pass, &dense);
+}
+
+static void cuda_conv2d(struct pass *pass, const struct conv2d *a)
+{
+    struct product p = {.bias = a->conv->bias,
+                        .stride = a->conv->stride,
+                        .pad = a->pad_end_only ? 0 : a->conv->kernel / 2,
+                        .upsample = a->upsample};
+
+    if (a->time != NULL) {
+        p.time = a->time->data;
+        p.time_ld = a->time->ld;
+    }
+    product(pass, &p, a->conv->weight, a->x, a->y, a->residual, a->pre);
+}
+
+static int act_of(enum activation act)
+{
+    switch (act) {
+    case ACT_SILU:
+        return PRODUCT_SILU;
+    case ACT_GELU:
+        return PRODUCT_GELU;
+    case ACT_QUICK_GELU:
+        return PRODUCT_QUICK_GELU;
+    case ACT_GEGLU:
+        return PRODUCT_GEGLU;
+    default:
+        return PRODUCT_NONE;
+    }
+}
+
+static void cuda_matmul(struct pass *pass, const struct matmul *a)
+{
+    struct product p = {.bias = a->linear->bias, .stride = 1, .act = act_of(a->act)};
+
+    product(pass, &p, a->linear->weight, a->x, a->y, a->residual, a->pre);
+}
+
+/* ---- the rest ---- */
+
+static bool eights(const struct tensor *t)
+{
+    return t->dtype != DTYPE_F32 && t->ld % 8 == 0 && aligned(t->data, 16);
+}
+
+static void cuda_attention(struct pass *pass, const struct attention *a)
+{
+    struct cuda_backend *cuda = cuda_of(pass);
+    int d = a->q->c / a->heads;
+    struct attend args = {.q = a->q->data,
+                          .k = a->k->data,
+                          .v = a->v->data,
+                          .y = a->y->data,
+                          .q_ld = a->q->ld,
+                          .k_ld = a->k->ld,
+                          .v_ld = a->v->ld,
+                          .y_ld = a->y->ld,
+                          .q_dtype = (int)a->q->dtype,
+                          .k_dtype = (int)a->k->dtype,
+                          .v_dtype = (int)a->v->dtype,
+                          .y_dtype = (int)a->y->dtype,
+                          .n = a->q->n,
+                          .tq = a->q->h * a->q->w,
+                          .tk = a->k->h * a->k->w,
+                          .heads = a->heads,
+                          .d = d,
+                          .causal = a->causal,
+                          .scale = a->scale};
+    bool tensor = eights(a->q) && eights(a->k) && eights(a->v) && a->q->dtype == a->k->dtype &&
+                  a->q->dtype == a->v->dtype && d % 8 == 0 && pairs(a->y);
+
+    if (d > HEAD_MAX)
+        pass_fail(pass, ERR_UNSUPPORTED, ERR_REJECT,
+                  "the cuda back end has no attention for heads wider than 512");
+    if (pass->planning || pass->failed)
+        return;
+    if (!tensor)
+        kernel_attention_simple(&cuda->queue, &args);
+    else if (d <= HEAD_NARROW)
+        kernel_attention(&cuda->queue, &args);
+    else
+        kernel_attention_wide(&cuda->queue, &args);
+}
+
+static void cuda_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                            struct affine *out)
+{
+    int64_t pixels = (int64_t)x->h * x->w, chunk = group_norm_chunk(pixels);
+    int64_t chunks = (pixels + chunk - 1) / chunk;
+    float *partial =
+        pass_scratch(pass, (size_t)(x->n * chunks) * (size_t)norm->groups * 2 * sizeof(float));
+    struct matrix m = matrix_of(x);
+
+    if (!pass->planning && !pass->failed)
+        kernel_group_norm(&cuda_of(pass)->queue, &m, x->n, norm->groups, norm->eps, norm->gamma,
+                          norm->beta, partial, out->scale, out->shift);
+    pass_scratch_drop(pass, partial);
+}
+
+static void cuda_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
+                            struct tensor *y)
+{
+    struct matrix from = matrix_of(x), to = matrix_of(y);
+
+    kernel_layer_norm(&cuda_of(pass)->queue, &from, &to, norm->eps, norm->gamma, norm->beta);
+}
+
+static void cuda_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
+                        struct tensor *y)
+{
+    struct matrix ma = matrix_of(a), mb = matrix_of(b), my = matrix_of(y);
+
+    kernel_concat(&cuda_of(pass)->queue, &ma, &mb, &my);
+}
+
+static void cuda_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+    struct matrix from = matrix_of(x), to = matrix_of(y);
+
+    kernel_apply(&cuda_of(pass)->queue, &from, &to, (int64_t)x->h * x->w, &(struct pre){.silu = 1});
+}
+
+static void cuda_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
+                       const struct embedding *positions, struct tensor *y)
+{
+    size_t bytes = (size_t)tensor_rows(y) * sizeof(int);
+    int *staged = stage(pass, bytes);
+    struct matrix m = matrix_of(y);
+
+    if (staged == NULL)
+        return;
+    memcpy(staged, ids, bytes);
+    kernel_embed(&cuda_of(pass)->queue, staged, tokens->table->data, (int)tokens->table->dtype,
+                 positions->table->data, (int)positions->table->dtype, y->w, &m);
+}
+
+static void cuda_destroy(struct backend *backend)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+
+    queue_release(&cuda->queue);
+    blas_close(cuda->blas);
+    device_host_free(cuda->device, cuda->staging);
+    device_close(cuda->device);
+    free(cuda);
+}
+
+static const struct backend_ops CUDA_OPS = {
+    .name = "cuda",
+    .weight_create = cuda_weight_create,
+    .weight_free = cuda_weight_free,
+    .weight_bytes = cuda_weight_bytes,
+    .memory_alloc = cuda_memory_alloc,
+    .memory_free = cuda_memory_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .vector_upload = cuda_vector_upload,
+    .conv2d = cuda_conv2d,
+    .matmul = cuda_matmul,
+    .attention = cuda_attention,
+    .group_norm = cuda_group_norm,
+    .layer_norm = cuda_layer_norm,
+    .concat = cuda_concat,
+    .silu = cuda_silu,
+    .embed = cuda_embed,
+    .finish = cuda_finish,
+    .destroy = cuda_destroy,
+};
+
+int backend_cuda_open(struct backend **backend, const struct backend_options *options,
+                      struct err *err)
+{
+    struct cuda_backend *cuda = calloc(1, sizeof(*cuda));
+    char why[DEVICE_MESSAGE_MAX_BYTES];
+
+    if (cuda == NULL)
+        return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for the cuda back end");
+    cuda->device = device_open(&cuda->info, why);
+    if (cuda->device == NULL) {
+        free(cuda);
+        return err_set(err, ERR_DEVICE, ERR_FATAL, "%s", why);
+    }
+    cuda->blas = blas_open(cuda->device);
+    cuda->base = (struct backend){.ops = &CUDA_OPS,
+                                  .compute = options->compute,
+                                  .isa = cuda->info.isa,
+                                  .device = cuda->info.name,
+                                  .native_bf16 = true,
+                                  .memory_bytes = cuda->info.free_bytes};
+    *backend = &cuda->base;
+    return 0;
+}

@@ -1,0 +1,239 @@
+#include "engine/cuda/blas.h"
+
+#include "engine/cuda/device.h"
+#include "engine/tensor.h"
+
+#include <cublasLt.h>
+#include <dlfcn.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PRODUCTS_MAX 1024 /* layers × sizes; further ones take our own kernels */
+
+/* Entry points, by the names and types of the header. */
+struct entries {
+    decltype(&cublasLtCreate) Create;
+    decltype(&cublasLtDestroy) Destroy;
+    decltype(&cublasLtMatmul) Matmul;
+    decltype(&cublasLtMatmulDescCreate) DescCreate;
+    decltype(&cublasLtMatmulDescDestroy) DescDestroy;
+    decltype(&cublasLtMatmulDescSetAttribute) DescSet;
+    decltype(&cublasLtMatrixLayoutCreate) LayoutCreate;
+    decltype(&cublasLtMatrixLayoutDestroy) LayoutDestroy;
+    decltype(&cublasLtMatmulPreferenceCreate) PreferenceCreate;
+    decltype(&cublasLtMatmulPreferenceDestroy) PreferenceDestroy;
+    decltype(&cublasLtMatmulPreferenceSetAttribute) PreferenceSet;
+    decltype(&cublasLtMatmulAlgoGetHeuristic) Heuristic;
+};
+
+struct blas_product {
+    struct blas *blas;
+    int dtype, out, in;
+    int64_t each;
+    bool found;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct blas {
+    void *library;
+    struct entries lt;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    struct blas_product *products;
+    int count;
+};
+
+static bool find_entries(struct blas *b)
+{
+    struct {
+        const char *name;
+        void **entry;
+    } wanted[] = {
+        {"cublasLtCreate", (void **)&b->lt.Create},
+        {"cublasLtDestroy", (void **)&b->lt.Destroy},
+        {"cublasLtMatmul", (void **)&b->lt.Matmul},
+        {"cublasLtMatmulDescCreate", (void **)&b->lt.DescCreate},
+        {"cublasLtMatmulDescDestroy", (void **)&b->lt.DescDestroy},
+        {"cublasLtMatmulDescSetAttribute", (void **)&b->lt.DescSet},
+        {"cublasLtMatrixLayoutCreate", (void **)&b->lt.LayoutCreate},
+        {"cublasLtMatrixLayoutDestroy", (void **)&b->lt.LayoutDestroy},
+        {"cublasLtMatmulPreferenceCreate", (void **)&b->lt.PreferenceCreate},
+        {"cublasLtMatmulPreferenceDestroy", (void **)&b->lt.PreferenceDestroy},
+        {"cublasLtMatmulPreferenceSetAttribute", (void **)&b->lt.PreferenceSet},
+        {"cublasLtMatmulAlgoGetHeuristic", (void **)&b->lt.Heuristic},
+    };
+
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+        if ((*wanted[i].entry = dlsym(b->library, wanted[i].name)) == NULL)
+            return false;
+    return true;
+}
+
+static void *open_library()
+{
+    char name[64];
+    void *library;
+
+    snprintf(name, sizeof(name), "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    return library != NULL ? library : dlopen("libcublasLt.so", RTLD_NOW | RTLD_LOCAL);
+}
+
+struct blas *blas_open(struct device *device)
+{
+    const char *wish = getenv("ATELIER_CUBLAS");
+    struct blas *b;
+    cublasOperation_t turned = CUBLAS_OP_T;
+
+    (void)device;
+    if (wish != NULL && strcmp(wish, "0") == 0)
+        return NULL;
+    b = (struct blas *)calloc(1, sizeof(*b));
+    if (b == NULL)
+        return NULL;
+    b->products = (struct blas_product *)calloc(PRODUCTS_MAX, sizeof(b->products[0]));
+    b->library = open_library();
+    if (b->products != NULL && b->library != NULL && find_entries(b) &&
+        b->lt.Create(&b->handle) == CUBLAS_STATUS_SUCCESS &&
+        b->lt.DescCreate(&b->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+        b->lt.DescSet(b->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof(turned)) ==
+            CUBLAS_STATUS_SUCCESS)
+        return b;
+    blas_close(b);
+    return NULL;
+}
+
+void blas_close(struct blas *b)
+{
+    if (b == NULL)
+        return;
+    if (b->desc != NULL)
+        b->lt.DescDestroy(b->desc);
+    if (b->handle != NULL)
+        b->lt.Destroy(b->handle);
+    if (b->library != NULL)
+        dlclose(b->library);
+    free(b->products);
+    free(b);
+}
+
+/* Columns are the library's: yᵀ [out × rows] = w [in × out]ᵀ · xᵀ [in × rows]. */
+struct layouts {
+    cublasLtMatrixLayout_t w, x, y;
+};
+
+static bool layouts_make(const struct blas_product *p, int64_t rows, int x_ld, int y_ld,
+                         struct layouts *l)
+{
+    const struct entries *lt = &p->blas->lt;
+    cudaDataType_t type = p->dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_16F;
+
+    memset(l, 0, sizeof(*l));
+    return lt->LayoutCreate(&l->w, type, p->in, p->out, p->in) == CUBLAS_STATUS_SUCCESS &&
+           lt->LayoutCreate(&l->x, type, p->in, rows, x_ld) == CUBLAS_STATUS_SUCCESS &&
+           lt->LayoutCreate(&l->y, type, p->out, rows, y_ld) == CUBLAS_STATUS_SUCCESS;
+}
+
+static void layouts_free(const struct entries *lt, struct layouts *l)
+{
+    if (l->w != NULL)
+        lt->LayoutDestroy(l->w);
+    if (l->x != NULL)
+        lt->LayoutDestroy(l->x);
+    if (l->y != NULL)
+        lt->LayoutDestroy(l->y);
+}
+
+/* Asks for one sample, no workspace, no split sums. */
+static bool ask(struct blas_product *p)
+{
+    const struct entries *lt = &p->blas->lt;
+    cublasLtMatmulPreference_t wishes = NULL;
+    cublasLtMatmulHeuristicResult_t result;
+    uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
+    size_t workspace = 0;
+    struct layouts l;
+    int count = 0;
+    bool made = layouts_make(p, p->each, p->in, p->out, &l) &&
+                lt->PreferenceCreate(&wishes) == CUBLAS_STATUS_SUCCESS &&
+                lt->PreferenceSet(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                  sizeof(workspace)) == CUBLAS_STATUS_SUCCESS &&
+                lt->PreferenceSet(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction,
+                                  sizeof(no_reduction)) == CUBLAS_STATUS_SUCCESS &&
+                lt->Heuristic(p->blas->handle, p->blas->desc, l.w, l.x, l.y, l.y, wishes, 1,
+                              &result, &count) == CUBLAS_STATUS_SUCCESS &&
+                count == 1 && result.state == CUBLAS_STATUS_SUCCESS;
+
+    if (made)
+        p->algo = result.algo;
+    if (wishes != NULL)
+        lt->PreferenceDestroy(wishes);
+    layouts_free(lt, &l);
+    return made;
+}
+
+struct blas_product *blas_find(struct blas *b, int dtype, int64_t each, int out, int in)
+{
+    struct blas_product *p;
+
+    for (int i = 0; i < b->count; i++) {
+        p = &b->products[i];
+        if (p->dtype == dtype && p->each == each && p->out == out && p->in == in)
+            return p->found ? p : NULL;
+    }
+    if (b->count == PRODUCTS_MAX)
+        return NULL;
+    p = &b->products[b->count++];
+    p->blas = b;
+    p->dtype = dtype;
+    p->each = each;
+    p->out = out;
+    p->in = in;
+    p->found = ask(p);
+    return p->found ? p : NULL;
+}
+
+struct call {
+    const struct blas_product *product;
+    const void *x, *w;
+    void *y;
+    int64_t rows;
+    int x_ld, y_ld;
+};
+
+static int run_call(const struct command *command, void *stream)
+{
+    const struct call *c = (const struct call *)command_args(command);
+    const struct blas_product *p = c->product;
+    const struct entries *lt = &p->blas->lt;
+    float one = 1, zero = 0;
+    struct layouts l;
+    cublasStatus_t rc = CUBLAS_STATUS_ALLOC_FAILED;
+
+    if (layouts_make(p, c->rows, c->x_ld, c->y_ld, &l))
+        rc = lt->Matmul(p->blas->handle, p->blas->desc, &one, c->w, l.w, c->x, l.x, &zero, c->y,
+                        l.y, c->y, l.y, &p->algo, NULL, 0, (cudaStream_t)stream);
+    layouts_free(lt, &l);
+    return rc == CUBLAS_STATUS_SUCCESS ? 0 : (int)cudaErrorUnknown;
+}
+
+void blas_enqueue(struct queue *queue, struct blas_product *product, const void *x, int x_ld,
+                  const void *w, void *y, int y_ld, int64_t rows)
+{
+    struct call call;
+    struct command command;
+
+    memset(&call, 0, sizeof(call));
+    memset(&command, 0, sizeof(command));
+    call.product = product;
+    call.x = x;
+    call.w = w;
+    call.y = y;
+    call.rows = rows;
+    call.x_ld = x_ld;
+    call.y_ld = y_ld;
+    command.run = run_call;
+    queue_push(queue, &command, &call, sizeof(call));
+}

@@ -1,0 +1,331 @@
+/*
+ * The card through the CUDA runtime, which is linked in as an archive and looks for the driver only
+ * when it is first called: the same program runs on machines that have neither.
+ */
+#include "engine/cuda/device.h"
+
+#include <cuda_runtime.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GRAPH_COMMANDS_MIN 16 /* shorter lists gain nothing */
+#define SEND_BUFFERS 2
+
+/* A list that was run before. */
+struct graph {
+    char *bytes; /* a copy of it; NULL: an empty slot */
+    size_t length;
+    cudaGraphExec_t exec; /* NULL: seen once */
+    bool refused;         /* it could not be captured */
+    long used;            /* the run that used it last */
+};
+
+struct device {
+    cudaStream_t compute, copy;
+    cudaEvent_t sent; /* the last of the copy stream */
+    bool sending;     /* something was sent since the last run */
+    bool pools;       /* stream-ordered allocation */
+    char *landing[SEND_BUFFERS], *pinned[SEND_BUFFERS];
+    cudaEvent_t free[SEND_BUFFERS]; /* the pinned buffer has been read */
+    int next;
+    struct graph graphs[DEVICE_GRAPHS_MAX];
+    long runs, launched, captured;
+    char error[DEVICE_MESSAGE_MAX_BYTES];
+};
+
+/* Keeps the first failure. */
+static bool good(struct device *d, cudaError_t rc, const char *what)
+{
+    if (rc == cudaSuccess)
+        return true;
+    if (d->error[0] == 0)
+        snprintf(d->error, sizeof(d->error), "the CUDA device failed in %s: %s", what,
+                 cudaGetErrorString(rc));
+    return false;
+}
+
+static bool describe(struct device_info *info)
+{
+    struct cudaDeviceProp p;
+
+    if (cudaGetDeviceProperties(&p, 0) != cudaSuccess ||
+        cudaMemGetInfo(&info->free_bytes, &info->memory_bytes) != cudaSuccess)
+        return false;
+    snprintf(info->name, sizeof(info->name), "%s", p.name);
+    info->sm = p.major * 10 + p.minor;
+    snprintf(info->isa, sizeof(info->isa), "sm_%d", info->sm);
+    info->multiprocessors = p.multiProcessorCount;
+    info->shared_max_bytes = p.sharedMemPerBlockOptin;
+    return true;
+}
+
+/* Memory that was freed stays with the process, so that the next model finds it. */
+static void keep_pool(struct device *d)
+{
+    cudaMemPool_t pool;
+    uint64_t all = UINT64_MAX;
+    int supported = 0;
+
+    d->pools =
+        cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, 0) == cudaSuccess &&
+        supported && cudaDeviceGetDefaultMemPool(&pool, 0) == cudaSuccess &&
+        cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
+}
+
+static bool make_buffers(struct device *d)
+{
+    bool made =
+        good(d, cudaStreamCreateWithFlags(&d->compute, cudaStreamNonBlocking), "a stream") &&
+        good(d, cudaStreamCreateWithFlags(&d->copy, cudaStreamNonBlocking), "a stream") &&
+        good(d, cudaEventCreateWithFlags(&d->sent, cudaEventDisableTiming), "an event");
+
+    for (int i = 0; i < SEND_BUFFERS && made; i++)
+        made = good(d, cudaMalloc((void **)&d->landing[i], DEVICE_SEND_MAX_BYTES), "cudaMalloc") &&
+               good(d, cudaMallocHost((void **)&d->pinned[i], DEVICE_SEND_MAX_BYTES),
+                    "cudaMallocHost") &&
+               good(d, cudaEventCreateWithFlags(&d->free[i], cudaEventDisableTiming), "an event");
+    return made;
+}
+
+struct device *device_open(struct device_info *info, char why[DEVICE_MESSAGE_MAX_BYTES])
+{
+    struct device *d;
+    int count = 0;
+    cudaError_t rc = cudaGetDeviceCount(&count);
+
+    if (rc != cudaSuccess || count == 0) {
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: %s",
+                 rc != cudaSuccess ? cudaGetErrorString(rc) : "the driver lists none");
+        return NULL;
+    }
+    memset(info, 0, sizeof(*info));
+    if ((rc = cudaSetDevice(0)) != cudaSuccess || !describe(info)) {
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: the first one cannot be used: %s",
+                 cudaGetErrorString(rc != cudaSuccess ? rc : cudaGetLastError()));
+        return NULL;
+    }
+    if (info->sm / 10 != 8 && info->sm != 90) { /* what the build has machine code for */
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES,
+                 "no CUDA device: %s is %s; this build has kernels for sm_80, sm_86 and sm_90",
+                 info->name, info->isa);
+        return NULL;
+    }
+    d = (struct device *)calloc(1, sizeof(*d));
+    if (d == NULL || !make_buffers(d)) {
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "%s", d ? d->error : "no memory for a device");
+        device_close(d);
+        return NULL;
+    }
+    keep_pool(d);
+    return d;
+}
+
+static void graph_drop(struct graph *g)
+{
+    if (g->exec != NULL)
+        cudaGraphExecDestroy(g->exec);
+    free(g->bytes);
+    memset(g, 0, sizeof(*g));
+}
+
+void device_close(struct device *d)
+{
+    if (d == NULL)
+        return;
+    for (int i = 0; i < DEVICE_GRAPHS_MAX; i++)
+        graph_drop(&d->graphs[i]);
+    for (int i = 0; i < SEND_BUFFERS; i++) {
+        cudaFree(d->landing[i]);
+        cudaFreeHost(d->pinned[i]);
+        if (d->free[i] != NULL)
+            cudaEventDestroy(d->free[i]);
+    }
+    if (d->sent != NULL)
+        cudaEventDestroy(d->sent);
+    if (d->compute != NULL)
+        cudaStreamDestroy(d->compute);
+    if (d->copy != NULL)
+        cudaStreamDestroy(d->copy);
+    free(d);
+}
+
+/* ---- memory ---- */
+
+void *device_alloc(struct device *d, size_t bytes)
+{
+    void *memory = NULL;
+    cudaError_t rc =
+        d->pools ? cudaMallocAsync(&memory, bytes, d->copy) : cudaMalloc(&memory, bytes);
+
+    if (rc == cudaSuccess && d->pools)
+        rc = cudaStreamSynchronize(d->copy);
+    if (rc == cudaSuccess)
+        return memory;
+    if (rc != cudaErrorMemoryAllocation)
+        good(d, rc, "an allocation");
+    cudaGetLastError(); /* a full card is no failure of it */
+    return NULL;
+}
+
+void device_free(struct device *d, void *memory)
+{
+    if (memory == NULL)
+        return;
+    good(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
+    good(d, d->pools ? cudaFreeAsync(memory, d->copy) : cudaFree(memory), "freeing memory");
+}
+
+void *device_host_alloc(struct device *d, size_t bytes)
+{
+    void *memory = NULL;
+
+    if (cudaMallocHost(&memory, bytes) == cudaSuccess)
+        return memory;
+    cudaGetLastError();
+    (void)d;
+    return NULL;
+}
+
+void device_host_free(struct device *d, void *memory)
+{
+    if (memory == NULL)
+        return;
+    good(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
+    cudaFreeHost(memory);
+}
+
+/* ---- running ---- */
+
+static bool give_all(struct device *d, const struct queue *queue, cudaStream_t stream)
+{
+    for (const struct command *c = queue_next(queue, NULL); c != NULL; c = queue_next(queue, c))
+        if (!good(d, (cudaError_t)c->run(c, stream), "a launch"))
+            return false;
+    return true;
+}
+
+void *device_landing(struct device *d)
+{
+    return d->landing[d->next];
+}
+
+int device_send(struct device *d, void *to, const void *bytes, size_t count,
+                const struct queue *commands)
+{
+    int i = d->next;
+
+    if (d->error[0] != 0 || !good(d, cudaEventSynchronize(d->free[i]), "waiting for a copy"))
+        return -1;
+    memcpy(d->pinned[i], bytes, count);
+    if (!good(d, cudaMemcpyAsync(to, d->pinned[i], count, cudaMemcpyHostToDevice, d->copy),
+              "a copy") ||
+        !good(d, cudaEventRecord(d->free[i], d->copy), "an event") ||
+        (commands != NULL && !give_all(d, commands, d->copy)) ||
+        !good(d, cudaEventRecord(d->sent, d->copy), "an event"))
+        return -1;
+    d->sending = true;
+    d->next = (i + 1) % SEND_BUFFERS;
+    return 0;
+}
+
+/* The slot of an equal list, or an empty or the oldest one that becomes its slot. */
+static struct graph *graph_find(struct device *d, const struct queue *queue)
+{
+    struct graph *oldest = &d->graphs[0];
+
+    for (int i = 0; i < DEVICE_GRAPHS_MAX; i++) {
+        struct graph *g = &d->graphs[i];
+        if (g->bytes != NULL && g->length == queue->length &&
+            memcmp(g->bytes, queue->bytes, g->length) == 0)
+            return g;
+        if (g->bytes == NULL || (oldest->bytes != NULL && g->used < oldest->used))
+            oldest = g;
+    }
+    graph_drop(oldest);
+    return oldest;
+}
+
+/* Keeps a copy of the list, so that its next run is known to be a repeat. */
+static void graph_remember(struct graph *g, const struct queue *queue)
+{
+    g->bytes = (char *)malloc(queue->length);
+    if (g->bytes == NULL)
+        return;
+    memcpy(g->bytes, queue->bytes, queue->length);
+    g->length = queue->length;
+}
+
+static bool graph_capture(struct device *d, struct graph *g, const struct queue *queue)
+{
+    cudaGraph_t graph = NULL;
+    bool captured;
+
+    if (cudaStreamBeginCapture(d->compute, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
+        return false;
+    captured = give_all(d, queue, d->compute);
+    captured = cudaStreamEndCapture(d->compute, &graph) == cudaSuccess && captured &&
+               cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess;
+    if (graph != NULL)
+        cudaGraphDestroy(graph);
+    if (captured) {
+        d->captured++;
+        return true;
+    }
+    /* The list itself may still run one by one; if the card is gone, that will say so. */
+    g->exec = NULL;
+    d->error[0] = 0;
+    cudaGetLastError();
+    return false;
+}
+
+static bool give(struct device *d, const struct queue *queue)
+{
+    struct graph *g;
+
+    if (queue->count < GRAPH_COMMANDS_MIN)
+        return give_all(d, queue, d->compute);
+    g = graph_find(d, queue);
+    g->used = ++d->runs;
+    if (g->bytes == NULL) {
+        graph_remember(g, queue);
+        return give_all(d, queue, d->compute);
+    }
+    if (g->exec == NULL && !g->refused)
+        g->refused = !graph_capture(d, g, queue);
+    if (g->exec == NULL)
+        return give_all(d, queue, d->compute);
+    d->launched++;
+    return good(d, cudaGraphLaunch(g->exec, d->compute), "a graph");
+}
+
+int device_run(struct device *d, const struct queue *queue)
+{
+    if (d->error[0] != 0)
+        return -1;
+    if (queue->failed) {
+        snprintf(d->error, sizeof(d->error), "no memory for a list of commands");
+        return -1;
+    }
+    if (d->sending && !good(d, cudaStreamWaitEvent(d->compute, d->sent, 0), "an event"))
+        return -1;
+    d->sending = false;
+    return give(d, queue) && good(d, cudaStreamSynchronize(d->compute), "a kernel") ? 0 : -1;
+}
+
+const char *device_error(const struct device *d)
+{
+    return d->error;
+}
+
+void *device_stream(struct device *d)
+{
+    return d->compute;
+}
+
+void device_graphs(const struct device *d, long *launched, long *captured)
+{
+    *launched = d->launched;
+    *captured = d->captured;
+}

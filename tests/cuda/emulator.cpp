@@ -1,0 +1,420 @@
+#include "tests/cuda/emulator.h"
+
+#include "engine/tensor.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#define THREADS_MAX 1024
+#define STACK_BYTES (64u << 10)
+#define SHARED_MAX_BYTES (99u << 10) /* what sm_86, the tightest, gives a block */
+
+emulated_index threadIdx, blockIdx, blockDim, gridDim;
+
+enum class instruction { none, shuffle_xor, shuffle, load, load_transposed, multiply };
+
+struct copy {
+    void *to;
+    const void *from;
+    bool valid;
+};
+
+struct emulated_fiber {
+    void *stack_pointer;
+    char *stack;
+    emulated_index index;
+    bool done;
+    std::vector<std::vector<copy>> groups; /* the last one is open */
+    /* of the warp instruction under way */
+    instruction what;
+    float number;
+    int lane;
+    const void *row;
+    uint32_t a[4], b[2], out[4];
+    float c[4];
+    bool bf16;
+};
+
+struct warp {
+    int arrived;
+    long generation;
+};
+
+static emulated_fiber fibers[THREADS_MAX];
+static warp warps[THREADS_MAX / 32];
+static int fiber_count, current, live, step_direction = 1;
+static int at_barrier;
+static long barrier_generation, progress, launches;
+static int idle; /* switches without progress */
+static void *scheduler_stack_pointer;
+static char *shared;
+static size_t shared_bytes;
+static const void *kernel_args;
+static void (*kernel_body)(const void *);
+static bool reversed;
+
+[[noreturn]] static void broken(const char *what)
+{
+    fprintf(stderr, "emulator: %s (block %u %u %u, thread %u)\n", what, blockIdx.x, blockIdx.y,
+            blockIdx.z, threadIdx.x);
+    abort();
+}
+
+/* Saves what a callee must keep, changes the stack, restores. x86-64, System V. */
+extern "C" void emulator_switch(void **save, void *to);
+asm(".text\n"
+    ".globl emulator_switch\n"
+    ".type emulator_switch,@function\n"
+    "emulator_switch:\n"
+    "    push %rbp\n    push %rbx\n    push %r12\n    push %r13\n    push %r14\n    push %r15\n"
+    "    mov %rsp, (%rdi)\n"
+    "    mov %rsi, %rsp\n"
+    "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbx\n    pop %rbp\n"
+    "    ret\n"
+    ".size emulator_switch,.-emulator_switch\n"
+    ".section .note.GNU-stack,\"\",@progbits\n"
+    ".text\n");
+
+static int next_live(int from)
+{
+    int at = from;
+
+    do
+        at = (at + step_direction + fiber_count) % fiber_count;
+    while (fibers[at].done && at != from);
+    return at;
+}
+
+static void resume(int from, int to)
+{
+    current = to;
+    threadIdx = fibers[to].index;
+    if (from != to)
+        emulator_switch(&fibers[from].stack_pointer, fibers[to].stack_pointer);
+}
+
+static void yield()
+{
+    int from = current;
+
+    if (++idle > 4 * fiber_count)
+        broken("not all threads reach a barrier or a warp's instruction");
+    resume(from, next_live(from));
+}
+
+static void went_on()
+{
+    progress++;
+    idle = 0;
+}
+
+static void fiber_main()
+{
+    void *unused;
+    int from;
+
+    kernel_body(kernel_args);
+    went_on();
+    from = current;
+    fibers[from].done = true;
+    live--;
+    if (live == 0)
+        emulator_switch(&unused, scheduler_stack_pointer);
+    current = next_live(from);
+    threadIdx = fibers[current].index;
+    emulator_switch(&fibers[from].stack_pointer, fibers[current].stack_pointer);
+    broken("a finished thread ran on");
+}
+
+static void fiber_make(int i)
+{
+    emulated_fiber *f = &fibers[i];
+    void **top;
+
+    if (f->stack == NULL)
+        f->stack = (char *)aligned_alloc(64, STACK_BYTES);
+    top = (void **)(f->stack + STACK_BYTES - 64);
+    *--top = NULL; /* where fiber_main would return to */
+    *--top = (void *)fiber_main;
+    for (int r = 0; r < 6; r++)
+        *--top = NULL;
+    f->stack_pointer = top;
+    f->index = {(unsigned)i, 0, 0};
+    f->done = false;
+    f->groups.assign(1, {});
+}
+
+static void run_block()
+{
+    memset(shared, 0xff, shared_bytes);
+    memset(warps, 0, sizeof(warps));
+    live = fiber_count;
+    at_barrier = 0;
+    idle = 0;
+    for (int i = 0; i < fiber_count; i++)
+        fiber_make(i);
+    current = reversed ? fiber_count - 1 : 0;
+    threadIdx = fibers[current].index;
+    emulator_switch(&scheduler_stack_pointer, fibers[current].stack_pointer);
+}
+
+void emulator_run(const struct command *c, void (*body)(const void *args))
+{
+    if (c->threads == 0 || c->threads > THREADS_MAX || c->threads % 32 != 0)
+        broken("a block is not whole warps");
+    if (c->shared_bytes > SHARED_MAX_BYTES)
+        broken("more shared memory than every card has");
+    free(shared); /* of exactly this size, so that AddressSanitizer sees its end */
+    shared_bytes = c->shared_bytes;
+    shared = (char *)aligned_alloc(128, (shared_bytes + 127) & ~(size_t)127);
+    kernel_args = command_args(c);
+    kernel_body = body;
+    fiber_count = (int)c->threads;
+    step_direction = reversed ? -1 : 1;
+    blockDim = {c->threads, 1, 1};
+    gridDim = {c->grid[0], c->grid[1], c->grid[2]};
+    launches++;
+    for (unsigned z = 0; z < c->grid[2]; z++)
+        for (unsigned y = 0; y < c->grid[1]; y++)
+            for (unsigned x = 0; x < c->grid[0]; x++) {
+                blockIdx = {x, y, z};
+                run_block();
+            }
+}
+
+void emulator_set_reverse(bool reverse)
+{
+    reversed = reverse;
+}
+
+long emulator_launches()
+{
+    return launches;
+}
+
+char *shared_memory()
+{
+    return shared;
+}
+
+void barrier()
+{
+    long generation = barrier_generation;
+
+    went_on();
+    if (++at_barrier == fiber_count) {
+        at_barrier = 0;
+        barrier_generation++;
+        return;
+    }
+    while (barrier_generation == generation)
+        yield();
+}
+
+/* ---- instructions of a warp ---- */
+
+static float narrow_to_float(uint16_t v, bool bf16)
+{
+    return bf16 ? bf16_to_f32(v) : f16_to_f32(v);
+}
+
+static float half_of(uint32_t pair, int i, bool bf16)
+{
+    return narrow_to_float((uint16_t)(pair >> (16 * i)), bf16);
+}
+
+/* PTX ISA, "Matrix Fragments for mma.m16n8k16": where each lane's elements belong. */
+static void multiply_all(emulated_fiber *lanes)
+{
+    float a[16][16], b[16][8];
+
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 2; i++) {
+            const emulated_fiber *f = &lanes[lane];
+            int row = lane / 4, column = lane % 4 * 2 + i;
+            a[row][column] = half_of(f->a[0], i, f->bf16);
+            a[row + 8][column] = half_of(f->a[1], i, f->bf16);
+            a[row][column + 8] = half_of(f->a[2], i, f->bf16);
+            a[row + 8][column + 8] = half_of(f->a[3], i, f->bf16);
+            b[column][row] = half_of(f->b[0], i, f->bf16);
+            b[column + 8][row] = half_of(f->b[1], i, f->bf16);
+        }
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) {
+            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            float sum = lanes[lane].c[i];
+            for (int k = 0; k < 16; k++)
+                sum += a[row][k] * b[k][column];
+            lanes[lane].c[i] = sum;
+        }
+}
+
+static void load_all(emulated_fiber *lanes, bool transposed)
+{
+    for (int lane = 0; lane < 32; lane++)
+        for (int m = 0; m < 4; m++)
+            for (int i = 0; i < 2; i++) {
+                int row = transposed ? lane % 4 * 2 + i : lane / 4;
+                int column = transposed ? lane / 4 : lane % 4 * 2 + i;
+                const char *from = (const char *)lanes[m * 8 + row].row;
+                uint16_t v;
+                if ((uintptr_t)from % 16 != 0)
+                    broken("a matrix row is not 16-byte aligned");
+                memcpy(&v, from + 2 * column, 2);
+                if (i == 0)
+                    lanes[lane].out[m] = v;
+                else
+                    lanes[lane].out[m] |= (uint32_t)v << 16;
+            }
+}
+
+static void shuffle_all(emulated_fiber *lanes, bool by_xor)
+{
+    float v[32];
+
+    for (int i = 0; i < 32; i++)
+        v[i] = lanes[i].number;
+    for (int i = 0; i < 32; i++)
+        lanes[i].number = v[(by_xor ? i ^ lanes[i].lane : lanes[i].lane) & 31];
+}
+
+static void execute(emulated_fiber *lanes)
+{
+    for (int i = 1; i < 32; i++)
+        if (lanes[i].what != lanes[0].what)
+            broken("threads of a warp are at different instructions");
+    switch (lanes[0].what) {
+    case instruction::shuffle_xor:
+    case instruction::shuffle:
+        shuffle_all(lanes, lanes[0].what == instruction::shuffle_xor);
+        break;
+    case instruction::load:
+    case instruction::load_transposed:
+        load_all(lanes, lanes[0].what == instruction::load_transposed);
+        break;
+    case instruction::multiply:
+        multiply_all(lanes);
+        break;
+    case instruction::none:
+        break;
+    }
+}
+
+/* The last of a warp to arrive does the work for all. */
+static emulated_fiber *arrive(instruction what)
+{
+    emulated_fiber *f = &fibers[current];
+    warp *w = &warps[current / 32];
+    long generation = w->generation;
+
+    f->what = what;
+    went_on();
+    if (++w->arrived == 32) {
+        w->arrived = 0;
+        w->generation++;
+        execute(&fibers[current / 32 * 32]);
+        return f;
+    }
+    while (w->generation == generation)
+        yield();
+    return f;
+}
+
+float shuffle_xor(float v, int mask)
+{
+    fibers[current].number = v;
+    fibers[current].lane = mask;
+    return arrive(instruction::shuffle_xor)->number;
+}
+
+float shuffle(float v, int lane)
+{
+    fibers[current].number = v;
+    fibers[current].lane = lane;
+    return arrive(instruction::shuffle)->number;
+}
+
+void load_matrices(uint32_t r[4], const void *row)
+{
+    fibers[current].row = row;
+    memcpy(r, arrive(instruction::load)->out, 16);
+}
+
+void load_matrices_transposed(uint32_t r[4], const void *row)
+{
+    fibers[current].row = row;
+    memcpy(r, arrive(instruction::load_transposed)->out, 16);
+}
+
+static void multiply(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1, bool bf16)
+{
+    emulated_fiber *f = &fibers[current];
+
+    memcpy(f->c, c, 16);
+    memcpy(f->a, a, 16);
+    f->b[0] = b0;
+    f->b[1] = b1;
+    f->bf16 = bf16;
+    memcpy(c, arrive(instruction::multiply)->c, 16);
+}
+
+void multiply_f16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    multiply(c, a, b0, b1, false);
+}
+
+void multiply_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    multiply(c, a, b0, b1, true);
+}
+
+/* ---- copies that happen when they must ---- */
+
+void copy_async(void *to, const void *from, bool valid)
+{
+    if (((uintptr_t)to | (uintptr_t)from) % 16 != 0)
+        broken("a copy to shared memory is not 16-byte aligned");
+    fibers[current].groups.back().push_back({to, from, valid});
+}
+
+void copy_commit()
+{
+    fibers[current].groups.push_back({});
+}
+
+void emulated_copy_wait(int pending)
+{
+    auto &groups = fibers[current].groups;
+
+    while ((int)groups.size() - 1 > pending) {
+        for (const copy &c : groups.front())
+            if (c.valid)
+                memcpy(c.to, c.from, 16);
+            else
+                memset(c.to, 0, 16);
+        groups.erase(groups.begin());
+    }
+}
+
+/* ---- conversions ---- */
+
+uint32_t pack_f16(float low, float high)
+{
+    return f16_from_f32(low) | (uint32_t)f16_from_f32(high) << 16;
+}
+
+uint32_t pack_bf16(float low, float high)
+{
+    return bf16_from_f32(low) | (uint32_t)bf16_from_f32(high) << 16;
+}
+
+float widen_f16(uint16_t v)
+{
+    return f16_to_f32(v);
+}
+
+float widen_bf16(uint16_t v)
+{
+    return bf16_to_f32(v);
+}

@@ -1,0 +1,79 @@
+/*
+ * emulator.h: a card of one block at a time, in host C++; see engine/cuda/target.h.
+ *
+ * Every thread of a block is a fiber. Fibers run one at a time, in order or in reverse, and hand
+ * over only at barriers and at instructions of a whole warp, so that a kernel that lacks a barrier
+ * computes something else in one of the two orders. The emulation is as unkind as the card may be:
+ * shared memory begins as NaN, a copy to shared memory happens only when it is waited for, and a
+ * warp instruction that not all 32 threads of a warp reach, or a barrier that not all of a block
+ * do, ends the program. Built with AddressSanitizer it also watches every address.
+ */
+#ifndef ATELIER_TESTS_CUDA_EMULATOR_H
+#define ATELIER_TESTS_CUDA_EMULATOR_H
+
+#include "engine/cuda/queue.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define __global__ static
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+
+struct emulated_index {
+    unsigned x, y, z;
+};
+
+struct emulated_fiber;
+
+/* Of the fiber that runs. */
+extern emulated_index threadIdx, blockIdx, blockDim, gridDim;
+
+void emulator_set_reverse(bool reverse);
+/* Launches so far. */
+long emulator_launches();
+
+void emulator_run(const struct command *command, void (*body)(const void *args));
+
+template <auto kernel, typename Args> void emulator_body(const void *args)
+{
+    kernel(*(const Args *)args);
+}
+
+template <auto kernel, typename Args> int run_kernel(const struct command *c, void *)
+{
+    emulator_run(c, emulator_body<kernel, Args>);
+    return 0;
+}
+
+char *shared_memory();
+void barrier();
+float shuffle_xor(float v, int mask);
+float shuffle(float v, int lane);
+void copy_async(void *to, const void *from, bool valid);
+void copy_commit();
+void emulated_copy_wait(int pending);
+void load_matrices(uint32_t r[4], const void *row);
+void load_matrices_transposed(uint32_t r[4], const void *row);
+void multiply_f16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
+void multiply_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
+uint32_t pack_f16(float low, float high);
+uint32_t pack_bf16(float low, float high);
+float widen_f16(uint16_t v);
+float widen_bf16(uint16_t v);
+
+template <int pending> inline void copy_wait()
+{
+    emulated_copy_wait(pending);
+}
+
+static inline float exp_fast(float v)
+{
+    return expf(v);
+}
+
+#endif

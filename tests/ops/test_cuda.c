@@ -1,0 +1,148 @@
+/*
+ * Every operator of the cuda back end against the reference, over odd shapes, all three types and,
+ * sample by sample, against itself alone, byte for byte. One line per operator and type; exit
+ * status 77: there is no card.
+ *
+ *     test_cuda [OPERATOR]
+ */
+#include "tests/ops/cases.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct shape CONV[] = {
+    {.n = 1, .h = 5, .w = 7, .in = 3, .out = 11, .stride = 1},
+    {.n = 2, .h = 8, .w = 8, .in = 4, .out = 32, .stride = 1, .pre = true},
+    {.n = 2, .h = 11, .w = 13, .in = 33, .out = 17, .stride = 1, .pre = true, .time = true},
+    {.n = 3, .h = 9, .w = 6, .in = 40, .out = 48, .stride = 1, .residual = true, .pre = true},
+    {.n = 2, .h = 9, .w = 7, .in = 24, .out = 24, .stride = 2},
+    {.n = 2, .h = 8, .w = 6, .in = 16, .out = 40, .stride = 2, .pad_end = true},
+    {.n = 2, .h = 9, .w = 7, .in = 16, .out = 40, .stride = 2, .pad_end = true, .pre = true},
+    {.n = 2, .h = 5, .w = 4, .in = 32, .out = 16, .stride = 1, .upsample = true},
+    {.n = 2, .h = 5, .w = 3, .in = 20, .out = 36, .stride = 1, .upsample = true, .odd_up = true},
+    {.n = 2, .h = 5, .w = 3, .in = 24, .out = 72, .stride = 1, .upsample = true, .odd_up = true},
+    {.n = 1, .h = 17, .w = 19, .in = 64, .out = 4, .stride = 1, .pre = true},
+    {.n = 2, .h = 7, .w = 10, .in = 128, .out = 160, .stride = 1, .residual = true, .time = true},
+    {.n = 3, .h = 13, .w = 11, .in = 32, .out = 200, .stride = 1, .time = true},
+};
+
+static const struct shape MATMUL[] = {
+    {.n = 1, .h = 1, .w = 1, .in = 5, .out = 7},
+    {.n = 5, .h = 1, .w = 1, .in = 72, .out = 90, .act = ACT_SILU},
+    {.n = 2, .h = 1, .w = 77, .in = 40, .out = 120, .act = ACT_QUICK_GELU},
+    {.n = 3, .h = 5, .w = 7, .in = 33, .out = 65, .residual = true, .pre = true},
+    {.n = 3, .h = 5, .w = 7, .in = 48, .out = 72, .residual = true, .pre = true},
+    {.n = 2, .h = 11, .w = 13, .in = 24, .out = 80, .act = ACT_GEGLU},
+    {.n = 2, .h = 11, .w = 13, .in = 40, .out = 96, .act = ACT_GEGLU},
+    {.n = 2, .h = 11, .w = 13, .in = 40, .out = 96, .act = ACT_GEGLU, .residual = true},
+    {.n = 2, .h = 3, .w = 5, .in = 13, .out = 200, .act = ACT_GEGLU},
+    {.n = 2, .h = 1, .w = 9, .in = 64, .out = 48, .act = ACT_SILU},
+    {.n = 2, .h = 1, .w = 9, .in = 64, .out = 48, .act = ACT_GELU},
+    {.n = 2, .h = 1, .w = 3, .in = 2700, .out = 70, .residual = true},
+    {.n = 2, .h = 1, .w = 3, .in = 2704, .out = 72, .residual = true},
+    {.n = 2, .h = 16, .w = 16, .in = 96, .out = 304},
+};
+
+static const struct shape ATTENTION[] = {
+    {.n = 1, .w = 1, .in = 8, .heads = 1, .keys = 1},
+    {.n = 2, .w = 7, .in = 40, .heads = 8, .keys = 13},
+    {.n = 2, .w = 77, .in = 64, .heads = 4, .keys = 77, .causal = true},
+    {.n = 2, .w = 70, .in = 80, .heads = 2, .keys = 150},
+    {.n = 2, .w = 131, .in = 80, .heads = 2, .keys = 77},
+    {.n = 2, .w = 131, .in = 128, .heads = 2, .keys = 131, .causal = true},
+    {.n = 1, .w = 65, .in = 160, .heads = 2, .keys = 200},
+    {.n = 2, .w = 50, .in = 33, .heads = 3, .keys = 1100},
+    {.n = 2, .w = 40, .in = 160, .heads = 1, .keys = 90},
+    {.n = 1, .w = 20, .in = 160, .heads = 1, .keys = 513, .causal = true},
+    {.n = 1, .w = 60, .in = 512, .heads = 1, .keys = 60},
+    {.n = 2, .w = 33, .in = 264, .heads = 1, .keys = 131},
+    {.n = 1, .w = 70, .in = 512, .heads = 1, .keys = 70, .causal = true},
+};
+
+static const struct shape LAYER_NORM[] = {
+    {.n = 2, .h = 3, .w = 5, .in = 40},
+    {.n = 1, .h = 1, .w = 7, .in = 77},
+    {.n = 2, .h = 1, .w = 3, .in = 320},
+};
+
+static const struct shape CONCAT[] = {
+    {.n = 2, .h = 3, .w = 5, .in = 13, .out = 7},
+    {.n = 2, .h = 3, .w = 5, .in = 24, .out = 40},
+};
+
+static const struct shape SILU[] = {
+    {.n = 2, .h = 3, .w = 5, .in = 13},
+    {.n = 2, .h = 1, .w = 1, .in = 80},
+};
+
+static const struct shape EMBED[] = {{.n = 2, .h = 1, .w = 11, .in = 13}};
+
+#define SHAPES(array) array, sizeof(array) / sizeof(array[0])
+
+static const struct {
+    const char *name;
+    run_fn run;
+    const struct shape *shapes;
+    size_t count;
+} OPERATORS[] = {
+    {"conv2d", run_conv, SHAPES(CONV)},
+    {"matmul", run_matmul, SHAPES(MATMUL)},
+    {"attention", run_attention, SHAPES(ATTENTION)},
+    {"layer_norm", run_layer_norm, SHAPES(LAYER_NORM)},
+    {"concat", run_concat, SHAPES(CONCAT)},
+    {"silu", run_silu, SHAPES(SILU)},
+    {"embed", run_embed, SHAPES(EMBED)},
+};
+
+static const enum dtype TYPES[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+
+/* One line; returns how many shapes failed. */
+static int check(size_t op, enum dtype type)
+{
+    const struct backend_options options = {.compute = type, .isa = "auto"};
+    double worst = 0;
+    int failed = 0;
+
+    for (size_t i = 0; i < OPERATORS[op].count; i++) {
+        const struct shape *s = &OPERATORS[op].shapes[i];
+        struct verdict v = cases_compare(backend_cuda_open, OPERATORS[op].run, s, &options);
+        if (!v.close || v.strange >= 0) {
+            failed++;
+            printf("FAIL %s %s, shape %zu (%dx%dx%d %d->%d): ", OPERATORS[op].name,
+                   dtype_name(type), i, s->n, s->h, s->w, s->in, s->out);
+            if (!v.close)
+                printf("relative error %.1e\n", v.error);
+            else
+                printf("sample %d differs from itself alone\n", v.strange);
+        }
+        if (!(v.error <= worst))
+            worst = v.error;
+    }
+    printf("%-12s %-4s %3zu shapes, worst relative error %.1e  %s\n", OPERATORS[op].name,
+           dtype_name(type), OPERATORS[op].count, worst, failed ? "FAIL" : "ok");
+    fflush(stdout);
+    return failed;
+}
+
+int main(int argc, char **argv)
+{
+    const struct backend_options options = {.compute = DTYPE_F32, .isa = "auto"};
+    struct backend *backend;
+    int failed = 0, lines = 0;
+    struct err err;
+
+    if (backend_cuda_open(&backend, &options, &err) != 0) {
+        printf("SKIP %s\n", err.message);
+        return 77;
+    }
+    printf("%s, %s\n", backend->device, backend->isa);
+    backend->ops->destroy(backend);
+    for (size_t op = 0; op < sizeof(OPERATORS) / sizeof(OPERATORS[0]); op++)
+        for (size_t type = 0; type < sizeof(TYPES) / sizeof(TYPES[0]); type++)
+            if (argc < 2 || strcmp(argv[1], OPERATORS[op].name) == 0) {
+                failed += check(op, TYPES[type]);
+                lines++;
+            }
+    printf("%d lines, %d shapes failed\n", lines, failed);
+    return failed > 0 || lines == 0;
+}

@@ -1,0 +1,109 @@
+/*
+ * Pictures drawn together against each drawn alone, byte for byte: other prompts, lengths, samplers
+ * and guidance in one batch, on a small committed model. Needs no test library; exit status 77:
+ * there is no such device.
+ *
+ *     test_mixed BACKEND PRECISION [MODEL]
+ */
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT 4
+
+static struct draw request(int i)
+{
+    static const char *const PROMPTS[COUNT] = {"a red cat", "two boats at night", "a house", ""};
+    static const enum sampler SAMPLERS[COUNT] = {SAMPLER_DDIM, SAMPLER_EULER, SAMPLER_EULER_A,
+                                                 SAMPLER_DDIM};
+    struct draw draw = DRAW_INIT;
+
+    draw.prompt = PROMPTS[i];
+    draw.width = 72;
+    draw.height = 64;
+    draw.steps = 2 + i % 3;
+    draw.guidance_scale = i == 2 ? 1 : 5 + i;
+    draw.sampler = SAMPLERS[i];
+    draw.seed = (uint64_t)i;
+    return draw;
+}
+
+/* Steps sessions[first … first + count) together until each has ended, then decodes them. */
+static int draw_together(struct model *model, int first, int count, struct image images[],
+                         struct err *err)
+{
+    struct session *sessions[COUNT] = {0};
+    int rc = 0;
+
+    for (int i = 0; i < count && rc == 0; i++) {
+        struct draw draw = request(first + i);
+        rc = session_create(&sessions[i], model, &draw, NULL, err);
+    }
+    for (bool more = true; more && rc == 0;) {
+        struct session *going[COUNT];
+        int n = 0;
+        for (int i = 0; i < count; i++)
+            if (session_steps_left(sessions[i]) > 0)
+                going[n++] = sessions[i];
+        more = n > 0;
+        rc = more ? engine_step(model, going, n, err) : 0;
+    }
+    for (int i = 0; i < count && rc == 0; i++)
+        rc = session_decode(sessions[i], &images[i], err);
+    for (int i = 0; i < count; i++)
+        session_free(sessions[i]);
+    return rc;
+}
+
+static int compare(struct model *model, struct err *err)
+{
+    struct image together[COUNT] = {0}, alone = {0};
+    int different = 0, rc = draw_together(model, 0, COUNT, together, err);
+
+    for (int i = 0; i < COUNT && rc == 0; i++) {
+        rc = draw_together(model, i, 1, &alone, err);
+        if (rc != 0)
+            break;
+        if (memcmp(alone.rgb, together[i].rgb, (size_t)(3 * alone.width * alone.height)) != 0) {
+            printf("FAIL picture %d differs from itself alone\n", i);
+            different++;
+        }
+        image_release(&alone);
+    }
+    for (int i = 0; i < COUNT; i++)
+        image_release(&together[i]);
+    return rc != 0 ? -1 : different;
+}
+
+int main(int argc, char **argv)
+{
+    struct engine_options options = ENGINE_OPTIONS_INIT;
+    const char *path = argc > 3 ? argv[3] : "tests/golden/models/sd1-small";
+    struct engine *engine;
+    struct model *model;
+    struct err err;
+    int different;
+
+    if (argc < 3) {
+        fprintf(stderr, "usage: test_mixed BACKEND PRECISION [MODEL]\n");
+        return 2;
+    }
+    options.backend = argv[1];
+    options.precision = strcmp(argv[2], "bf16") == 0  ? PRECISION_BF16
+                        : strcmp(argv[2], "f16") == 0 ? PRECISION_F16
+                                                      : PRECISION_F32;
+    if (engine_create(&engine, &options, &err) != 0) {
+        printf("SKIP %s\n", err.message);
+        return 77;
+    }
+    different = engine_load(&model, engine, path, NULL, &err) == 0 ? compare(model, &err) : -1;
+    if (different < 0)
+        printf("FAIL %s\n", err.message);
+    else
+        printf("%s %s: %d pictures together and alone, %d differ\n", argv[1], argv[2], COUNT,
+               different);
+    engine_free(engine);
+    return different != 0;
+}

@@ -120,7 +120,8 @@ MODELS = {
 }
 
 
-# All of these but each model's first keep only a part of the picture.
+# All of these but the first of some models keep only a part of the picture.
+FIRST_WHOLE = ("sdxl-small", "sdxl-single")
 THIN = {
     "sdxl-small": [
         text("two <b>Boats</b>!, café", None, 4, 101, 72, 96, 5.0),
@@ -222,6 +223,7 @@ THIN = {
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
-            whole = model not in THIN or number == 0 or job.get("latents_only")
+            first = number == 0 and model in FIRST_WHOLE
+            whole = model not in THIN or first or job.get("latents_only")
             thin = {} if whole else {"thin": True}
             yield {"id": f"{model}-{number:02d}", "model": model, **job, **thin}

@@ -55,7 +55,7 @@ class Bash(unittest.TestCase):
         self.assertEqual(complete("atelier", "run", "jobs.jsonl", "--batch"), ["--batch-max"])
 
     def test_values(self):
-        self.assertEqual(complete("atelier", "run", "--device", ""), ["auto", "cpu", "dnnl", "ref"])
+        self.assertEqual(complete("atelier", "run", "--device", ""), ["auto", "cpu", "cuda", "dnnl", "ref"])
         self.assertEqual(complete("atelier", "run", "--precision", "b"), ["bf16"])
         self.assertEqual(complete("atelier", "run", "--threads", ""), [])
 

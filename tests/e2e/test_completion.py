@@ -78,7 +78,7 @@ class Zsh(unittest.TestCase):
         self.assertTrue(self.text.startswith("#compdef atelier\n"))
         for command in commands():
             self.assertIn(f"    {command})\n", self.text)
-        self.assertIn("'--device[what computes]:NAME:(auto cpu dnnl ref)'", self.text)
+        self.assertIn("'--device[what computes]:NAME:(auto cpu cuda dnnl ref)'", self.text)
 
     @unittest.skipUnless(shutil.which("zsh"), "no zsh here")
     def test_zsh_reads_it(self):

@@ -124,7 +124,9 @@ void op_conv2d(struct pass *pass, const struct conv2d *args)
     ASSERT(!args->upsample || args->conv->stride == 1);
     ASSERT(args->residual == NULL || tensor_rows(args->residual) == tensor_rows(y));
     ASSERT(args->time == NULL || (args->time->n == y->n && args->time->c == y->c));
-    if (!pass->failed)
+    if (pass_changes(pass, args->conv->slot))
+        changed_conv2d(pass, args);
+    else if (!pass->failed)
         pass->backend->ops->conv2d(pass, args);
     measured(pass, args->conv->stride == 1 ? OP_CONV3X3 : OP_CONV_STRIDED, begin,
              2.0 * (double)tensor_rows(y) * x->c * y->c * taps);
@@ -138,7 +140,9 @@ void op_matmul(struct pass *pass, const struct matmul *args)
     ASSERT(args->x->c == args->linear->in && args->y->c == columns);
     ASSERT(tensor_rows(args->x) == tensor_rows(args->y));
     ASSERT(args->residual == NULL || args->residual->c == columns);
-    if (!pass->failed)
+    if (pass_changes(pass, args->linear->slot))
+        changed_matmul(pass, args);
+    else if (!pass->failed)
         pass->backend->ops->matmul(pass, args);
     measured(pass, OP_MATMUL, begin,
              2.0 * (double)tensor_rows(args->x) * args->linear->in * args->linear->out);

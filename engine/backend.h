@@ -37,6 +37,7 @@ struct linear {
     struct weight *weight; /* out × in */
     const float *bias;     /* [out] in the back end's memory, or NULL */
     int in, out;           /* with ACT_GEGLU y has out / 2 columns */
+    int slot;              /* of its network's layers, from 1; 0: nothing ever changes it */
 };
 
 struct conv {
@@ -45,6 +46,7 @@ struct conv {
     int in, out;
     int kernel; /* 1 or 3 */
     int stride; /* 1 or 2 */
+    int slot;   /* as in struct linear */
 };
 
 struct norm {
@@ -61,8 +63,9 @@ struct embedding {
 
 /* One tensor of a file; several are stacked along `out` (fused query, key and value). */
 struct weight_part {
-    const void *data; /* out × in × kernel × kernel, as torch stores it; borrowed until
-                         weight_free, since other forms are made when first needed */
+    const void *data; /* out × in × kernel × kernel, as torch stores it; of filters and tables
+                         borrowed until weight_free, since other forms are made when first needed;
+                         of matrices for the call */
     enum dtype dtype;
     int out;
 };
@@ -91,7 +94,17 @@ struct affine {
  * picture: their products are in f32 whatever the back end computes in. */
 #define CONV_NARROW 16
 
-/* y = conv(pre(x)) + bias + time + residual. Padding is kernel / 2, or only below and right. */
+/* What an operator adds to its products, before all else: (scale ⊙ t) · upᵀ. */
+struct addition {
+    const struct tensor *t;  /* like y with up->in columns, f32 */
+    const struct linear *up; /* out × rank, without a bias */
+    const float *scale;      /* [rank] in the back end's memory */
+};
+
+#define ADDITIONS_MAX 16
+
+/* y = conv(pre(x)) + additions + bias + time + residual. Padding is kernel / 2, or only below and
+ * right. */
 struct conv2d {
     const struct conv *conv;
     const struct tensor *x;        /* n × h × w × in */
@@ -101,9 +114,11 @@ struct conv2d {
     const struct tensor *residual; /* optional: like y */
     bool upsample;                 /* x is read at twice its size (or one less), nearest */
     bool pad_end_only;             /* stride 2: pad (0, 1, 0, 1), as the VAE encoder does */
+    const struct addition *additions;
+    int addition_count;
 };
 
-/* y = act(pre(x) · Wᵀ + bias) + residual, row by row. */
+/* y = act(pre(x) · Wᵀ + additions + bias) + residual, row by row. */
 struct matmul {
     const struct linear *linear;
     const struct tensor *x;   /* rows × in */
@@ -111,6 +126,8 @@ struct matmul {
     const struct affine *pre; /* optional */
     enum activation act;
     const struct tensor *residual; /* optional: like y */
+    const struct addition *additions;
+    int addition_count;
 };
 
 /* y = softmax(scale · q kᵀ) v, head by head; scores are never stored whole. */
@@ -177,6 +194,33 @@ struct backend {
     size_t weights_bytes; /* of all live weights and vectors */
 };
 
+/* ---- layers that some samples see changed ---- */
+
+/* A low-rank addition to a layer: (scale ⊙ (pre(x) · downᵀ)) · upᵀ. */
+struct branch {
+    struct linear down;      /* rank × in, of a matrix */
+    struct conv down_filter; /* rank × in × kernel × kernel, of a filter; kernel is 0 otherwise */
+    struct linear up;        /* out × rank */
+};
+
+/* A layer as some samples see it. */
+struct change {
+    const struct linear *linear; /* in place of the model's own; NULL: that one */
+    const struct conv *conv;     /* the same of a filter */
+    int branch_count;            /* at most ADDITIONS_MAX */
+    struct {
+        const struct branch *branch;
+        const float *scale; /* [rank] in the back end's memory */
+    } branches[];
+};
+
+/* The next samples of a pass, and what they see of the layers, by slot - 1: NULL where a layer is
+ * as it was loaded. `changes` NULL: so are all. */
+struct pass_run {
+    int samples;
+    const struct change *const *changes;
+};
+
 /* ---- a run ---- */
 
 struct pass {
@@ -186,6 +230,8 @@ struct pass {
     enum dtype act;       /* type that pass_tensor gives */
     size_t prepare_bytes; /* of weights in forms that this plan needs and that are not made yet */
     bool failed;
+    const struct pass_run *runs; /* all samples, in order; borrowed. None: no layer is changed */
+    int run_count;
     struct profile *profile; /* NULL: nobody measures */
     struct err *err;
 };
@@ -210,6 +256,10 @@ void op_upload(struct pass *pass, struct tensor *y, const float *planes);
 void op_download(struct pass *pass, float *planes, const struct tensor *x);
 void op_conv2d(struct pass *pass, const struct conv2d *args);
 void op_matmul(struct pass *pass, const struct matmul *args);
+/* The same for samples whose layer is changed; for op_conv2d and op_matmul. */
+bool pass_changes(const struct pass *pass, int slot);
+void changed_conv2d(struct pass *pass, const struct conv2d *args);
+void changed_matmul(struct pass *pass, const struct matmul *args);
 void op_attention(struct pass *pass, const struct attention *args);
 /* The caller drops the result with affine_drop. */
 struct affine op_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,

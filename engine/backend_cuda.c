@@ -296,6 +296,12 @@ static void *partial_of(struct pass *pass, int splits, const struct tensor *y, i
                         (size_t)splits * (size_t)tensor_rows(y) * (size_t)out * sizeof(float));
 }
 
+/* The additions of an operator: each leaves its sums in a slab behind the product's own. */
+struct more {
+    const struct addition *additions;
+    int count;
+};
+
 static void set_x(struct product *p, const struct tensor *x)
 {
     p->x = x->data;
@@ -305,18 +311,51 @@ static void set_x(struct product *p, const struct tensor *x)
     p->x_w = x->w;
 }
 
-static void product_on_tensor_cores(struct pass *pass, struct product *p, const struct tensor *y)
+/* (scale ⊙ t) · upᵀ into the slabs that follow `splits` of p's. */
+static void sum_additions(struct pass *pass, const struct product *p, const struct more *more)
+{
+    int64_t rows = (int64_t)p->n * p->y_h * p->y_w;
+
+    for (int i = 0; i < more->count; i++) {
+        const struct addition *a = &more->additions[i];
+        const struct weight *up = a->up->weight;
+        struct product q = {.w = up->data,
+                            .w_dtype = (int)up->dtype,
+                            .x = a->t->data,
+                            .x_dtype = (int)a->t->dtype,
+                            .x_ld = a->t->ld,
+                            .pre = {.scale = a->scale},
+                            .round = (int)up->dtype,
+                            .partial = p->partial + (p->splits + i) * rows * p->out,
+                            .n = 1,
+                            .x_h = 1,
+                            .x_w = (int)rows,
+                            .y_h = 1,
+                            .y_w = (int)rows,
+                            .in = up->in,
+                            .out = up->out,
+                            .kernel = 1,
+                            .stride = 1,
+                            .splits = 1};
+        kernel_product_simple(&cuda_of(pass)->queue, &q);
+    }
+}
+
+static void product_on_tensor_cores(struct pass *pass, struct product *p, const struct tensor *y,
+                                    const struct more *more)
 {
     struct cuda_backend *cuda = cuda_of(pass);
     struct product_tile tile =
         choose_tile(cuda->info.sm, (int64_t)y->h * y->w, p->out, p->kernel * p->kernel, p->in);
 
     p->splits = tile.splits;
-    if (tile.splits > 1)
-        p->partial = partial_of(pass, tile.splits, y, p->out);
+    if (tile.splits > 1 || more->count > 0)
+        p->partial = partial_of(pass, tile.splits + more->count, y, p->out);
     if (!pass->planning && !pass->failed) {
         kernel_product_tensor(&cuda->queue, p, &tile);
-        if (tile.splits > 1)
+        sum_additions(pass, p, more);
+        p->splits += more->count;
+        if (p->splits > 1)
             kernel_product_finish(&cuda->queue, p);
     }
     pass_scratch_drop(pass, p->partial);
@@ -354,20 +393,23 @@ static bool product_by_blas(struct pass *pass, struct product *p, const struct t
     return true;
 }
 
-static void product_simply(struct pass *pass, struct product *p, const struct tensor *y)
+static void product_simply(struct pass *pass, struct product *p, const struct tensor *y,
+                           const struct more *more)
 {
     struct cuda_backend *cuda = cuda_of(pass);
-    bool geglu = p->act == PRODUCT_GEGLU;
+    bool apart = p->act == PRODUCT_GEGLU || more->count > 0;
 
     p->splits = 1;
-    if (geglu)
-        p->partial = partial_of(pass, 1, y, p->out);
+    if (apart)
+        p->partial = partial_of(pass, 1 + more->count, y, p->out);
     if (!pass->planning && !pass->failed) {
-        if (p->kernel == 1 && y->h * y->w == 1 && !geglu)
+        if (p->kernel == 1 && y->h * y->w == 1 && !apart)
             kernel_product_rows(&cuda->queue, p);
         else
             kernel_product_simple(&cuda->queue, p);
-        if (geglu)
+        sum_additions(pass, p, more);
+        p->splits += more->count;
+        if (apart)
             kernel_product_finish(&cuda->queue, p);
     }
     pass_scratch_drop(pass, p->partial);
@@ -375,7 +417,7 @@ static void product_simply(struct pass *pass, struct product *p, const struct te
 
 static void product(struct pass *pass, struct product *p, const struct weight *w,
                     const struct tensor *x, const struct tensor *y, const struct tensor *residual,
-                    const struct affine *pre)
+                    const struct affine *pre, const struct more *more)
 {
     struct tensor dense = *x;
     bool as_it_is = pre == NULL && x->dtype == w->dtype;
@@ -404,14 +446,14 @@ static void product(struct pass *pass, struct product *p, const struct weight *w
         (w->kernel == 1 && y->h * y->w == 1)) {
         set_x(p, x);
         p->pre = pre_of(pre);
-        product_simply(pass, p, y);
+        product_simply(pass, p, y, more);
         return;
     }
     if (!as_it_is)
         dense = materialise(pass, x, w->dtype, pre);
     set_x(p, &dense);
-    if (!product_by_blas(pass, p, y))
-        product_on_tensor_cores(pass, p, y);
+    if (more->count > 0 || !product_by_blas(pass, p, y))
+        product_on_tensor_cores(pass, p, y, more);
     if (!as_it_is)
         pass_drop(pass, &dense);
 }
@@ -427,7 +469,8 @@ static void cuda_conv2d(struct pass *pass, const struct conv2d *a)
         p.time = a->time->data;
         p.time_ld = a->time->ld;
     }
-    product(pass, &p, a->conv->weight, a->x, a->y, a->residual, a->pre);
+    product(pass, &p, a->conv->weight, a->x, a->y, a->residual, a->pre,
+            &(struct more){a->additions, a->addition_count});
 }
 
 static int act_of(enum activation act)
@@ -450,7 +493,8 @@ static void cuda_matmul(struct pass *pass, const struct matmul *a)
 {
     struct product p = {.bias = a->linear->bias, .stride = 1, .act = act_of(a->act)};
 
-    product(pass, &p, a->linear->weight, a->x, a->y, a->residual, a->pre);
+    product(pass, &p, a->linear->weight, a->x, a->y, a->residual, a->pre,
+            &(struct more){a->additions, a->addition_count});
 }
 
 /* ---- the rest ---- */

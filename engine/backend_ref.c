@@ -168,6 +168,21 @@ static float *read_input(struct pass *pass, const struct tensor *x, const struct
     return dense;
 }
 
+/* The additions of one row and column. Their input is rounded as the weight's products take it. */
+static double added_at(const struct addition *additions, int count, int64_t row, int o)
+{
+    double sum = 0;
+
+    for (int i = 0; i < count; i++) {
+        const struct addition *a = &additions[i];
+        const struct weight *up = a->up->weight;
+        const float *w = up->data + (size_t)o * (size_t)up->in;
+        for (int r = 0; r < up->in; r++)
+            sum += (double)w[r] * round_to_dtype(up->compute, get(a->t, row, r) * a->scale[r]);
+    }
+    return sum;
+}
+
 static double conv_at(const struct conv2d *a, const float *in, int n, int y, int x, int o)
 {
     const struct weight *w = a->conv->weight;
@@ -201,7 +216,8 @@ static void ref_conv2d(struct pass *pass, const struct conv2d *a)
         for (int y = 0; y < a->y->h; y++)
             for (int x = 0; x < a->y->w; x++, row++)
                 for (int o = 0; o < a->conv->out; o++) {
-                    double v = conv_at(a, in, n, y, x, o);
+                    double v = conv_at(a, in, n, y, x, o) +
+                               added_at(a->additions, a->addition_count, row, o);
                     if (a->time)
                         v += get(a->time, n, o);
                     if (a->residual)
@@ -211,14 +227,15 @@ static void ref_conv2d(struct pass *pass, const struct conv2d *a)
     pass_scratch_drop(pass, in);
 }
 
-static double dot_row(const struct linear *linear, const float *in, int o)
+static double dot_row(const struct matmul *a, const float *in, int64_t row, int o)
 {
+    const struct linear *linear = a->linear;
     const float *w = linear->weight->data + (size_t)o * (size_t)linear->in;
     double sum = linear->bias ? linear->bias[o] : 0;
 
     for (int i = 0; i < linear->in; i++)
         sum += (double)w[i] * in[i];
-    return sum;
+    return sum + added_at(a->additions, a->addition_count, row, o);
 }
 
 static void ref_matmul(struct pass *pass, const struct matmul *a)
@@ -231,9 +248,9 @@ static void ref_matmul(struct pass *pass, const struct matmul *a)
     for (int64_t row = 0; row < tensor_rows(a->x); row++)
         for (int o = 0; o < columns; o++) {
             const float *x = in + row * a->x->c;
-            double v = dot_row(a->linear, x, o);
+            double v = dot_row(a, x, row, o);
             if (a->act == ACT_GEGLU)
-                v *= apply(ACT_GELU, dot_row(a->linear, x, columns + o));
+                v *= apply(ACT_GELU, dot_row(a, x, row, columns + o));
             else
                 v = apply(a->act, v);
             if (a->residual)

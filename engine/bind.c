@@ -32,8 +32,12 @@ void parameters_release(struct parameters *p)
         p->backend->ops->memory_free(p->backend, p->vectors[i].data, p->vectors[i].bytes);
         p->backend->weights_bytes -= p->vectors[i].bytes;
     }
+    for (int i = 0; i < p->target_count; i++)
+        free(p->targets[i].name);
     free(p->weights);
     free(p->vectors);
+    free(p->layers);
+    free(p->targets);
     *p = (struct parameters){.backend = p->backend};
 }
 
@@ -99,9 +103,8 @@ static const struct stored_tensor *want(struct binder *b, const char *name, cons
     return t;
 }
 
-static float *make_vector(struct binder *b, size_t count)
+static float *make_vector(struct parameters *p, size_t count)
 {
-    struct parameters *p = b->parameters;
     size_t bytes = count * sizeof(float);
     void *grown = grow(p->vectors, p->vector_count, sizeof(p->vectors[0]));
     float *data = grown ? p->backend->ops->memory_alloc(p->backend, bytes) : NULL;
@@ -116,8 +119,10 @@ static float *make_vector(struct binder *b, size_t count)
     return data;
 }
 
-/* One f32 vector out of `count` stored ones of `each` elements, end to end. */
-static const float *bind_vector(struct binder *b, const struct name *names, int count, int each)
+/* One f32 vector out of `count` stored ones of `each` elements, end to end. `sources`, optional,
+ * get what they were read from. */
+static const float *bind_vector(struct binder *b, const struct name *names, int count, int each,
+                                struct weight_part *sources)
 {
     const int64_t dims[] = {each};
     float *host = NULL, *device = NULL;
@@ -125,11 +130,13 @@ static const float *bind_vector(struct binder *b, const struct name *names, int 
     if (b->failed)
         return NULL;
     host = malloc((size_t)count * (size_t)each * sizeof(float));
-    device = host ? make_vector(b, (size_t)count * (size_t)each) : NULL;
+    device = host ? make_vector(b->parameters, (size_t)count * (size_t)each) : NULL;
     if (device == NULL)
         fail(b, ERR_MEMORY, names[0].text, "finds no memory");
     for (int i = 0; i < count && !b->failed; i++) {
         const struct stored_tensor *t = want(b, names[i].text, dims, 1);
+        if (t != NULL && sources != NULL)
+            sources[i] = (struct weight_part){.data = t->data, .dtype = t->dtype, .out = each};
         for (int j = 0; t != NULL && j < each; j++)
             host[i * each + j] = element_to_f32(t->data, t->dtype, (size_t)j);
     }
@@ -140,24 +147,105 @@ static const float *bind_vector(struct binder *b, const struct name *names, int 
     return b->failed ? NULL : device;
 }
 
-static struct weight *make_weight(struct binder *b, const struct weight_spec *spec,
-                                  const char *name)
+int parameters_weight(struct parameters *p, const struct weight_spec *spec, struct weight **weight,
+                      struct err *err)
 {
-    struct parameters *p = b->parameters;
     void *grown = grow(p->weights, p->weight_count, sizeof(p->weights[0]));
+
+    if (grown == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a list of weights");
+    p->weights = grown;
+    if (p->backend->ops->weight_create(p->backend, spec, weight, err) != 0)
+        return -1;
+    p->weights[p->weight_count++] = *weight;
+    return 0;
+}
+
+int parameters_vector(struct parameters *p, const float *values, size_t count, const float **vector,
+                      struct err *err)
+{
+    float *data = make_vector(p, count);
+
+    if (data == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a vector of %zu values", count);
+    p->backend->ops->vector_upload(p->backend, data, values, count);
+    *vector = data;
+    return 0;
+}
+
+static struct weight *make_weight(struct binder *b, const struct weight_spec *spec)
+{
     struct weight *weight = NULL;
 
-    if (grown == NULL) {
-        fail(b, ERR_MEMORY, name, "finds no memory");
-        return NULL;
-    }
-    p->weights = grown;
-    if (p->backend->ops->weight_create(p->backend, spec, &weight, b->err) != 0) {
+    if (parameters_weight(b->parameters, spec, &weight, b->err) != 0)
         b->failed = true;
-        return NULL;
-    }
-    p->weights[p->weight_count++] = weight;
     return weight;
+}
+
+/* The next layer, of which `spec` is made. 0 when there is no memory. */
+static int add_layer(struct binder *b, const struct linear *linear, const struct conv *conv,
+                     const struct weight_spec *spec)
+{
+    struct parameters *p = b->parameters;
+    struct layer *grown = grow(p->layers, p->layer_count, sizeof(p->layers[0]));
+
+    if (grown == NULL)
+        return 0;
+    p->layers = grown;
+    p->layers[p->layer_count] = (struct layer){.linear = linear,
+                                               .conv = conv,
+                                               .part_count = spec->part_count,
+                                               .geglu = spec->geglu,
+                                               .exact = spec->exact};
+    memcpy(p->layers[p->layer_count].parts, spec->parts,
+           (size_t)spec->part_count * sizeof(spec->parts[0]));
+    return ++p->layer_count;
+}
+
+static bool add_target(struct binder *b, const char *name, const struct weight_spec *spec, int part)
+{
+    struct parameters *p = b->parameters;
+    struct target *grown = grow(p->targets, p->target_count, sizeof(p->targets[0]));
+
+    if (grown == NULL)
+        return false;
+    p->targets = grown;
+    p->targets[p->target_count] = (struct target){.name = strdup(name),
+                                                  .slot = p->layer_count,
+                                                  .part = part,
+                                                  .in = spec->in,
+                                                  .out = spec->parts[part].out,
+                                                  .kernel = spec->kernel};
+    return p->targets[p->target_count++].name != NULL;
+}
+
+void layer_bias(const struct layer *layer, float *out)
+{
+    for (int p = 0; p < layer->part_count; p++) {
+        const struct weight_part *bias = &layer->biases[p];
+        for (int o = 0; o < layer->parts[p].out; o++)
+            *out++ = bias->data ? element_to_f32(bias->data, bias->dtype, (size_t)o) : 0;
+    }
+}
+
+/* Enters a layer whose parts are called names[i]; returns its slot. */
+static int list_layer(struct binder *b, const struct linear *linear, const struct conv *conv,
+                      const struct weight_spec *spec, const struct name *names)
+{
+    int slot = b->failed ? 0 : add_layer(b, linear, conv, spec);
+
+    for (int i = 0; slot > 0 && i < spec->part_count; i++)
+        if (!add_target(b, names[i].text, spec, i))
+            slot = 0;
+    if (slot == 0 && !b->failed)
+        fail(b, ERR_MEMORY, names[0].text, "finds no memory");
+    return slot;
+}
+
+/* Where the layer that was entered last keeps its biases' sources. */
+static struct weight_part *last_biases(struct binder *b)
+{
+    return b->failed ? NULL : b->parameters->layers[b->parameters->layer_count - 1].biases;
 }
 
 /* names[i] + ".weight" for each part, then names[i] + ".bias". */
@@ -166,6 +254,12 @@ static void bind_matrix(struct binder *b, struct linear *linear, int in, int out
 {
     const int64_t dims[] = {out_each, in};
     struct weight_part parts[BIND_STACK_MAX];
+    struct weight_spec spec = {.parts = parts,
+                               .part_count = count,
+                               .in = in,
+                               .kernel = 1,
+                               .geglu = geglu,
+                               .exact = b->exact};
     struct name full[BIND_STACK_MAX];
 
     for (int i = 0; i < count && !b->failed; i++) {
@@ -178,16 +272,10 @@ static void bind_matrix(struct binder *b, struct linear *linear, int in, int out
     if (b->failed)
         return;
     *linear = (struct linear){.in = in, .out = out_each * count};
-    linear->weight = make_weight(b,
-                                 &(struct weight_spec){.parts = parts,
-                                                       .part_count = count,
-                                                       .in = in,
-                                                       .kernel = 1,
-                                                       .geglu = geglu,
-                                                       .exact = b->exact},
-                                 names[0].text);
+    linear->weight = make_weight(b, &spec);
+    linear->slot = list_layer(b, linear, NULL, &spec, names);
     if (bias == BIND_BIAS)
-        linear->bias = bind_vector(b, full, count, out_each);
+        linear->bias = bind_vector(b, full, count, out_each, last_biases(b));
 }
 
 void bind_linear(struct binder *b, struct linear *linear, int in, int out, enum bind_bias bias,
@@ -223,6 +311,8 @@ void bind_conv(struct binder *b, struct conv *conv, int in, int out, int stride,
                ...)
 {
     const int64_t dims[] = {out, in, 3, 3};
+    struct weight_part part = {.out = out};
+    struct weight_spec spec = {.parts = &part, .part_count = 1, .in = in, .kernel = 3};
     struct name name, full;
     const struct stored_tensor *t;
 
@@ -230,17 +320,13 @@ void bind_conv(struct binder *b, struct conv *conv, int in, int out, int stride,
     snprintf(full.text, sizeof(full.text), "%.180s.weight", name.text);
     if (b->failed || (t = want(b, full.text, dims, 4)) == NULL)
         return;
+    part.data = t->data;
+    part.dtype = t->dtype;
     *conv = (struct conv){.in = in, .out = out, .kernel = 3, .stride = stride};
-    conv->weight = make_weight(
-        b,
-        &(struct weight_spec){
-            .parts = &(struct weight_part){.data = t->data, .dtype = t->dtype, .out = out},
-            .part_count = 1,
-            .in = in,
-            .kernel = 3},
-        full.text);
+    conv->weight = make_weight(b, &spec);
+    conv->slot = list_layer(b, NULL, conv, &spec, &name);
     snprintf(full.text, sizeof(full.text), "%.180s.bias", name.text);
-    conv->bias = bind_vector(b, &full, 1, out);
+    conv->bias = bind_vector(b, &full, 1, out, last_biases(b));
 }
 
 void bind_norm(struct binder *b, struct norm *norm, int channels, int groups, float eps,
@@ -251,9 +337,9 @@ void bind_norm(struct binder *b, struct norm *norm, int channels, int groups, fl
     FORMAT_NAME(name, format);
     *norm = (struct norm){.channels = channels, .groups = groups, .eps = eps};
     snprintf(full.text, sizeof(full.text), "%.180s.weight", name.text);
-    norm->gamma = bind_vector(b, &full, 1, channels);
+    norm->gamma = bind_vector(b, &full, 1, channels, NULL);
     snprintf(full.text, sizeof(full.text), "%.180s.bias", name.text);
-    norm->beta = bind_vector(b, &full, 1, channels);
+    norm->beta = bind_vector(b, &full, 1, channels, NULL);
 }
 
 void bind_embedding(struct binder *b, struct embedding *embedding, int rows, int columns,
@@ -266,14 +352,12 @@ void bind_embedding(struct binder *b, struct embedding *embedding, int rows, int
         return;
     *embedding = (struct embedding){.rows = rows, .columns = columns};
     embedding->table = make_weight(
-        b,
-        &(struct weight_spec){
-            .parts = &(struct weight_part){.data = t->data, .dtype = t->dtype, .out = rows},
-            .part_count = 1,
-            .in = columns,
-            .kernel = 1,
-            .lookup = true},
-        name);
+        b, &(struct weight_spec){
+               .parts = &(struct weight_part){.data = t->data, .dtype = t->dtype, .out = rows},
+               .part_count = 1,
+               .in = columns,
+               .kernel = 1,
+               .lookup = true});
 }
 
 int bind_dim(struct checkpoint *checkpoint, enum component component, int axis, const char *format,

@@ -4,7 +4,8 @@
  * A binder walks a model's parameters by their diffusers names, checks each shape and hands the
  * data to the back end. It carries the first failure; after it every call is a no-op, so that a
  * model's binding table reads as a table. What was created is owned by the `struct parameters` that
- * the network keeps, whether binding succeeded or not.
+ * the network keeps, whether binding succeeded or not. They remember what each matrix and filter
+ * was made of and called, which is what adapters go by.
  *
  *     bind_linear(&binder, &w->to_q, 320, 320, BIND_NO_BIAS, "%s.to_q", prefix);
  *     if (binder.failed) ...
@@ -17,6 +18,26 @@
 
 #define BIND_STACK_MAX 3
 
+/* A matrix or filter as it was bound; `slot` of its struct linear or conv is its number from 1. */
+struct layer {
+    const struct linear *linear; /* the network's own, or NULL */
+    const struct conv *conv;     /* the same of a filter */
+    struct weight_part parts[BIND_STACK_MAX], biases[BIND_STACK_MAX]; /* as long as the checkpoint;
+                                                                         data NULL: no bias */
+    int part_count;
+    bool geglu, exact;
+};
+
+/* One part of a layer, as diffusers names it. */
+struct target {
+    char *name; /* without ".weight" */
+    int slot, part;
+    int in, out, kernel; /* of the part */
+};
+
+/* The layer's bias as the file has it, zeros where it has none; out: [its outputs]. */
+void layer_bias(const struct layer *layer, float *out);
+
 struct parameters {
     struct backend *backend;
     struct weight **weights;
@@ -24,10 +45,19 @@ struct parameters {
         float *data;
         size_t bytes;
     } * vectors;
-    int weight_count, vector_count;
+    struct layer *layers;
+    struct target *targets;
+    int weight_count, vector_count, layer_count, target_count;
 };
 
 void parameters_release(struct parameters *parameters);
+
+/* Creates a weight, or copies a vector to the back end, for `parameters` to own. Fails with
+ * ERR_MEMORY (ERR_RETRY). */
+int parameters_weight(struct parameters *parameters, const struct weight_spec *spec,
+                      struct weight **weight, struct err *err) must_check;
+int parameters_vector(struct parameters *parameters, const float *values, size_t count,
+                      const float **vector, struct err *err) must_check;
 
 struct binder {
     struct checkpoint *checkpoint;

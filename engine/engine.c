@@ -390,6 +390,9 @@ static int load(struct model *model, const char *path, const struct model_option
         defaults_scheduler(&model->sampler, model->checkpoint,
                            options != NULL ? options->prediction : NULL, err) != 0)
         return -1;
+    while (model->engine->backend->weights_bytes > model->engine->memory_max_bytes &&
+           adaptations_evict(model->engine))
+        continue;
     if (model->engine->backend->weights_bytes > model->engine->memory_max_bytes)
         return err_set(err, ERR_MEMORY, ERR_RETRY,
                        "%s: its weights need %zu MiB, the engine may use %zu MiB", path,
@@ -445,6 +448,7 @@ void engine_unload(struct model *model)
     for (link = &model->engine->models; *link != model; link = &(*link)->next)
         continue;
     *link = model->next;
+    model_unload_adapters(model);
     for (int i = 0; i < model->encoder_count; i++)
         clip_release(&model->encoders[i].clip);
     unet_release(&model->unet);

@@ -39,9 +39,11 @@
 #define ENGINE_SIZE_MULTIPLE 8
 #define ENGINE_STEPS_MAX 500
 #define ENGINE_SESSIONS_MAX 64 /* in one engine_step */
+#define ENGINE_ADAPTERS_MAX 16 /* of one session */
 
 struct engine;
 struct model;
+struct adapter;
 struct session;
 
 enum precision {
@@ -135,7 +137,33 @@ int model_inspect(const char *path, bool json, struct buf *out, struct err *err)
 int model_plan(struct model *model, int width, int height, int count, size_t *bytes,
                struct err *err) must_check;
 
+/* ---- adapters ---- */
+
+/* Reads a LoRA file of any published kind and naming for this model, and makes it ready: plain and
+ * LoCon, LoHa, LoKr, DoRA, full differences. Errors (ERR_REJECT): a file that is missing or lies, a
+ * key that matches nothing in the model, a shape that does not fit; the message names file and key.
+ * ERR_MEMORY (ERR_RETRY): the budget does not hold it. */
+int engine_load_adapter(struct adapter **adapter, struct model *model, const char *path,
+                        struct err *err) must_check;
+
+/* No session of the model uses it any more. Unloading a model unloads its adapters. */
+void engine_unload_adapter(struct adapter *adapter);
+
+struct adapter_info {
+    const char *path;
+    int layers;     /* that it changes */
+    int merged;     /* of these, how many take a copy of the layer of their own */
+    uint64_t bytes; /* of its weights in memory */
+};
+
+const struct adapter_info *adapter_info(const struct adapter *adapter);
+
 /* ---- sessions ---- */
+
+struct draw_adapter {
+    struct adapter *adapter; /* of the session's model; lives as long as the session */
+    double scale;
+};
 
 /* What to draw. Strings and images are borrowed for the call. Zero means "not given" only where
  * said. */
@@ -150,7 +178,9 @@ struct draw {
     double eta;                  /* ddim and tcd */
     enum rng_kind rng;           /* RNG_TORCH, as diffusers on a CPU; RNG_PHILOX, as A1111 */
     uint64_t seed;
-    int clip_skip;                  /* diffusers' meaning */
+    int clip_skip; /* diffusers' meaning */
+    struct draw_adapter adapters[ENGINE_ADAPTERS_MAX];
+    int adapter_count;
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
     double strength;                /* with init_image, 0 … 1 */
     const struct image *mask;       /* of init_image's size; what is light is redrawn; or NULL */

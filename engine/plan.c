@@ -48,7 +48,8 @@ static void plan_vae(struct pass *pass, const struct model *model, bool decode, 
 }
 
 /* Runs the forward function over addresses without memory. */
-static int make_plan(const struct model *model, struct work_plan *plan, struct err *err)
+static int make_plan(const struct model *model, const struct adapted_rows *adapted,
+                     struct work_plan *plan, struct err *err)
 {
     struct arena arena;
     struct pass pass;
@@ -57,6 +58,7 @@ static int make_plan(const struct model *model, struct work_plan *plan, struct e
     pass = pass_begin(model->engine->backend, &arena,
                       plan->work <= WORK_TEXT_2 ? DTYPE_F32 : model_act(model), err);
     pass.planning = true;
+    pass_adapt(&pass, adapted);
     switch (plan->work) {
     case WORK_TEXT:
     case WORK_TEXT_2:
@@ -79,17 +81,19 @@ static int make_plan(const struct model *model, struct work_plan *plan, struct e
 int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,
                    struct err *err)
 {
-    const struct engine *engine = model->engine;
-    size_t need = engine->backend->weights_bytes, arena = 0;
+    struct engine *engine = model->engine;
+    size_t more = 0, arena = 0, need;
     int factor = model->info.vae_factor;
 
     for (int i = 0; i < count; i++) {
-        need += plans[i].prepare_bytes;
+        more += plans[i].prepare_bytes;
         arena = plans[i].arena_bytes > arena ? plans[i].arena_bytes : arena;
     }
-    need += arena;
-    if (need <= engine->memory_max_bytes)
-        return 0;
+    do {
+        need = engine->backend->weights_bytes + more + arena;
+        if (need <= engine->memory_max_bytes)
+            return 0;
+    } while (adaptations_evict(engine));
     return err_set(
         err, ERR_MEMORY, ERR_RETRY,
         "width and height: %d × %d needs %zu MiB with the model's weights, the engine may "
@@ -98,24 +102,42 @@ int work_plans_fit(const struct model *model, const struct work_plan *plans, int
         engine->memory_max_bytes >> 20);
 }
 
+void pass_adapt(struct pass *pass, const struct adapted_rows *adapted)
+{
+    if (adapted == NULL || !adapted->changed)
+        return;
+    pass->runs = adapted->runs;
+    pass->run_count = adapted->count;
+}
+
 int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
                    struct work_plan *plan, struct err *err)
 {
+    return work_plan_find_adapted(model, work, rows, height, width, NULL, plan, err);
+}
+
+int work_plan_find_adapted(struct model *model, enum work work, int rows, int height, int width,
+                           const struct adapted_rows *adapted, struct work_plan *plan,
+                           struct err *err)
+{
+    uint64_t id = adapted != NULL && adapted->changed ? adapted->id : 0;
+
     for (int i = 0; i < model->plan_count; i++) {
         struct work_plan *known = &model->plans[i];
         if (known->work != work || known->rows != rows || known->height != height ||
-            known->width != width)
+            known->width != width || known->adapted != id)
             continue;
         /* What it was to prepare may have been made since, and then counts as weights. */
         if (known->prepare_bytes > 0 &&
             known->weights_bytes != model->engine->backend->weights_bytes &&
-            make_plan(model, known, err) != 0)
+            make_plan(model, adapted, known, err) != 0)
             return -1;
         *plan = *known;
         return work_plans_fit(model, plan, 1, err);
     }
-    *plan = (struct work_plan){.work = work, .rows = rows, .height = height, .width = width};
-    if (make_plan(model, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
+    *plan = (struct work_plan){
+        .work = work, .rows = rows, .height = height, .width = width, .adapted = id};
+    if (make_plan(model, adapted, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
         return -1;
     model->plans[model->plan_count < PLANS_MAX ? model->plan_count++
                                                : model->plan_next++ % PLANS_MAX] = *plan;

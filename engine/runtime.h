@@ -8,6 +8,7 @@
 #ifndef ATELIER_ENGINE_RUNTIME_H
 #define ATELIER_ENGINE_RUNTIME_H
 
+#include "engine/adaptation.h"
 #include "engine/checkpoint.h"
 #include "engine/clip.h"
 #include "engine/conditioning.h"
@@ -30,8 +31,9 @@ struct engine {
     void *arena_memory;
     size_t arena_bytes;
     size_t memory_max_bytes;
-    struct profile *profile; /* borrowed; NULL: nobody measures */
-    struct model *models;    /* a list, newest first */
+    struct profile *profile;   /* borrowed; NULL: nobody measures */
+    struct model *models;      /* a list, newest first */
+    uint64_t adaptation_clock; /* see adaptation.h */
     void (*warn)(void *user, const char *message);
     void *user;
 };
@@ -45,6 +47,7 @@ enum work { WORK_TEXT, WORK_TEXT_2, WORK_STEP, WORK_DECODE, WORK_ENCODE };
 struct work_plan {
     enum work work;
     int rows, height, width; /* samples of a pass; latent pixels, or tokens by one */
+    uint64_t adapted;        /* adapted_rows.id of the samples */
     size_t arena_bytes;
     size_t prepare_bytes; /* weights in further forms, made when it first runs */
     size_t weights_bytes; /* on the device when this was planned */
@@ -65,6 +68,9 @@ struct model {
     bool zero_negative;                    /* an absent negative prompt is zeros, not "" */
     struct unet unet;
     struct vae vae;
+    struct adapter *adapters; /* lists of what is loaded for it */
+    struct adaptation *adaptations;
+    struct adapter_keys *adapter_keys; /* made for the first of them */
     struct sampler_config sampler;
     struct model_info info;
     uint64_t fingerprint;
@@ -85,6 +91,7 @@ struct session {
     int latent_h, latent_w;
     double guidance_scale, image_guidance_scale;
     struct conditioning conditioning;
+    struct adaptation *adaptation; /* NULL: no adapters */
     struct sampler_plan plan;
     struct sampler_state state;
     int end;               /* of the plan's calls; the sequel takes over there */
@@ -107,6 +114,13 @@ struct session {
 /* Finds or makes the plan; fails with ERR_MEMORY when the budget does not hold it. */
 int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
                    struct work_plan *plan, struct err *err) must_check;
+
+/* The same for samples that see changed layers, and the pass that it is for. `adapted` may be NULL.
+ */
+int work_plan_find_adapted(struct model *model, enum work work, int rows, int height, int width,
+                           const struct adapted_rows *adapted, struct work_plan *plan,
+                           struct err *err) must_check;
+void pass_adapt(struct pass *pass, const struct adapted_rows *adapted);
 
 /* Whether the budget holds what all these plans prepare, and the largest arena of them. */
 int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,

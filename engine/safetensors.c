@@ -256,6 +256,23 @@ const struct stored_tensor *safetensors_find(const struct safetensors *file, con
     return found == NULL ? NULL : &found->tensor;
 }
 
+/* FNV-1a over words, four of them side by side so that they do not wait for each other. */
+uint64_t safetensors_digest(const struct safetensors *file)
+{
+    uint64_t lanes[4] = {0xcbf29ce484222325u, 1, 2, 3}, words[4], hash = file->len;
+
+    for (size_t i = 0; i < file->len; i += sizeof(words)) {
+        size_t left = file->len - i;
+        memset(words, 0, sizeof(words));
+        memcpy(words, file->bytes + i, left < sizeof(words) ? left : sizeof(words));
+        for (int j = 0; j < 4; j++)
+            lanes[j] = (lanes[j] ^ words[j]) * 0x100000001b3u;
+    }
+    for (int j = 0; j < 4; j++)
+        hash = (hash ^ lanes[j]) * 0x100000001b3u;
+    return hash;
+}
+
 const char *safetensors_metadata(const struct safetensors *file, const char *key)
 {
     return json_string_or(json_get(json_get(json_root(file->header), "__metadata__"), key), NULL);

@@ -53,6 +53,9 @@ size_t safetensors_index(const struct safetensors *file, const struct stored_ten
 /* By name, or NULL. */
 const struct stored_tensor *safetensors_find(const struct safetensors *file, const char *name);
 
+/* Tells files apart by all their bytes: damage and other versions, not malice. */
+uint64_t safetensors_digest(const struct safetensors *file);
+
 /* The value of a __metadata__ key, or NULL. */
 const char *safetensors_metadata(const struct safetensors *file, const char *key);
 

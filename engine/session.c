@@ -154,6 +154,11 @@ void session_free(struct session *s)
 {
     if (s == NULL)
         return;
+    if (s->adaptation != NULL) {
+        pthread_mutex_lock(&s->model->engine->lock);
+        adaptation_release(s->adaptation);
+        pthread_mutex_unlock(&s->model->engine->lock);
+    }
     sequel_free(s->sequel);
     conditioning_release(&s->conditioning);
     free(s->extra);
@@ -166,9 +171,12 @@ static int check_plans(struct model *model, const struct session *s, int rows, b
                        struct err *err)
 {
     struct work_plan plans[3];
+    struct adapted_rows adapted = {.count = 0};
     int h = s->latent_h, w = s->latent_w, count = 0;
 
-    if (work_plan_find(model, WORK_STEP, rows, h, w, &plans[count++], err) != 0 ||
+    if (model == s->model)
+        adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
+    if (work_plan_find_adapted(model, WORK_STEP, rows, h, w, &adapted, &plans[count++], err) != 0 ||
         decode_plan(model, h, w, &plans[count++], err) != 0)
         return -1;
     if (from_image && work_plan_find(model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
@@ -192,13 +200,16 @@ static void begin(struct session *s)
     sampler_begin(&s->plan, &s->state);
 }
 
-/* The sequel takes over where its plan begins. */
+/* The sequel takes over where its plan begins; what adapted the model before it does not go with
+ * it. The lock is held. */
 static void hand_over(struct session *s)
 {
     struct sequel *sequel = s->sequel;
 
     s->steps_before = s->end - s->plan.begin;
     conditioning_release(&s->conditioning);
+    adaptation_release(s->adaptation);
+    s->adaptation = NULL;
     s->model = sequel->model;
     s->conditioning = sequel->conditioning;
     s->plan = sequel->plan;
@@ -241,6 +252,7 @@ static int prepare(struct session *s, const struct draw *d, struct err *err)
     struct sequel *sequel = s->sequel;
 
     if (make_plans(s, d, err) != 0 ||
+        adaptation_acquire(&s->adaptation, s->model, d->adapters, d->adapter_count, err) != 0 ||
         check_plans(s->model, s, s->conditioning.rows, from_image, err) != 0 ||
         (sequel && check_plans(sequel->model, s, sequel->conditioning.rows, false, err) != 0) ||
         session_encode_text(s, d, err) != 0 || session_start(s, d, err) != 0)
@@ -320,6 +332,7 @@ struct batch {
     float *ids;    /* rows × ids */
     double timesteps[STEP_ROWS_MAX];
     double guidance[STEP_ROWS_MAX];
+    struct adapted_rows adapted;
 };
 
 static int batch_alloc(struct batch *b, struct session *const sessions[], int count,
@@ -370,9 +383,12 @@ static void batch_fill(struct batch *b)
 {
     int row = 0;
 
-    for (int i = 0; i < b->count; i++)
-        for (int r = 0; r < b->sessions[i]->conditioning.rows; r++)
-            batch_fill_row(b, row++, b->sessions[i], r);
+    for (int i = 0; i < b->count; i++) {
+        const struct session *s = b->sessions[i];
+        for (int r = 0; r < s->conditioning.rows; r++)
+            batch_fill_row(b, row++, s, r);
+        adapted_rows_add(&b->adapted, s->adaptation, COMPONENT_UNET, s->conditioning.rows);
+    }
 }
 
 static int batch_run(struct batch *b, struct err *err)
@@ -384,9 +400,11 @@ static int batch_run(struct batch *b, struct err *err)
     struct tensor x, text, text_rows, pooled, y;
     struct pass pass;
 
-    if (work_plan_find(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &plan, err) != 0 ||
+    if (work_plan_find_adapted(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &b->adapted,
+                               &plan, err) != 0 ||
         work_begin(m, &plan, model_act(m), &pass, err) != 0)
         return -1;
+    pass_adapt(&pass, &b->adapted);
     x = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w, u->in_channels);
     text = pass_tensor(&pass, b->rows, 1, m->tokens, u->context);
     pooled = pass_tensor_of(&pass, DTYPE_F32, b->rows, 1, 1, u->pooled);

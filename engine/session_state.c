@@ -5,7 +5,7 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 4
+#define STATE_VERSION 5
 
 struct header {
     uint32_t magic, version;
@@ -17,7 +17,7 @@ struct header {
     int32_t rows, tokens;
     int32_t sequel_rows, sequel_tokens;
     int32_t end, steps_before;
-    int32_t blends, reserved;
+    int32_t blends, adapters;
     double guidance_scale, image_guidance_scale;
 };
 
@@ -35,7 +35,8 @@ static size_t state_bytes(const struct session *s)
 {
     const struct sequel *sequel = s->sequel;
 
-    return sizeof(struct header) + sizeof(s->plan) + sizeof(s->state) + sizeof(s->rng) +
+    return sizeof(struct header) + ENGINE_ADAPTERS_MAX * sizeof(struct saved_adapter) +
+           sizeof(s->plan) + sizeof(s->state) + sizeof(s->rng) +
            conditioning_bytes(&s->conditioning) +
            ((1 + SAMPLER_HISTORY) * s->count + picture_count(s)) * sizeof(float) +
            (sequel ? sizeof(sequel->plan) + conditioning_bytes(&sequel->conditioning) : 0);
@@ -91,9 +92,14 @@ static struct header header_of(const struct session *s)
 int session_save(const struct session *s, struct buf *out, struct err *err)
 {
     struct header header = header_of(s);
+    struct saved_adapter adapters[ENGINE_ADAPTERS_MAX];
     size_t start = out->len;
 
+    pthread_mutex_lock(&s->model->engine->lock);
+    header.adapters = adaptation_save(s->adaptation, adapters);
+    pthread_mutex_unlock(&s->model->engine->lock);
     buf_append(out, &header, sizeof(header));
+    buf_append(out, adapters, sizeof(adapters));
     buf_append(out, &s->plan, sizeof(s->plan));
     buf_append(out, &s->state, sizeof(s->state));
     buf_append(out, &s->rng, sizeof(s->rng));
@@ -187,9 +193,11 @@ int session_restore(struct session **out, struct model *model, struct model *ref
                     const void *bytes, size_t len, const struct stage_observer *observer,
                     struct err *err)
 {
+    struct saved_adapter adapters[ENGINE_ADAPTERS_MAX];
     struct header header = {0};
     const char *at = bytes;
     struct session *s;
+    int rc;
 
     if (len < sizeof(header))
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated");
@@ -210,7 +218,11 @@ int session_restore(struct session **out, struct model *model, struct model *ref
         (void)damaged(err);
         goto fail;
     }
-    if (take_state(s, &header, at, err) != 0)
+    at = take(at, adapters, sizeof(adapters));
+    pthread_mutex_lock(&model->engine->lock);
+    rc = adaptation_restore(&s->adaptation, model, adapters, header.adapters, err);
+    pthread_mutex_unlock(&model->engine->lock);
+    if (rc != 0 || take_state(s, &header, at, err) != 0)
         goto fail;
     if (observer != NULL)
         s->observer = *observer;

@@ -102,9 +102,12 @@ static struct tensor as_rows(const struct tensor *t)
 }
 
 /* One encoder's run over one prompt: embeds is tokens × hidden, pooled clip_pooled_width. */
-static int run_encoder(struct model *m, int number, const int *ids, int skip, float *embeds,
+static int run_encoder(const struct prompt *p, int number, const int *ids, int skip, float *embeds,
                        float *pooled, struct err *err)
 {
+    const struct session *s = p->session;
+    struct model *m = p->model;
+    struct adapted_rows adapted = {.count = 0};
     const struct clip *clip = &m->encoders[number].clip;
     struct clip_reading reading = {.skip = skip,
                                    .raw = is_xl(m),
@@ -114,9 +117,13 @@ static int run_encoder(struct model *m, int number, const int *ids, int skip, fl
     struct tensor y, vector, rows;
     struct pass pass;
 
-    if (work_plan_find(m, WORK_TEXT + (enum work)number, 1, 1, m->tokens, &plan, err) != 0 ||
+    adapted_rows_add(&adapted, p->to == &s->conditioning ? s->adaptation : NULL,
+                     m->encoders[number].component, 1);
+    if (work_plan_find_adapted(m, WORK_TEXT + (enum work)number, 1, 1, m->tokens, &adapted, &plan,
+                               err) != 0 ||
         work_begin(m, &plan, DTYPE_F32, &pass, err) != 0)
         return -1;
+    pass_adapt(&pass, &adapted);
     y = pass_tensor_of(&pass, DTYPE_F32, 1, 1, m->tokens, clip->config.hidden);
     vector = pass_tensor_of(&pass, DTYPE_F32, 1, 1, 1, clip_pooled_width(&clip->config));
     clip_forward(&pass, clip, ids, &reading, &y, &vector);
@@ -164,7 +171,7 @@ static int encode_part(const struct prompt *p, int number, int first_column, flo
     int ids[TOKENIZER_CLIP_TOKENS];
 
     if (tokenize(e, p, ids, err) != 0 ||
-        run_encoder(m, number, ids, p->skip, scratch, pooled, err) != 0)
+        run_encoder(p, number, ids, p->skip, scratch, pooled, err) != 0)
         return -1;
     show_tokens(p, number, ids);
     for (int i = 0; i < m->tokens; i++)

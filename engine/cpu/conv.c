@@ -145,9 +145,11 @@ static void gemm_conv2d(struct pass *pass, const struct conv2d *a, const struct 
         pass->failed = true;
         return;
     }
-    cpu_gemm(pass, &(struct gemm){.b = weight_panels(cpu, w),
+    cpu_gemm(pass, &(struct gemm){.terms = &(struct gemm_term){.b = weight_panels(cpu, w),
+                                                               .fill = im2col_fill,
+                                                               .context = &context},
+                                  .term_count = 1,
                                   .rows = tensor_rows(a->y),
-                                  .fill = im2col_fill,
                                   .emit = im2col_emit,
                                   .context = &context});
 }
@@ -183,7 +185,39 @@ static void direct_path(struct pass *pass, const struct conv2d *a, const struct 
     pass_drop(pass, &c);
 }
 
-void cpu_conv2d(struct pass *pass, const struct conv2d *a)
+/* ---- additions, whatever the algorithm ---- */
+
+static void added_emit(const void *context, int64_t row, int rows, int column, int columns,
+                       const float *c, size_t ldc)
+{
+    const struct im2col *im = context;
+    const struct tensor *y = im->a->y;
+
+    for (int i = 0; i < rows; i++) {
+        void *pixel = (char *)row_at(y, row + i) + (size_t)column * dtype_bytes(y->dtype);
+        struct finish f = {
+            .residual = pixel, .residual_dtype = y->dtype, .y = pixel, .y_dtype = y->dtype};
+        im->cpu->kernels->finish(c + (size_t)i * ldc, columns, &f);
+    }
+}
+
+/* y += additions */
+static void add_additions(struct pass *pass, const struct conv2d *a)
+{
+    const struct cpu_backend *cpu = cpu_of(pass);
+    struct im2col context = {.cpu = cpu, .a = a};
+    struct added added[ADDITIONS_MAX];
+    struct gemm_term terms[ADDITIONS_MAX];
+
+    cpu_added_terms(cpu, a->additions, a->addition_count, added, terms);
+    cpu_gemm(pass, &(struct gemm){.terms = terms,
+                                  .term_count = a->addition_count,
+                                  .rows = tensor_rows(a->y),
+                                  .emit = added_emit,
+                                  .context = &context});
+}
+
+static void convolve(struct pass *pass, const struct conv2d *a)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
     enum conv_algorithm algorithm = choose(cpu, a);
@@ -203,4 +237,11 @@ void cpu_conv2d(struct pass *pass, const struct conv2d *a)
         gemm_conv2d(pass, a, &x);
     if (!as_it_is)
         pass_drop(pass, &x);
+}
+
+void cpu_conv2d(struct pass *pass, const struct conv2d *a)
+{
+    convolve(pass, a);
+    if (a->addition_count > 0)
+        add_additions(pass, a);
 }

@@ -97,17 +97,36 @@ typedef void (*gemm_fill)(const void *context, int segment, int64_t row, int row
 typedef void (*gemm_emit)(const void *context, int64_t row, int rows, int column, int columns,
                           const float *c, size_t ldc);
 
-struct gemm {
+/* One product A · B. */
+struct gemm_term {
     struct panels b;
-    int64_t rows;
-    int row_block_max; /* 0: as it likes */
     gemm_fill fill;
-    gemm_emit emit;
     const void *context;
 };
 
+/* Their sum, row by row to `emit`. All have the same columns. */
+struct gemm {
+    const struct gemm_term *terms;
+    int term_count;
+    int64_t rows;
+    gemm_emit emit;
+    const void *context; /* of emit */
+};
+
+#define CPU_TERMS_MAX (1 + ADDITIONS_MAX)
+
 /* The threaded product; scratch comes from the pass. */
 void cpu_gemm(struct pass *pass, const struct gemm *gemm);
+
+/* What an addition's fill reads. */
+struct added {
+    const struct cpu_backend *cpu;
+    const struct addition *addition;
+};
+
+/* Writes `count` additions' terms; each entry of `added` lives as long as its term. */
+void cpu_added_terms(const struct cpu_backend *cpu, const struct addition *additions, int count,
+                     struct added *added, struct gemm_term *terms);
 
 void cpu_matmul(struct pass *pass, const struct matmul *args);
 

@@ -5,6 +5,7 @@
  * A is copied block by block into per-thread scratch, which is where conversions and the fused
  * affine + SiLU happen, once per element; k runs in segments (a tap of a filter, or at most
  * CPU_SEGMENT_MAX) in a fixed order, so that no element's sum depends on how rows were blocked.
+ * Low-rank additions are further products into the same sums.
  */
 #include "engine/cpu/cpu.h"
 
@@ -170,36 +171,45 @@ size_t weight_pack_bytes(const struct cpu_backend *cpu, const struct weight *w)
 struct blocking {
     int rows, columns;
     int64_t row_blocks, column_blocks;
-    size_t lda, ldc;
+    size_t ldc;
     size_t a_bytes, c_bytes, wide_bytes, thread_bytes;
 };
+
+/* Elements from one row of A's copy to the next. */
+static size_t term_stride(const struct panels *p)
+{
+    return (size_t)p->segment_k + CPU_PAD;
+}
 
 static struct blocking choose_blocking(const struct cpu_backend *cpu, const struct gemm *g)
 {
     struct blocking b = {.rows = ROW_BLOCK, .columns = COLUMN_BLOCK};
-    int nr = cpu->kernels->nr;
-    size_t a_element = g->b.type == PANEL_PAIRS ? 2 : 4;
+    int nr = cpu->kernels->nr, columns = g->terms[0].b.n;
+    size_t row_bytes = 0;
 
-    if (g->row_block_max > 0 && g->row_block_max < b.rows)
-        b.rows = g->row_block_max;
     /* Enough tasks for every thread: first narrower, then shorter blocks. */
     while (b.columns > 4 * nr &&
-           div_up(g->rows, b.rows) * div_up(g->b.n, b.columns) < 4 * cpu->base.threads)
+           div_up(g->rows, b.rows) * div_up(columns, b.columns) < 4 * cpu->base.threads)
         b.columns /= 2;
     while (b.rows > 12 &&
-           div_up(g->rows, b.rows) * div_up(g->b.n, b.columns) < 2 * cpu->base.threads)
+           div_up(g->rows, b.rows) * div_up(columns, b.columns) < 2 * cpu->base.threads)
         b.rows = b.rows / 2 / 12 * 12 > 0 ? b.rows / 2 / 12 * 12 : 12;
     if (b.rows > g->rows)
         b.rows = (int)g->rows;
     b.row_blocks = div_up(g->rows, b.rows);
-    b.column_blocks = div_up(g->b.n, b.columns);
-    b.lda = (size_t)g->b.segment_k + CPU_PAD;
+    b.column_blocks = div_up(columns, b.columns);
     b.ldc = (size_t)b.columns + CPU_PAD;
-    b.a_bytes = ((size_t)b.rows * b.lda * a_element + 63) & ~(size_t)63;
     b.c_bytes = (size_t)b.rows * b.ldc * sizeof(float);
-    b.wide_bytes = g->b.type == PANEL_BF16 || g->b.type == PANEL_F16
-                       ? (size_t)g->b.segment_k * (size_t)nr * sizeof(float)
-                       : 0;
+    for (int i = 0; i < g->term_count; i++) {
+        const struct panels *p = &g->terms[i].b;
+        size_t bytes = term_stride(p) * (p->type == PANEL_PAIRS ? 2 : 4);
+        size_t wide = (size_t)p->segment_k * (size_t)nr * sizeof(float);
+        ASSERT(p->n == columns);
+        row_bytes = bytes > row_bytes ? bytes : row_bytes;
+        if ((p->type == PANEL_BF16 || p->type == PANEL_F16) && wide > b.wide_bytes)
+            b.wide_bytes = wide;
+    }
+    b.a_bytes = ((size_t)b.rows * row_bytes + 63) & ~(size_t)63;
     b.thread_bytes = (b.a_bytes + b.c_bytes + b.wide_bytes + 63) & ~(size_t)63;
     return b;
 }
@@ -219,13 +229,14 @@ static void product_widened(const struct cpu_kernels *k, const struct panels *p,
     }
 }
 
-/* c = all segments of one block. */
-static void block_product(const struct cpu_backend *cpu, const struct gemm *g,
+/* c = or += all segments of one term's block. */
+static void block_product(const struct cpu_backend *cpu, const struct gemm_term *g,
                           const struct blocking *b, int64_t row, int rows, int column, int columns,
-                          char *scratch)
+                          char *scratch, bool add)
 {
     const struct cpu_kernels *k = cpu->kernels;
     const struct panels *p = &g->b;
+    size_t lda = term_stride(p);
     float *c = (float *)(scratch + b->a_bytes),
           *wide = (float *)(scratch + b->a_bytes + b->c_bytes);
 
@@ -233,16 +244,16 @@ static void block_product(const struct cpu_backend *cpu, const struct gemm *g,
         int depth = segment_depth(p, s);
         size_t at = panel_at(p, s, column), stride = (size_t)depth * (size_t)k->nr;
 
-        g->fill(g->context, s, row, rows, scratch, b->lda);
+        g->fill(g->context, s, row, rows, scratch, lda);
         if (p->type == PANEL_F32)
-            k->gemm_f32(rows, columns, depth, (float *)scratch, b->lda, (float *)p->data + at,
-                        stride, c, b->ldc, s > 0);
+            k->gemm_f32(rows, columns, depth, (float *)scratch, lda, (float *)p->data + at, stride,
+                        c, b->ldc, add || s > 0);
         else if (p->type == PANEL_PAIRS)
-            k->gemm_bf16(rows, columns, depth, (uint16_t *)scratch, b->lda,
-                         (uint16_t *)p->data + at, stride, c, b->ldc, s > 0);
+            k->gemm_bf16(rows, columns, depth, (uint16_t *)scratch, lda, (uint16_t *)p->data + at,
+                         stride, c, b->ldc, add || s > 0);
         else
-            product_widened(k, p, rows, columns, depth, (float *)scratch, b->lda,
-                            (uint16_t *)p->data + at, wide, c, b->ldc, s > 0);
+            product_widened(k, p, rows, columns, depth, (float *)scratch, lda,
+                            (uint16_t *)p->data + at, wide, c, b->ldc, add || s > 0);
     }
 }
 
@@ -251,6 +262,7 @@ void cpu_gemm(struct pass *pass, const struct gemm *g)
     const struct cpu_backend *cpu = cpu_of(pass);
     struct blocking b = choose_blocking(cpu, g);
     char *scratch = pass_scratch(pass, b.thread_bytes * (size_t)cpu->base.threads);
+    int all = g->terms[0].b.n;
 
     if (!pass->planning && !pass->failed) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cpu->base.threads)
@@ -258,9 +270,10 @@ void cpu_gemm(struct pass *pass, const struct gemm *g)
             int64_t row = task % b.row_blocks * b.rows;
             int column = (int)(task / b.row_blocks) * b.columns;
             int rows = g->rows - row < b.rows ? (int)(g->rows - row) : b.rows;
-            int columns = g->b.n - column < b.columns ? g->b.n - column : b.columns;
+            int columns = all - column < b.columns ? all - column : b.columns;
             char *mine = scratch + b.thread_bytes * (size_t)omp_get_thread_num();
-            block_product(cpu, g, &b, row, rows, column, columns, mine);
+            for (int i = 0; i < g->term_count; i++)
+                block_product(cpu, &g->terms[i], &b, row, rows, column, columns, mine, i > 0);
             g->emit(g->context, row, rows, column, columns, (float *)(mine + b.a_bytes), b.ldc);
         }
     }
@@ -350,14 +363,49 @@ static void matmul_emit(const void *context, int64_t row, int rows, int column, 
     }
 }
 
+/* scale ⊙ t, as wide as a segment. */
+static void added_fill(const void *context, int segment, int64_t row, int rows, void *a, size_t ld)
+{
+    const struct added *m = context;
+    const struct tensor *t = m->addition->t;
+    const struct weight *up = m->addition->up->weight;
+    int first = segment * CPU_SEGMENT_MAX;
+    int n = t->c - first < CPU_SEGMENT_MAX ? t->c - first : CPU_SEGMENT_MAX;
+    size_t element = up->panels.type == PANEL_PAIRS ? 2 : 4;
+    struct pre pre = {.scale = m->addition->scale + first};
+    bool exact = weight_is_exact(m->cpu, up);
+
+    for (int i = 0; i < rows; i++)
+        fill_row(m->cpu, &up->panels, exact, (const float *)row_at(t, row + i) + first, t->dtype, n,
+                 &pre, (char *)a + (size_t)i * ld * element);
+}
+
+void cpu_added_terms(const struct cpu_backend *cpu, const struct addition *additions, int count,
+                     struct added *added, struct gemm_term *terms)
+{
+    ASSERT(count <= ADDITIONS_MAX);
+    for (int i = 0; i < count; i++) {
+        added[i] = (struct added){.cpu = cpu, .addition = &additions[i]};
+        terms[i] = (struct gemm_term){.b = weight_panels(cpu, additions[i].up->weight),
+                                      .fill = added_fill,
+                                      .context = &added[i]};
+    }
+}
+
 void cpu_matmul(struct pass *pass, const struct matmul *args)
 {
+    const struct cpu_backend *cpu = cpu_of(pass);
     struct matmul_context context = {
-        .cpu = cpu_of(pass), .args = args, .rows_per_sample = (int64_t)args->x->h * args->x->w};
+        .cpu = cpu, .args = args, .rows_per_sample = (int64_t)args->x->h * args->x->w};
+    struct added added[ADDITIONS_MAX];
+    struct gemm_term terms[CPU_TERMS_MAX];
 
-    cpu_gemm(pass, &(struct gemm){.b = weight_panels(cpu_of(pass), args->linear->weight),
+    terms[0] = (struct gemm_term){
+        .b = weight_panels(cpu, args->linear->weight), .fill = matmul_fill, .context = &context};
+    cpu_added_terms(cpu, args->additions, args->addition_count, added, terms + 1);
+    cpu_gemm(pass, &(struct gemm){.terms = terms,
+                                  .term_count = 1 + args->addition_count,
                                   .rows = tensor_rows(args->x),
-                                  .fill = matmul_fill,
                                   .emit = matmul_emit,
                                   .context = &context});
 }

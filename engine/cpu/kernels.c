@@ -274,8 +274,9 @@ static inline vec apply_pre(const struct pre *pre, int i, int count, vec v)
 {
     if (pre->scale == NULL)
         return v;
-    v = v * load_as(pre->scale, DTYPE_F32, (size_t)i, count) +
-        load_as(pre->shift, DTYPE_F32, (size_t)i, count);
+    v = v * load_as(pre->scale, DTYPE_F32, (size_t)i, count);
+    if (pre->shift != NULL)
+        v += load_as(pre->shift, DTYPE_F32, (size_t)i, count);
     return pre->silu ? vsilu(v) : v;
 }
 

@@ -38,7 +38,7 @@ struct finish {
     enum dtype y_dtype;
 };
 
-/* An affine and SiLU on the way in; scale NULL: as it is. */
+/* An affine and SiLU on the way in; scale NULL: as it is, shift NULL: none. */
 struct pre {
     const float *scale, *shift; /* [n] */
     bool silu;

@@ -163,7 +163,7 @@ static __device__ __forceinline__ float activate(int act, float v)
 static __device__ __forceinline__ float pre_apply(const struct pre *pre, int64_t at, float v)
 {
     if (pre->scale != nullptr)
-        v = fmaf(v, pre->scale[at], pre->shift[at]);
+        v = pre->shift != nullptr ? fmaf(v, pre->scale[at], pre->shift[at]) : v * pre->scale[at];
     return pre->silu ? silu(v) : v;
 }
 

@@ -21,8 +21,8 @@ struct matrix {
     int dtype; /* enum dtype */
 };
 
-/* What a group norm became: x·scale + shift, then perhaps SiLU. [n × channels]; scale may be NULL.
- */
+/* What a group norm became: x·scale + shift, then perhaps SiLU. [n × channels]; scale may
+ * be NULL, and so may shift. */
 struct pre {
     const float *scale, *shift;
     int silu;

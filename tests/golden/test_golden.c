@@ -163,8 +163,60 @@ static void read_pair(const struct json *json, int pair[2])
     pair[1] = (int)json_int_or(json->child->next, 0);
 }
 
-static int draw_of(const struct json *job, struct draw *draw, struct image *init,
-                   struct image *mask, struct err *err)
+#define LOADED_ADAPTERS_MAX 16
+
+/* A model's adapters that jobs have asked for. */
+struct adapters {
+    struct model *model;
+    int count;
+    struct {
+        struct adapter *adapter;
+        char name[64];
+    } items[LOADED_ADAPTERS_MAX];
+};
+
+/* The models that are loaded, by name: the job's and its refiner. */
+struct loaded {
+    struct model *model;
+    char name[128];
+    struct adapters adapters;
+};
+
+static struct adapter *need_adapter(struct adapters *adapters, const char *name, struct err *err)
+{
+    char path[512];
+    int i = 0;
+
+    while (i < adapters->count && strcmp(adapters->items[i].name, name) != 0)
+        i++;
+    if (i < adapters->count)
+        return adapters->items[i].adapter;
+    snprintf(path, sizeof(path), GOLDEN "adapters/%s.safetensors", name);
+    if (i == LOADED_ADAPTERS_MAX ||
+        engine_load_adapter(&adapters->items[i].adapter, adapters->model, path, err) != 0)
+        return NULL;
+    snprintf(adapters->items[i].name, sizeof(adapters->items[i].name), "%s", name);
+    adapters->count++;
+    return adapters->items[i].adapter;
+}
+
+static int read_loras(const struct json *job, struct adapters *adapters, struct draw *draw,
+                      struct err *err)
+{
+    const struct json *loras = json_get(job, "loras");
+
+    for (const struct json *l = loras ? loras->child : NULL; l != NULL; l = l->next) {
+        struct draw_adapter *a = &draw->adapters[draw->adapter_count++];
+        a->adapter = need_adapter(adapters, json_string_or(json_get(l, "name"), ""), err);
+        a->scale = json_double_or(json_get(l, "scale"), 1);
+        if (a->adapter == NULL)
+            return -1;
+    }
+    return 0;
+}
+
+static int draw_of(const struct json *job, struct adapters *adapters, struct draw *draw,
+                   struct image *init, struct image *mask, struct err *err)
 {
     const char *mask_name = json_string_or(json_get(job, "mask"), NULL);
     const char *sampler = json_string_or(json_get(job, "sampler"), NULL);
@@ -191,6 +243,8 @@ static int draw_of(const struct json *job, struct draw *draw, struct image *init
     draw->negative_aesthetic_score = json_double_or(json_get(job, "negative_aesthetic_score"), -1);
     draw->switch_at = json_double_or(json_get(json_get(job, "refiner"), "switch_at"), 0);
     draw->image_guidance_scale = json_double_or(json_get(job, "image_guidance_scale"), -1);
+    if (read_loras(job, adapters, draw, err) != 0)
+        return -1;
     if (image == NULL)
         return 0;
     draw->mask = mask_name ? mask : NULL;
@@ -200,13 +254,7 @@ static int draw_of(const struct json *job, struct draw *draw, struct image *init
     return read_init_image(image, init, err);
 }
 
-/* The models that are loaded, by name: the job's and its refiner. */
-struct loaded {
-    struct model *model;
-    char name[128];
-};
-
-static int need_model(struct engine *engine, struct loaded *loaded, const char *name,
+static int load_model(struct engine *engine, struct loaded *loaded, const char *name,
                       struct err *err)
 {
     char path[512];
@@ -214,13 +262,22 @@ static int need_model(struct engine *engine, struct loaded *loaded, const char *
     if (loaded->model != NULL && strcmp(loaded->name, name) == 0)
         return 0;
     engine_unload(loaded->model);
-    loaded->model = NULL;
+    *loaded = (struct loaded){0};
     snprintf(loaded->name, sizeof(loaded->name), "%s", name);
     snprintf(path, sizeof(path), GOLDEN "models/%s", name);
     if (engine_load(&loaded->model, engine, path, NULL, err) == 0)
         return 0;
     snprintf(path, sizeof(path), GOLDEN "models/%s.safetensors", name);
     return engine_load(&loaded->model, engine, path, NULL, err);
+}
+
+static int need_model(struct engine *engine, struct loaded *loaded, const char *name,
+                      struct err *err)
+{
+    int rc = load_model(engine, loaded, name, err);
+
+    loaded->adapters.model = loaded->model;
+    return rc;
 }
 
 static int need_models(struct engine *engine, struct loaded loaded[2], const struct json *job,
@@ -242,7 +299,7 @@ static int draw_job(struct loaded loaded[2], const struct json *job, struct chec
     struct draw draw;
     int rc = -1;
 
-    if (draw_of(job, &draw, &init, &mask, err) != 0)
+    if (draw_of(job, &loaded[0].adapters, &draw, &init, &mask, err) != 0)
         goto out;
     if (json_get(job, "refiner") != NULL)
         draw.refiner = loaded[1].model;

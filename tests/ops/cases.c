@@ -1,11 +1,13 @@
 #include "tests/ops/cases.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ARENA_BYTES (32u << 20)
+#define SLOT 1
 
 /* A back end with memory to run one operator in. */
 struct bench {
@@ -16,8 +18,8 @@ struct bench {
     void *memory;
     struct weight *weights[8];
     int weight_count;
-    void *vectors[8];
-    size_t vector_bytes[8];
+    void *vectors[16];
+    size_t vector_bytes[16];
     int vector_count;
 };
 
@@ -139,6 +141,7 @@ size_t run_conv(struct bench *b, const struct shape *s, const struct input *in, 
                         .out = s->out,
                         .kernel = 3,
                         .stride = s->stride,
+                        .slot = SLOT,
                         .bias = make_vector(b, in->bias, s->out)};
     struct norm norm = {.gamma = make_vector(b, in->more, s->in),
                         .beta = make_vector(b, in->more + s->in, s->in),
@@ -177,7 +180,8 @@ size_t run_matmul(struct bench *b, const struct shape *s, const struct input *in
     int columns = s->act == ACT_GEGLU ? s->out / 2 : s->out;
     size_t x_each = (size_t)s->in * (size_t)(s->h * s->w),
            y_each = (size_t)columns * (size_t)(s->h * s->w);
-    struct linear linear = {.in = s->in, .out = s->out, .bias = make_vector(b, in->bias, s->out)};
+    struct linear linear = {
+        .in = s->in, .out = s->out, .slot = SLOT, .bias = make_vector(b, in->bias, s->out)};
     struct norm norm = {.gamma = make_vector(b, in->more, s->in),
                         .beta = make_vector(b, in->more + s->in, s->in),
                         .channels = s->in,
@@ -202,6 +206,93 @@ size_t run_matmul(struct bench *b, const struct shape *s, const struct input *in
                                          .residual = s->residual ? &residual : NULL});
     op_download(&b->pass, planes, &y);
     return y_each;
+}
+
+#define RANK 9
+
+/* Layers as samples see them: every third as it is, with one branch, with two and another layer in
+ * place of the first. A sample's number decides, whatever batch it is in. */
+struct variants {
+    struct branch branches[2];
+    max_align_t changes[2][8]; /* a struct change each */
+    const struct change *by_slot[2];
+    struct pass_run runs[8];
+    struct linear linear;
+    struct conv conv;
+};
+
+static void make_branch(struct bench *b, struct branch *branch, int in, int out, int kernel,
+                        int stride, bool geglu, const float *values)
+{
+    struct weight *down = make_weight(b, values, in, RANK, kernel, false);
+    struct weight_spec spec = {
+        .parts = &(struct weight_part){.data = values + 4000, .dtype = DTYPE_F32, .out = out},
+        .part_count = 1,
+        .in = RANK,
+        .kernel = 1,
+        .geglu = geglu};
+    struct weight **up = &b->weights[b->weight_count++];
+
+    create_weight(b, &spec, up);
+    *branch = (struct branch){.up = {.weight = *up, .in = RANK, .out = out}};
+    if (kernel == 1)
+        branch->down = (struct linear){.weight = down, .in = in, .out = RANK};
+    else
+        branch->down_filter = (struct conv){
+            .weight = down, .in = in, .out = RANK, .kernel = kernel, .stride = stride};
+}
+
+static void make_variants(struct bench *b, struct variants *v, const struct shape *s, int kernel,
+                          const struct input *in, int first, int n)
+{
+    bool geglu = s->act == ACT_GEGLU;
+
+    *v = (struct variants){0};
+    for (int i = 0; i < 2; i++)
+        make_branch(b, &v->branches[i], s->in, s->out, kernel, s->stride, geglu,
+                    in->w + 100000 + 50000 * i);
+    v->linear =
+        (struct linear){.in = s->in, .out = s->out, .bias = make_vector(b, in->other, s->out)};
+    v->conv = (struct conv){.in = s->in,
+                            .out = s->out,
+                            .kernel = 3,
+                            .stride = s->stride,
+                            .bias = make_vector(b, in->other, s->out)};
+    v->linear.weight = v->conv.weight = make_weight(b, in->w + 7, s->in, s->out, kernel, geglu);
+    for (int i = 0; i < 2; i++) {
+        struct change *change = (struct change *)v->changes[i];
+        change->branch_count = 1 + i;
+        for (int j = 0; j <= i; j++) {
+            change->branches[j].branch = &v->branches[j];
+            change->branches[j].scale = make_vector(b, in->bias + 20 * j, RANK);
+        }
+        change->linear = i == 1 && kernel == 1 ? &v->linear : NULL;
+        change->conv = i == 1 && kernel > 1 ? &v->conv : NULL;
+        v->by_slot[i] = change;
+    }
+    for (int i = 0; i < n; i++)
+        v->runs[i] = (struct pass_run){
+            .samples = 1, .changes = (first + i) % 3 ? &v->by_slot[(first + i) % 3 - 1] : NULL};
+    b->pass.runs = v->runs;
+    b->pass.run_count = n;
+}
+
+size_t run_changed_conv(struct bench *b, const struct shape *s, const struct input *in, int first,
+                        int n, float *planes)
+{
+    struct variants v;
+
+    make_variants(b, &v, s, 3, in, first, n);
+    return run_conv(b, s, in, first, n, planes);
+}
+
+size_t run_changed_matmul(struct bench *b, const struct shape *s, const struct input *in, int first,
+                          int n, float *planes)
+{
+    struct variants v;
+
+    make_variants(b, &v, s, 1, in, first, n);
+    return run_matmul(b, s, in, first, n, planes);
 }
 
 size_t run_attention(struct bench *b, const struct shape *s, const struct input *in, int first,

@@ -31,6 +31,12 @@ size_t run_conv(struct bench *b, const struct shape *s, const struct input *in, 
                 float *planes);
 size_t run_matmul(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                   float *planes);
+/* The same over layers that the samples see changed, by branches and in place: sample i as i mod 3
+ * says. */
+size_t run_changed_conv(struct bench *b, const struct shape *s, const struct input *in, int first,
+                        int n, float *planes);
+size_t run_changed_matmul(struct bench *b, const struct shape *s, const struct input *in, int first,
+                          int n, float *planes);
 size_t run_attention(struct bench *b, const struct shape *s, const struct input *in, int first,
                      int n, float *planes);
 size_t run_layer_norm(struct bench *b, const struct shape *s, const struct input *in, int first,

@@ -43,6 +43,25 @@ static const struct shape MATMUL[] = {
     {.n = 2, .h = 16, .w = 16, .in = 96, .out = 304},
 };
 
+static const struct shape CHANGED_CONV[] = {
+    {.n = 3, .h = 5, .w = 7, .in = 17, .out = 33, .stride = 1, .pre = true},
+    {.n = 4, .h = 9, .w = 6, .in = 24, .out = 16, .stride = 2, .time = true},
+    {.n = 3, .h = 4, .w = 5, .in = 16, .out = 40, .stride = 1, .upsample = true},
+    {.n = 3, .h = 13, .w = 12, .in = 32, .out = 24, .stride = 1, .pre = true, .residual = true},
+    {.n = 3, .h = 6, .w = 6, .in = 4, .out = 24, .stride = 1},
+};
+
+static const struct shape CHANGED_MATMUL[] = {
+    {.n = 3, .h = 1, .w = 11, .in = 40, .out = 120, .act = ACT_QUICK_GELU},
+    {.n = 5, .h = 5, .w = 7, .in = 33, .out = 65, .residual = true, .pre = true},
+    {.n = 3, .h = 5, .w = 7, .in = 48, .out = 72, .residual = true, .pre = true},
+    {.n = 3, .h = 11, .w = 13, .in = 24, .out = 80, .act = ACT_GEGLU},
+    {.n = 4, .h = 3, .w = 5, .in = 13, .out = 200, .act = ACT_GEGLU},
+    {.n = 3, .h = 1, .w = 1, .in = 64, .out = 48, .act = ACT_SILU},
+    {.n = 3, .h = 1, .w = 3, .in = 2704, .out = 72, .residual = true},
+    {.n = 3, .h = 16, .w = 16, .in = 96, .out = 304},
+};
+
 static const struct shape ATTENTION[] = {
     {.n = 1, .w = 1, .in = 8, .heads = 1, .keys = 1},
     {.n = 2, .w = 7, .in = 40, .heads = 8, .keys = 13},
@@ -87,6 +106,8 @@ static const struct {
 } OPERATORS[] = {
     {"conv2d", run_conv, SHAPES(CONV)},
     {"matmul", run_matmul, SHAPES(MATMUL)},
+    {"changed_conv2d", run_changed_conv, SHAPES(CHANGED_CONV)},
+    {"changed_matmul", run_changed_matmul, SHAPES(CHANGED_MATMUL)},
     {"attention", run_attention, SHAPES(ATTENTION)},
     {"layer_norm", run_layer_norm, SHAPES(LAYER_NORM)},
     {"concat", run_concat, SHAPES(CONCAT)},
@@ -118,7 +139,7 @@ static int check(size_t op, enum dtype type)
         if (!(v.error <= worst))
             worst = v.error;
     }
-    printf("%-12s %-4s %3zu shapes, worst relative error %.1e  %s\n", OPERATORS[op].name,
+    printf("%-14s %-4s %3zu shapes, worst relative error %.1e  %s\n", OPERATORS[op].name,
            dtype_name(type), OPERATORS[op].count, worst, failed ? "FAIL" : "ok");
     fflush(stdout);
     return failed;

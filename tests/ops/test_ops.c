@@ -24,7 +24,7 @@ static void everywhere(const char *name, run_fn run, const struct shape *shapes,
 {
     static const char *ISAS[] = {"generic", "avx2", "avx512", "avx512_bf16"};
     static const enum dtype TYPES[] = {DTYPE_F32, DTYPE_BF16};
-    bool conv = run == run_conv;
+    bool conv = run == run_conv || run == run_changed_conv;
 
     for (size_t i = 0; i < count; i++)
         for (size_t isa = 0; isa < 4; isa++)
@@ -103,6 +103,34 @@ static void test_matmul(void **state)
     EVERYWHERE(run_matmul, SHAPES);
 }
 
+static void test_changed_conv2d(void **state)
+{
+    static const struct shape SHAPES[] = {
+        {.n = 3, .h = 5, .w = 7, .in = 17, .out = 33, .stride = 1, .pre = true},
+        {.n = 4, .h = 9, .w = 6, .in = 24, .out = 16, .stride = 2, .time = true},
+        {.n = 3, .h = 4, .w = 5, .in = 16, .out = 40, .stride = 1, .upsample = true},
+        {.n = 3, .h = 26, .w = 24, .in = 32, .out = 20, .stride = 1, .pre = true, .residual = true},
+        {.n = 3, .h = 6, .w = 6, .in = 4, .out = 24, .stride = 1},
+    };
+    (void)state;
+    EVERYWHERE(run_changed_conv, SHAPES);
+}
+
+static void test_changed_matmul(void **state)
+{
+    static const struct shape SHAPES[] = {
+        {.n = 3, .h = 1, .w = 11, .in = 40, .out = 120, .act = ACT_QUICK_GELU},
+        {.n = 5, .h = 5, .w = 7, .in = 33, .out = 65, .residual = true, .pre = true},
+        {.n = 3, .h = 11, .w = 13, .in = 24, .out = 80, .act = ACT_GEGLU},
+        {.n = 4, .h = 3, .w = 5, .in = 13, .out = 200, .act = ACT_GEGLU},
+        {.n = 3, .h = 1, .w = 1, .in = 64, .out = 48, .act = ACT_SILU},
+        {.n = 3, .h = 1, .w = 3, .in = 2700, .out = 70, .residual = true},
+        {.n = 3, .h = 16, .w = 16, .in = 96, .out = 300},
+    };
+    (void)state;
+    EVERYWHERE(run_changed_matmul, SHAPES);
+}
+
 static void test_attention(void **state)
 {
     static const struct shape SHAPES[] = {
@@ -152,10 +180,11 @@ static void test_embed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv2d),     cmocka_unit_test(test_conv2d_shared),
-        cmocka_unit_test(test_matmul),     cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_concat),
-        cmocka_unit_test(test_silu),       cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_conv2d),         cmocka_unit_test(test_conv2d_shared),
+        cmocka_unit_test(test_matmul),         cmocka_unit_test(test_changed_conv2d),
+        cmocka_unit_test(test_changed_matmul), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_layer_norm),     cmocka_unit_test(test_concat),
+        cmocka_unit_test(test_silu),           cmocka_unit_test(test_embed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

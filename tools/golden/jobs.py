@@ -220,6 +220,33 @@ THIN = {
 }
 
 
+def lora(prompt, sampler, steps, seed, *loras, width=64, height=64, guidance=4.0, **more):
+    """A job whose point is its adapters, (name, scale) each."""
+    more["loras"] = [{"name": name, "scale": scale} for name, scale in loras]
+    return text(prompt, sampler, steps, seed, width, height, guidance, **more)
+
+
+ADAPTED = {
+    "sd1-small": [
+        lora("a red cat", "ddim", 3, 201, ("sd1-peft", 1.0)),
+        lora("a red cat", "ddim", 3, 201, ("sd1-kohya", 0.8), width=72),
+        lora("a blue dog", "euler", 3, 202, ("sd1-locon", -0.6)),
+        lora("a blue dog", "euler", 3, 203, ("sd1-first", 1.3)),
+        lora("a house", "ddim", 3, 204, ("sd1-dora", 0.7)),
+        lora("a house", "ddim", 3, 205, ("sd1-lycoris", 0.9)),
+        lora("a house", "dpm++ 2m", 3, 206, ("sd1-peft", 0.5), ("sd1-kohya", -0.4), ("sd1-locon", 0.8)),
+        lora("a tree", "ddim", 3, 207, ("sd1-lycoris", 0.5), ("sd1-kohya", 0.7), ("sd1-first", 0.3)),
+    ],
+    "sd2-small": [
+        lora("a green field!", "ddim", 3, 211, ("sd2-kohya", 1.0)),
+    ],
+    "sdxl-small": [
+        lora("a red cat", None, 3, 221, ("sdxl-kohya", 1.0)),
+        lora("a house", None, 3, 222, ("sdxl-kohya", 0.6), ("sdxl-peft", 0.9), height=72),
+    ],
+}
+
+
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
@@ -227,3 +254,6 @@ def every():
             whole = model not in THIN or first or job.get("latents_only")
             thin = {} if whole else {"thin": True}
             yield {"id": f"{model}-{number:02d}", "model": model, **job, **thin}
+    for model, jobs in ADAPTED.items():
+        for number, job in enumerate(jobs):
+            yield {"id": f"{model}-lora-{number:02d}", "model": model, **job, "thin": True}

@@ -34,6 +34,7 @@ from diffusers.schedulers import AysSchedules
 from PIL import Image
 from safetensors.torch import save_file
 
+import adapters
 import jobs
 import load
 import shared
@@ -222,6 +223,7 @@ def refine(job, stages, latents, arguments):
 
 def run(job):
     pipe = load.pipeline(job["model"])
+    adapters.apply(pipe, job.get("loras", []))
     arguments = {
         "prompt": job["prompt"],
         "negative_prompt": job.get("negative_prompt"),

@@ -1,0 +1,18 @@
+"""tests/golden/adapters: small random LoRA files in every kind and spelling. `make_adapters.py [NAME...]`"""
+
+import sys
+
+import adapters
+import load
+
+
+def main():
+    for name, (model, make) in adapters.ADAPTERS.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        make(load.pipeline(model), name)
+        print("made", name)
+
+
+if __name__ == "__main__":
+    main()

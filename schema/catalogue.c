@@ -292,6 +292,69 @@ void catalogue_hint(const struct catalogue *catalogue, const char *name, char *o
     free(names);
 }
 
+/* ---- adapters ---- */
+
+#define ADAPTERS_LISTED_MAX 512
+
+/* FOLDER/NAME.safetensors, or a file of a known name in FOLDER/NAME. */
+static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH_MAX_BYTES])
+{
+    static const char *const inner[] = {"pytorch_lora_weights.safetensors",
+                                        "learned_embeds.safetensors", NULL};
+    char file[300], below[FILE_PATH_MAX_BYTES];
+    snprintf(file, sizeof(file), "%.255s.safetensors", name);
+    if (file_join(path, folder, file, NULL) == 0 && file_exists(path) && !file_is_dir(path))
+        return true;
+    if (file_join(below, folder, name, NULL) != 0)
+        return false;
+    for (int i = 0; inner[i]; i++)
+        if (file_join(path, below, inner[i], NULL) == 0 && file_exists(path))
+            return true;
+    return false;
+}
+
+/* What would have been right, of the names in the adapters' own folder. */
+static void adapter_hint(const char *folder, const char *name, char *hint)
+{
+    static const char extension[] = ".safetensors";
+    const char *names[ADAPTERS_LISTED_MAX];
+    size_t count = 0, tail = sizeof(extension) - 1;
+    struct dirent *entry;
+    DIR *dir = opendir(folder);
+    *hint = '\0';
+    while (dir && count < ADAPTERS_LISTED_MAX && (entry = readdir(dir)) != NULL) {
+        size_t len = strlen(entry->d_name);
+        bool file = len > tail && strcmp(entry->d_name + len - tail, extension) == 0;
+        char *copy = strndup(entry->d_name, file ? len - tail : len);
+        if (copy && *copy != '.')
+            names[count++] = copy;
+        else
+            free(copy);
+    }
+    if (dir)
+        closedir(dir);
+    nearest_hint(hint, name, names, count);
+    for (size_t i = 0; i < count; i++)
+        free((char *)names[i]);
+}
+
+int catalogue_adapter(const struct catalogue *catalogue, const char *folder, const char *name,
+                      char path[FILE_PATH_MAX_BYTES], struct err *err)
+{
+    char below[FILE_PATH_MAX_BYTES], hint[NEAREST_HINT_BYTES];
+    if (*name == '.' || strchr(name, '/'))
+        return err_set(err, ERR_INVALID, ERR_REJECT,
+                       "must be a file's name without its directory and without .safetensors");
+    if (file_join(below, catalogue->dir, folder, err) != 0)
+        return -1;
+    if (adapter_in(below, name, path) || adapter_in(catalogue->dir, name, path))
+        return 0;
+    adapter_hint(below, name, hint);
+    return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
+                   "there is no such file in %.160s or %.160s/%s%.200s", catalogue->dir,
+                   catalogue->dir, folder, hint);
+}
+
 void catalogue_fill(const struct catalogue *catalogue, int number, struct job *job)
 {
     const struct catalogue_model *model = &catalogue->models[number];

@@ -113,6 +113,16 @@ void order_release(struct order *order)
 
 /* ---- reports ---- */
 
+static void put_names(struct buf *out, const char *key, const char *const *names, size_t count)
+{
+    buf_printf(out, ",\"%s\":[", key);
+    for (size_t i = 0; i < count; i++) {
+        buf_str(out, i ? "," : "");
+        json_write_string(out, names[i], strlen(names[i]));
+    }
+    buf_char(out, ']');
+}
+
 static void write_worker(const struct report_worker *is, struct buf *out)
 {
     put_text(out, "boot", is->boot);
@@ -129,12 +139,8 @@ static void write_worker(const struct report_worker *is, struct buf *out)
     put_integer(out, "cache_bytes", (int64_t)is->cache_bytes);
     put_integer(out, "cache_max_bytes", (int64_t)is->cache_max_bytes);
     put_number(out, "step_s", is->step_s);
-    buf_str(out, ",\"resident\":[");
-    for (size_t i = 0; i < is->resident_count; i++) {
-        buf_str(out, i ? "," : "");
-        json_write_string(out, is->resident[i], strlen(is->resident[i]));
-    }
-    buf_char(out, ']');
+    put_names(out, "resident", is->resident, is->resident_count);
+    put_names(out, "adapters", is->adapters, is->adapter_count);
 }
 
 void report_write(const struct report *report, struct buf *out)
@@ -174,6 +180,17 @@ static uint64_t get_size(const struct json *root, const char *key)
     return value > 0 ? (uint64_t)value : 0;
 }
 
+static size_t get_names(const struct json *root, const char *key, const char **names, size_t max)
+{
+    const struct json *list = json_get(root, key);
+    size_t count = 0;
+    for (const struct json *at = list && list->type == JSON_ARRAY ? list->child : NULL;
+         at && count < max; at = at->next)
+        if (at->type == JSON_STRING)
+            names[count++] = at->text;
+    return count;
+}
+
 static void read_worker(const struct json *root, struct report_worker *is)
 {
     is->boot = json_string_or(json_get(root, "boot"), "");
@@ -190,11 +207,8 @@ static void read_worker(const struct json *root, struct report_worker *is)
     is->cache_bytes = get_size(root, "cache_bytes");
     is->cache_max_bytes = get_size(root, "cache_max_bytes");
     is->step_s = json_double_or(json_get(root, "step_s"), 0);
-    const struct json *resident = json_get(root, "resident");
-    for (const struct json *at = resident && resident->type == JSON_ARRAY ? resident->child : NULL;
-         at && is->resident_count < WIRE_MODELS_MAX; at = at->next)
-        if (at->type == JSON_STRING)
-            is->resident[is->resident_count++] = at->text;
+    is->resident_count = get_names(root, "resident", is->resident, WIRE_MODELS_MAX);
+    is->adapter_count = get_names(root, "adapters", is->adapters, WIRE_ADAPTERS_MAX);
 }
 
 int report_read(struct report *report, const char *text, size_t len, struct err *err)

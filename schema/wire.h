@@ -20,6 +20,7 @@
 
 #define WIRE_MAX_BYTES (1u << 20)
 #define WIRE_MODELS_MAX 16
+#define WIRE_ADAPTERS_MAX 32
 
 struct json;
 struct json_doc;
@@ -92,6 +93,8 @@ struct report_worker {
     bool draining;
     const char *resident[WIRE_MODELS_MAX]; /* models in memory */
     size_t resident_count;
+    const char *adapters[WIRE_ADAPTERS_MAX]; /* adapters in memory, of any of them */
+    size_t adapter_count;
     uint64_t cache_bytes, cache_max_bytes; /* of models on disk; 0: no cache */
     double step_s;                         /* the latest step; 0: none yet */
 };

@@ -104,7 +104,7 @@ static void send_reports(struct link *link)
 
 /* ---- beats ---- */
 
-static void describe(const struct agent *agent, struct report_worker *is)
+static void describe(struct agent *agent, struct report_worker *is)
 {
     static const char *const precisions[] = {"f32", "f32,bf16"};
     const struct engine_info *engine = engine_info(agent->engine);
@@ -130,6 +130,10 @@ static void describe(const struct agent *agent, struct report_worker *is)
     is->resident_count = models_resident(agent->models, resident, WIRE_MODELS_MAX);
     for (size_t i = 0; i < is->resident_count; i++)
         is->resident[i] = agent->catalogue.models[resident[i]].name;
+    is->adapter_count =
+        models_resident_adapters(agent->models, agent->adapter_names, WIRE_ADAPTERS_MAX);
+    for (size_t i = 0; i < is->adapter_count; i++)
+        is->adapters[i] = agent->adapter_names[i];
 }
 
 /* The reply: the cell's epoch, then the numbers of jobs that are another's by now. */

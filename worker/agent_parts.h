@@ -61,7 +61,8 @@ struct agent {
 
     pthread_t link;
     bool has_link;
-    int wake_fd; /* wakes at-link */
+    int wake_fd;                                                      /* wakes at-link */
+    char adapter_names[WIRE_ADAPTERS_MAX][MODELS_ADAPTER_NAME_BYTES]; /* at-link's, for a beat */
 
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;

@@ -3,9 +3,19 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+struct loaded_adapter {
+    struct loaded_adapter *next;
+    struct adapter *adapter;
+    int holders;
+    uint64_t used; /* order of the last release */
+    char name[MODELS_ADAPTER_NAME_BYTES];
+};
 
 struct entry {
     struct model *model;
+    struct loaded_adapter *adapters; /* of that model; they go with it */
     int holders;
     uint64_t used; /* order of the last release */
     bool broken;   /* `err` says why; not tried again */
@@ -44,23 +54,58 @@ int models_create(struct models **out, struct engine *engine, const struct catal
     return 0;
 }
 
+/* Forgets the adapters of a model that is being unloaded. */
+static void forget_adapters(struct entry *entry)
+{
+    while (entry->adapters) {
+        struct loaded_adapter *first = entry->adapters;
+        entry->adapters = first->next;
+        free(first);
+    }
+}
+
 void models_free(struct models *models)
 {
     if (!models)
         return;
-    for (size_t i = 0; i < models->catalogue->count; i++)
+    for (size_t i = 0; i < models->catalogue->count; i++) {
+        forget_adapters(&models->entries[i]);
         if (models->entries[i].model)
             engine_unload(models->entries[i].model);
+    }
     pthread_mutex_destroy(&models->lock);
     pthread_cond_destroy(&models->released);
     free(models->entries);
     free(models);
 }
 
-/* Unloads the longest idle model; waits for one to become idle. False when none is loaded but
- * `beside`, which stays. */
+/* Unloads the adapter that was idle longest; false when none is idle. */
+static bool drop_adapter(struct models *models)
+{
+    struct loaded_adapter **oldest = NULL;
+    struct adapter *adapter = NULL;
+    pthread_mutex_lock(&models->lock);
+    for (size_t i = 0; i < models->catalogue->count; i++)
+        for (struct loaded_adapter **at = &models->entries[i].adapters; *at; at = &(*at)->next)
+            if ((*at)->holders == 0 && (!oldest || (*at)->used < (*oldest)->used))
+                oldest = at;
+    if (oldest) {
+        struct loaded_adapter *dropped = *oldest;
+        adapter = dropped->adapter;
+        *oldest = dropped->next;
+        free(dropped);
+    }
+    pthread_mutex_unlock(&models->lock);
+    engine_unload_adapter(adapter);
+    return adapter != NULL;
+}
+
+/* Unloads the longest idle adapter or, when there is none, model; waits for a model to become idle.
+ * False when none is loaded but `beside`, which stays. */
 static bool make_room(struct models *models, int beside)
 {
+    if (drop_adapter(models))
+        return true;
     pthread_mutex_lock(&models->lock);
     for (;;) {
         struct entry *oldest = NULL;
@@ -75,6 +120,7 @@ static bool make_room(struct models *models, int beside)
         if (oldest) {
             struct model *model = oldest->model;
             oldest->model = NULL;
+            forget_adapters(oldest);
             pthread_mutex_unlock(&models->lock);
             engine_unload(model);
             return true;
@@ -163,6 +209,95 @@ void models_release(struct models *models, int number)
     entry->used = ++models->clock;
     pthread_cond_broadcast(&models->released);
     pthread_mutex_unlock(&models->lock);
+}
+
+/* ---- adapters ---- */
+
+static int load_adapter(struct models *models, int number, const char *name,
+                        struct adapter **adapter, struct err *err)
+{
+    char path[FILE_PATH_MAX_BYTES];
+    if (catalogue_adapter(models->catalogue, "loras", name, path, err) != 0) {
+        err->class = ERR_RETRY;
+        return err_prefix(err, "loras: \"%.80s\"", name);
+    }
+    do {
+        if (engine_load_adapter(adapter, models->entries[number].model, path, err) == 0)
+            return 0;
+    } while (err->code == ERR_MEMORY && make_room(models, number));
+    if (err->code == ERR_MEMORY)
+        err->class = ERR_REJECT;
+    return err_prefix(err, "loras: \"%.80s\"", name);
+}
+
+/* The lock is held. */
+static struct loaded_adapter *find_adapter(const struct entry *entry, const char *name)
+{
+    struct loaded_adapter *at = entry->adapters;
+    while (at && strcmp(at->name, name) != 0)
+        at = at->next;
+    return at;
+}
+
+int models_acquire_adapter(struct models *models, int number, const char *name,
+                           struct adapter **adapter, struct err *err)
+{
+    struct entry *entry = &models->entries[number];
+    struct loaded_adapter *found;
+    pthread_mutex_lock(&models->lock);
+    found = find_adapter(entry, name);
+    if (found)
+        found->holders++;
+    pthread_mutex_unlock(&models->lock);
+    if (found) {
+        *adapter = found->adapter;
+        return 0;
+    }
+    found = calloc(1, sizeof(*found));
+    if (!found)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "out of memory for an adapter");
+    if (load_adapter(models, number, name, &found->adapter, err) != 0) {
+        free(found);
+        return -1;
+    }
+    snprintf(found->name, sizeof(found->name), "%s", name);
+    found->holders = 1;
+    *adapter = found->adapter;
+    pthread_mutex_lock(&models->lock);
+    found->next = entry->adapters;
+    entry->adapters = found;
+    pthread_mutex_unlock(&models->lock);
+    return 0;
+}
+
+void models_release_adapter(struct models *models, int number, const struct adapter *adapter)
+{
+    pthread_mutex_lock(&models->lock);
+    struct loaded_adapter *at = models->entries[number].adapters;
+    while (at && at->adapter != adapter)
+        at = at->next;
+    ASSERT(at && at->holders > 0);
+    at->holders--;
+    at->used = ++models->clock;
+    pthread_mutex_unlock(&models->lock);
+}
+
+size_t models_resident_adapters(struct models *models, char names[][MODELS_ADAPTER_NAME_BYTES],
+                                size_t max)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&models->lock);
+    for (size_t i = 0; i < models->catalogue->count; i++)
+        for (struct loaded_adapter *at = models->entries[i].adapters; at && count < max;
+             at = at->next) {
+            size_t same = 0;
+            while (same < count && strcmp(names[same], at->name) != 0)
+                same++;
+            if (same == count)
+                snprintf(names[count++], MODELS_ADAPTER_NAME_BYTES, "%s", at->name);
+        }
+    pthread_mutex_unlock(&models->lock);
+    return count;
 }
 
 const char *models_loading(struct models *models)

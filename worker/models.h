@@ -1,6 +1,6 @@
 /*
- * models.h: the models in memory: loaded when a job first asks, kept while the engine's budget
- * holds them, the one that was idle longest unloaded first.
+ * models.h: the models in memory and their adapters: loaded when a job first asks, kept while the
+ * engine's budget holds them, what was idle longest unloaded first, adapters before models.
  *
  * One thread acquires; any thread releases.
  */
@@ -10,6 +10,8 @@
 #include "common/err.h"
 #include "engine/engine.h"
 #include "schema/catalogue.h"
+
+#define MODELS_ADAPTER_NAME_BYTES 256
 
 struct models;
 
@@ -30,11 +32,22 @@ int models_acquire(struct models *models, int number, int beside, struct model *
                    struct err *err) must_check;
 void models_release(struct models *models, int number);
 
+/* The adapter of that name, ready for a model that is held, itself held until
+ * models_release_adapter. What is idle is unloaded where the memory asks for it. Errors:
+ * ERR_NOT_FOUND (ERR_RETRY: another worker may have it), and what engine_load_adapter says. */
+int models_acquire_adapter(struct models *models, int number, const char *name,
+                           struct adapter **adapter, struct err *err) must_check;
+void models_release_adapter(struct models *models, int number, const struct adapter *adapter);
+
 /* The name of the model that is being loaded, or NULL. Any thread. */
 const char *models_loading(struct models *models);
 
 /* The numbers of up to `max` models that are in memory, in no order. Any thread. */
 size_t models_resident(struct models *models, int *numbers, size_t max);
+
+/* The names of up to `max` adapters that are in memory, each once, in no order. Any thread. */
+size_t models_resident_adapters(struct models *models, char names[][MODELS_ADAPTER_NAME_BYTES],
+                                size_t max);
 
 /* How many times a model was loaded. */
 int models_load_count(struct models *models);

@@ -75,6 +75,8 @@ struct task {
     bool adopted;  /* another attempt's manifest stands, and `files` are its files */
 
     /* ---- the pipeline's own ---- */
+    struct adapter *adapters[JOB_LORAS_MAX]; /* of `held`, the job's loras in order; as long */
+    size_t adapter_count;
     struct model *held;    /* the model, between prepare and publish */
     struct model *refiner; /* the job's refiner, likewise; NULL: none */
     int refiner_number;    /* in the catalogue */

@@ -67,11 +67,23 @@ static int find_done(const struct pipeline *pipeline, struct task *task, struct 
     return done ? pipeline_adopt(pipeline, task, err) : 0;
 }
 
+static int hold_adapters(const struct pipeline *pipeline, struct task *task, struct err *err)
+{
+    for (size_t i = 0; i < task->job.lora_count; i++) {
+        if (models_acquire_adapter(pipeline->options.models, task->model, task->job.loras[i].name,
+                                   &task->adapters[i], err) != 0)
+            return -1;
+        task->adapter_count++;
+    }
+    return 0;
+}
+
 static int hold_models(const struct pipeline *pipeline, struct task *task, struct err *err)
 {
     const struct pipeline_options *options = &pipeline->options;
     const char *refiner = task->job.refiner.model;
-    if (models_acquire(options->models, task->model, -1, &task->held, err) != 0)
+    if (models_acquire(options->models, task->model, -1, &task->held, err) != 0 ||
+        hold_adapters(pipeline, task, err) != 0)
         return -1;
     if (!refiner)
         return 0;
@@ -136,6 +148,9 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
     draw.init_image = inputs->init.rgb ? &inputs->init : NULL;
     draw.mask = inputs->mask.rgb ? &inputs->mask : NULL;
     draw.refiner = task->refiner;
+    for (size_t i = 0; i < task->adapter_count; i++)
+        draw.adapters[draw.adapter_count++] =
+            (struct draw_adapter){.adapter = task->adapters[i], .scale = task->job.loras[i].scale};
     if (pipeline->options.dump_dir) {
         picture->dumping = true;
         tensor_file_init(&picture->dump);

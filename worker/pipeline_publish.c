@@ -160,6 +160,9 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
         saved_add_files(pipeline, task);
     if (failed)
         sweep(pipeline, task);
+    for (size_t i = 0; i < task->adapter_count; i++)
+        models_release_adapter(pipeline->options.models, task->model, task->adapters[i]);
+    task->adapter_count = 0;
     if (task->refiner)
         models_release(pipeline->options.models, task->refiner_number);
     if (task->held)

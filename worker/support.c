@@ -1,5 +1,6 @@
 #include "worker/support.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define LATER "is not supported by this version"
@@ -65,7 +66,6 @@ void support_check(const struct job *job, const struct engine_info *engine,
                    struct job_problems *problems)
 {
     check_names(job, engine, problems);
-    refuse(problems, job->lora_count > 0, "loras");
     refuse(problems, job->embedding_count > 0, "embeddings");
     refuse(problems, job->controlnet_count > 0, "controlnets");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
@@ -74,7 +74,14 @@ void support_check(const struct job *job, const struct engine_info *engine,
 void support_check_models(const struct job *job, const struct catalogue *catalogue,
                           struct job_problems *problems)
 {
-    char hint[512];
+    char hint[512], field[64], path[FILE_PATH_MAX_BYTES];
+    struct err err;
+    for (size_t i = 0; i < job->lora_count; i++) {
+        if (catalogue_adapter(catalogue, "loras", job->loras[i].name, path, &err) == 0)
+            continue;
+        snprintf(field, sizeof(field), "loras[%zu].name", i);
+        job_problem_add(problems, field, job->loras[i].name, "%s", err.message);
+    }
     if (!job->refiner.model || catalogue_find(catalogue, job->refiner.model) >= 0)
         return;
     catalogue_hint(catalogue, job->refiner.model, hint, sizeof(hint));

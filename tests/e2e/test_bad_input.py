@@ -57,11 +57,17 @@ class Lines(e2e.Case):
         self.check(e2e.job(model="qqqqqqqqqqqqqqqqqqq"), "model", "there are: ", e2e.MODEL)
 
     def test_what_is_not_supported_yet(self):
-        line = e2e.job(loras=[{"name": "l"}], refiner={"model": "r"}, dialect="a1111",
+        line = e2e.job(embeddings=["e"], refiner={"model": "r"}, dialect="a1111",
                        confidential=True, callback="https://example.org/x")
-        record = self.check(line, "loras", "not supported by this version")
+        record = self.check(line, "embeddings", "not supported by this version")
         fields = {problem["field"] for problem in record["problems"]}
-        self.assertEqual(fields, {"loras", "refiner.model", "dialect", "confidential", "callback"})
+        self.assertEqual(fields, {"embeddings", "refiner.model", "dialect", "confidential", "callback"})
+
+    def test_adapters_that_are_not_there(self):
+        self.check(e2e.job(loras=[{"name": "sd1-peft"}, {"name": "sd1-koyha"}]), "loras[1].name",
+                   "there is no such file in", 'did you mean "sd1-kohya"')
+        self.check(e2e.job(loras=[{"name": "../sd1-peft"}]), "loras[0].name",
+                   "must be a file's name")
 
     def test_a_schedule_that_the_sampler_lacks(self):
         self.check(e2e.job(sampler="ddim", schedule="karras"), "schedule",

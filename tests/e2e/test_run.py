@@ -114,6 +114,34 @@ class Results(e2e.Case):
         self.assertEqual(len(hashes), 6)
         self.assertIn("crop", self.records("failed.jsonl")[0]["error"])
 
+    def test_adapters_side_by_side(self):
+        """Jobs with other adapters, in one batch, are drawn as each is alone."""
+        fields = {"seed": 3, "output": {"metadata": False}}
+        kohya, peft = {"name": "sd1-kohya", "scale": 0.8}, {"name": "sd1-peft"}
+        jobs = [
+            e2e.job(id="none", **fields),
+            e2e.job(id="one", loras=[kohya], **fields),
+            e2e.job(id="two", loras=[kohya, peft], **fields),
+            e2e.job(id="copied", loras=[{"name": "sd1-dora", "scale": 0.5}], **fields),
+        ]
+        self.write_jobs(jobs)
+        found = []
+        for batch in ("4", "1"):
+            self.out = self.dir / f"out{batch}"
+            self.run_jobs("--batch-max", batch)
+            manifests = self.manifests()
+            found.append({name: manifest["files"][0]["sha256"] for name, manifest in manifests.items()})
+        self.assertEqual(found[0], found[1])
+        self.assertEqual(len(set(found[0].values())), 4)
+        self.assertEqual(manifests["two"]["request"]["loras"], [kohya, {**peft, "scale": 1}])
+
+    def test_an_adapter_of_another_family(self):
+        self.write_jobs([e2e.job(id="bad", loras=[{"name": "sdxl-kohya"}]), e2e.job(id="good")])
+        self.run_jobs(expect=None)
+        self.assertEqual(set(self.manifests()), {"good"})
+        [record] = self.records("failed.jsonl")
+        self.assertIn("sdxl-kohya.safetensors: key 'lora_", json.dumps(record))
+
     def test_a_refiner_takes_over(self):
         fields = {"model": "sdxl-small", "negative_prompt": "", "steps": 5, "output": {"metadata": False}}
         refiner = {"model": "sdxl-refiner"}

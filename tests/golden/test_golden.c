@@ -191,7 +191,7 @@ static struct adapter *need_adapter(struct adapters *adapters, const char *name,
         i++;
     if (i < adapters->count)
         return adapters->items[i].adapter;
-    snprintf(path, sizeof(path), GOLDEN "adapters/%s.safetensors", name);
+    snprintf(path, sizeof(path), GOLDEN "models/loras/%s.safetensors", name);
     if (i == LOADED_ADAPTERS_MAX ||
         engine_load_adapter(&adapters->items[i].adapter, adapters->model, path, err) != 0)
         return NULL;

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define MODEL "tests/golden/models/sd1-small"
-#define ADAPTERS "tests/golden/adapters/"
+#define ADAPTERS "tests/golden/models/loras/"
 #define STATE_MAX_BYTES (64u << 20)
 
 struct device {

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import ldm
 import shared
 
-FOLDER = shared.GOLDEN / "adapters"
+FOLDER = shared.MODELS / "loras"
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 

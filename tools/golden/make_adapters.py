@@ -1,4 +1,4 @@
-"""tests/golden/adapters: small random LoRA files in every kind and spelling. `make_adapters.py [NAME...]`"""
+"""tests/golden/models/loras: small random LoRA files in every kind and spelling. `make_adapters.py [NAME...]`"""
 
 import sys
 

@@ -14,7 +14,7 @@
 #include "engine/cuda/choose.h"
 #include "engine/cuda/device.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define STAGING_BYTES (16u << 20) /* grows to what one transfer needs */
@@ -38,6 +38,7 @@ struct cuda_backend {
     struct queue queue;
     char *staging;
     size_t staging_bytes, staging_used;
+    struct product_tile forced; /* rows 0: the table chooses */
 };
 
 static struct cuda_backend *cuda_of(const struct pass *pass)
@@ -345,8 +346,10 @@ static void product_on_tensor_cores(struct pass *pass, struct product *p, const 
                                     const struct more *more)
 {
     struct cuda_backend *cuda = cuda_of(pass);
-    struct product_tile tile =
-        choose_tile(cuda->info.sm, (int64_t)y->h * y->w, p->out, p->kernel * p->kernel, p->in);
+    struct product_tile tile = cuda->forced.rows > 0
+                                   ? cuda->forced
+                                   : choose_tile(cuda->info.sm, (int64_t)y->h * y->w, p->out,
+                                                 p->kernel * p->kernel, p->in);
 
     p->splits = tile.splits;
     if (tile.splits > 1 || more->count > 0)
@@ -628,6 +631,19 @@ static const struct backend_ops CUDA_OPS = {
     .destroy = cuda_destroy,
 };
 
+/* ATELIER_CUDA_TILE=ROWSxCOLUMNSxSPLITS, for tests and measurements: one tile for every product. */
+static struct product_tile forced_tile(void)
+{
+    const char *wish = getenv("ATELIER_CUDA_TILE");
+    struct product_tile t;
+
+    if (wish != NULL && sscanf(wish, "%dx%dx%d", &t.rows, &t.columns, &t.splits) == 3 &&
+        (t.rows == 64 || t.rows == 128) && (t.columns == 64 || t.columns == t.rows) &&
+        t.splits >= 1 && t.splits <= 64)
+        return t;
+    return (struct product_tile){0};
+}
+
 int backend_cuda_open(struct backend **backend, const struct backend_options *options,
                       struct err *err)
 {
@@ -642,6 +658,7 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
         return err_set(err, ERR_DEVICE, ERR_FATAL, "%s", why);
     }
     cuda->blas = blas_open(cuda->device);
+    cuda->forced = forced_tile();
     cuda->base = (struct backend){.ops = &CUDA_OPS,
                                   .compute = options->compute,
                                   .isa = cuda->info.isa,

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PRODUCTS_MAX 1024 /* layers × sizes; further ones take our own kernels */
+#define PRODUCTS_MAX 4096 /* layers × sizes; further ones take our own kernels */
+#define SAMPLES_MAX 128   /* of one pass */
 
 /* Entry points, by the names and types of the header. */
 struct entries {
@@ -26,6 +27,7 @@ struct entries {
     decltype(&cublasLtMatmulPreferenceDestroy) PreferenceDestroy;
     decltype(&cublasLtMatmulPreferenceSetAttribute) PreferenceSet;
     decltype(&cublasLtMatmulAlgoGetHeuristic) Heuristic;
+    decltype(&cublasLtMatmulAlgoCheck) Check;
 };
 
 struct blas_product {
@@ -63,6 +65,7 @@ static bool find_entries(struct blas *b)
         {"cublasLtMatmulPreferenceDestroy", (void **)&b->lt.PreferenceDestroy},
         {"cublasLtMatmulPreferenceSetAttribute", (void **)&b->lt.PreferenceSet},
         {"cublasLtMatmulAlgoGetHeuristic", (void **)&b->lt.Heuristic},
+        {"cublasLtMatmulAlgoCheck", (void **)&b->lt.Check},
     };
 
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
@@ -146,22 +149,56 @@ static void layouts_free(const struct entries *lt, struct layouts *l)
         lt->LayoutDestroy(l->y);
 }
 
-/* Asks for one sample, no workspace, no split sums. */
+/* What an algorithm must do without: workspace, split sums, more alignment than tensors have. */
+static cublasLtMatmulPreference_t make_wishes(const struct entries *lt)
+{
+    static const cublasLtMatmulPreferenceAttributes_t ALIGNMENTS[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    cublasLtMatmulPreference_t wishes = NULL;
+    uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = 16;
+    size_t workspace = 0;
+
+    if (lt->PreferenceCreate(&wishes) != CUBLAS_STATUS_SUCCESS)
+        return NULL;
+    bool set = lt->PreferenceSet(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                 sizeof(workspace)) == CUBLAS_STATUS_SUCCESS &&
+               lt->PreferenceSet(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction,
+                                 sizeof(no_reduction)) == CUBLAS_STATUS_SUCCESS;
+    for (int i = 0; i < 4; i++)
+        set = set && lt->PreferenceSet(wishes, ALIGNMENTS[i], &alignment, sizeof(alignment)) ==
+                         CUBLAS_STATUS_SUCCESS;
+    if (set)
+        return wishes;
+    lt->PreferenceDestroy(wishes);
+    return NULL;
+}
+
+/* Whether the algorithm serves this many rows as it is. */
+static bool serves(struct blas_product *p, int64_t rows)
+{
+    const struct entries *lt = &p->blas->lt;
+    cublasLtMatmulHeuristicResult_t result;
+    struct layouts l;
+    bool good = layouts_make(p, rows, p->in, p->out, &l) &&
+                lt->Check(p->blas->handle, p->blas->desc, l.w, l.x, l.y, l.y, &p->algo, &result) ==
+                    CUBLAS_STATUS_SUCCESS &&
+                result.workspaceSize == 0;
+
+    layouts_free(lt, &l);
+    return good;
+}
+
+/* Asks for one sample. An algorithm that does not also serve many is not taken: which one computes
+ * must not depend on how many there are. */
 static bool ask(struct blas_product *p)
 {
     const struct entries *lt = &p->blas->lt;
-    cublasLtMatmulPreference_t wishes = NULL;
+    cublasLtMatmulPreference_t wishes = make_wishes(lt);
     cublasLtMatmulHeuristicResult_t result;
-    uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
-    size_t workspace = 0;
-    struct layouts l;
+    struct layouts l = {};
     int count = 0;
-    bool made = layouts_make(p, p->each, p->in, p->out, &l) &&
-                lt->PreferenceCreate(&wishes) == CUBLAS_STATUS_SUCCESS &&
-                lt->PreferenceSet(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                  sizeof(workspace)) == CUBLAS_STATUS_SUCCESS &&
-                lt->PreferenceSet(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction,
-                                  sizeof(no_reduction)) == CUBLAS_STATUS_SUCCESS &&
+    bool made = wishes != NULL && layouts_make(p, p->each, p->in, p->out, &l) &&
                 lt->Heuristic(p->blas->handle, p->blas->desc, l.w, l.x, l.y, l.y, wishes, 1,
                               &result, &count) == CUBLAS_STATUS_SUCCESS &&
                 count == 1 && result.state == CUBLAS_STATUS_SUCCESS;
@@ -171,6 +208,8 @@ static bool ask(struct blas_product *p)
     if (wishes != NULL)
         lt->PreferenceDestroy(wishes);
     layouts_free(lt, &l);
+    for (int samples = 1; made && samples <= SAMPLES_MAX; samples *= 2)
+        made = serves(p, samples * p->each);
     return made;
 }
 

@@ -89,6 +89,24 @@ static bool make_buffers(struct device *d)
     return made;
 }
 
+/* Why there is none. */
+static void explain(cudaError_t rc, char why[DEVICE_MESSAGE_MAX_BYTES])
+{
+    int driver = 0;
+
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES,
+                 "no CUDA device: this machine has no NVIDIA driver");
+    else if (rc == cudaErrorInsufficientDriver)
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES,
+                 "no CUDA device: the NVIDIA driver serves CUDA %d.%d, this program needs %d.%d",
+                 driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                 CUDART_VERSION % 1000 / 10);
+    else
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: %s",
+                 rc != cudaSuccess ? cudaGetErrorString(rc) : "the driver lists none");
+}
+
 struct device *device_open(struct device_info *info, char why[DEVICE_MESSAGE_MAX_BYTES])
 {
     struct device *d;
@@ -96,8 +114,7 @@ struct device *device_open(struct device_info *info, char why[DEVICE_MESSAGE_MAX
     cudaError_t rc = cudaGetDeviceCount(&count);
 
     if (rc != cudaSuccess || count == 0) {
-        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: %s",
-                 rc != cudaSuccess ? cudaGetErrorString(rc) : "the driver lists none");
+        explain(rc, why);
         return NULL;
     }
     memset(info, 0, sizeof(*info));
@@ -159,8 +176,10 @@ void *device_alloc(struct device *d, size_t bytes)
     cudaError_t rc =
         d->pools ? cudaMallocAsync(&memory, bytes, d->copy) : cudaMalloc(&memory, bytes);
 
+    /* The memory is there in the copy stream's order; the next run waits for that point. */
     if (rc == cudaSuccess && d->pools)
-        rc = cudaStreamSynchronize(d->copy);
+        rc = cudaEventRecord(d->sent, d->copy);
+    d->sending = true;
     if (rc == cudaSuccess)
         return memory;
     if (rc != cudaErrorMemoryAllocation)

@@ -29,7 +29,7 @@ const struct conf_table run_table = {
     .summary =
         "Draws every job of a file, one JSON object a line (- is standard input). Exit status: "
         "0 all done, 3 lines were rejected, 4 jobs failed, 5 the run could not go on, "
-        "130 interrupted.",
+        "6 the card is absent or has failed, 130 interrupted.",
     .rows = rows,
     .row_count = sizeof(rows) / sizeof(rows[0]),
     .positional = "JOBS.jsonl",

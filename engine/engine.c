@@ -126,7 +126,8 @@ static int open_device(struct engine *engine, const char *name, const struct eng
                                         .isa = b->isa,
                                         .processor = b->device ? b->device : processor(),
                                         .precision = precision,
-                                        .threads = b->threads};
+                                        .threads = b->threads,
+                                        .memory_bytes = b->memory_bytes};
     engine->memory_max_bytes = o->memory_max_bytes   ? o->memory_max_bytes
                                : b->memory_bytes > 0 ? b->memory_bytes / 10 * 9
                                                      : default_memory();

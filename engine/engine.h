@@ -75,6 +75,7 @@ struct engine_info {
     const char *processor; /* "AMD EPYC 9655", "NVIDIA H100 80GB HBM3" */
     enum precision precision;
     int threads;
+    size_t memory_bytes; /* of a card, free when it was opened; 0: the machine's */
 };
 
 /* Opens the device. Errors: an unknown or absent back end or instruction set (ERR_UNSUPPORTED), a

@@ -119,8 +119,9 @@ static void describe(struct agent *agent, struct report_worker *is)
         .engine_version = engine_version(),
         .precisions = precisions[engine->precision == PRECISION_BF16],
         .pictures_max = agent->leaving ? 0 : agent->pictures_max,
-        .memory_bytes = agent->options->memory_bytes
-                            ? agent->options->memory_bytes
+        .memory_bytes = agent->options->memory_bytes ? agent->options->memory_bytes
+                        : engine->memory_bytes > 0
+                            ? engine->memory_bytes
                             : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE),
         .confidential = agent->options->confidential,
         .draining = agent->draining,

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PRODUCTS_MAX 4096 /* layers × sizes; further ones take our own kernels */
-#define SAMPLES_MAX 128   /* of one pass */
+#define BUCKETS 4096    /* of products by layer and size */
+#define SAMPLES_MAX 128 /* of one pass */
 
 /* Entry points, by the names and types of the header. */
 struct entries {
@@ -31,6 +31,7 @@ struct entries {
 };
 
 struct blas_product {
+    struct blas_product *next; /* of its bucket */
     struct blas *blas;
     int dtype, out, in;
     int64_t each;
@@ -43,8 +44,7 @@ struct blas {
     struct entries lt;
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;
-    struct blas_product *products;
-    int count;
+    struct blas_product **buckets;
 };
 
 static bool find_entries(struct blas *b)
@@ -96,9 +96,9 @@ struct blas *blas_open(struct device *device)
     b = (struct blas *)calloc(1, sizeof(*b));
     if (b == NULL)
         return NULL;
-    b->products = (struct blas_product *)calloc(PRODUCTS_MAX, sizeof(b->products[0]));
+    b->buckets = (struct blas_product **)calloc(BUCKETS, sizeof(b->buckets[0]));
     b->library = open_library();
-    if (b->products != NULL && b->library != NULL && find_entries(b) &&
+    if (b->buckets != NULL && b->library != NULL && find_entries(b) &&
         b->lt.Create(&b->handle) == CUBLAS_STATUS_SUCCESS &&
         b->lt.DescCreate(&b->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
         b->lt.DescSet(b->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof(turned)) ==
@@ -112,13 +112,19 @@ void blas_close(struct blas *b)
 {
     if (b == NULL)
         return;
+    for (int i = 0; b->buckets != NULL && i < BUCKETS; i++)
+        while (b->buckets[i] != NULL) {
+            struct blas_product *p = b->buckets[i];
+            b->buckets[i] = p->next;
+            free(p);
+        }
     if (b->desc != NULL)
         b->lt.DescDestroy(b->desc);
     if (b->handle != NULL)
         b->lt.Destroy(b->handle);
     if (b->library != NULL)
         dlclose(b->library);
-    free(b->products);
+    free(b->buckets);
     free(b);
 }
 
@@ -215,22 +221,23 @@ static bool ask(struct blas_product *p)
 
 struct blas_product *blas_find(struct blas *b, int dtype, int64_t each, int out, int in)
 {
-    struct blas_product *p;
+    uint64_t hash = ((uint64_t)each * 31 + (uint64_t)out) * 31 + (uint64_t)in;
+    struct blas_product **bucket = &b->buckets[(hash ^ hash >> 12) % BUCKETS], *p;
 
-    for (int i = 0; i < b->count; i++) {
-        p = &b->products[i];
+    for (p = *bucket; p != NULL; p = p->next)
         if (p->dtype == dtype && p->each == each && p->out == out && p->in == in)
             return p->found ? p : NULL;
-    }
-    if (b->count == PRODUCTS_MAX)
+    p = (struct blas_product *)calloc(1, sizeof(*p));
+    if (p == NULL)
         return NULL;
-    p = &b->products[b->count++];
     p->blas = b;
     p->dtype = dtype;
     p->each = each;
     p->out = out;
     p->in = in;
     p->found = ask(p);
+    p->next = *bucket;
+    *bucket = p;
     return p->found ? p : NULL;
 }
 

@@ -59,6 +59,10 @@ struct norm {
 struct embedding {
     struct weight *table; /* rows × columns, kept as the file has it */
     int rows, columns;
+    struct stored_table {
+        const void *data; /* the same on the host, as long as the checkpoint */
+        enum dtype dtype;
+    } stored;
 };
 
 /* One tensor of a file; several are stacked along `out` (fused query, key and value). */

@@ -350,7 +350,8 @@ void bind_embedding(struct binder *b, struct embedding *embedding, int rows, int
 
     if (t == NULL)
         return;
-    *embedding = (struct embedding){.rows = rows, .columns = columns};
+    *embedding = (struct embedding){
+        .rows = rows, .columns = columns, .stored = {.data = t->data, .dtype = t->dtype}};
     embedding->table = make_weight(
         b, &(struct weight_spec){
                .parts = &(struct weight_part){.data = t->data, .dtype = t->dtype, .out = rows},

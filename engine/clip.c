@@ -143,15 +143,23 @@ static void layer_forward(struct pass *pass, const struct clip_config *c,
     pass_drop(pass, &h);
 }
 
+/* One token of 1 × 1 × tokens × c. */
+static struct tensor row_at(const struct tensor *x, int at)
+{
+    struct tensor row = *x;
+
+    row.w = 1;
+    row.data = (char *)x->data + (size_t)at * (size_t)x->ld * dtype_bytes(x->dtype);
+    return row;
+}
+
 /* pooled = projection(final_norm(x at one token)) */
 static void pooled_forward(struct pass *pass, const struct clip *clip, const struct tensor *x,
                            int at, struct tensor *pooled)
 {
-    struct tensor h = pass_tensor_of(pass, DTYPE_F32, 1, 1, 1, x->c), row = *x;
+    struct tensor h = pass_tensor_of(pass, DTYPE_F32, 1, 1, 1, x->c);
+    struct tensor row = row_at(x, pass->planning || pass->failed ? 0 : at);
 
-    row.w = 1;
-    if (!pass->planning && !pass->failed)
-        row.data = (char *)x->data + (size_t)at * (size_t)x->ld * dtype_bytes(x->dtype);
     op_layer_norm(pass, &row, &clip->final_norm, clip->projection.in > 0 ? &h : pooled);
     if (clip->projection.in > 0)
         op_matmul(pass, &(struct matmul){.linear = &clip->projection, .x = &h, .y = pooled});
@@ -167,6 +175,10 @@ void clip_forward(struct pass *pass, const struct clip *clip, const int *ids,
     struct tensor *state = reading->raw ? y : &x; /* after the layers so far */
 
     op_embed(pass, ids, &clip->tokens, &clip->positions, state);
+    for (int i = 0; i < reading->row_count && !pass->planning && !pass->failed; i++) {
+        struct tensor row = row_at(state, reading->rows[i].at);
+        op_upload(pass, &row, reading->rows[i].values);
+    }
     for (int i = 0; i < taken; i++)
         layer_forward(pass, c, &clip->layers[i], state, state);
     if (!reading->raw)

@@ -49,8 +49,17 @@ int clip_bind(struct clip *clip, const struct clip_config *config, struct checkp
               enum component component, struct backend *backend, struct err *err) must_check;
 void clip_release(struct clip *clip);
 
+/* A token that the table does not have: where it stands, and its vector with the position's. */
+struct clip_row {
+    int at;
+    const float *values; /* [hidden], on the host */
+};
+
 /* What is read of an encoding. */
 struct clip_reading {
+    const struct clip_row
+        *rows; /* with n = 1; their ids count for nothing but must be in the table */
+    int row_count;
     int skip;      /* the hidden state so many layers before the last, 0 … layers */
     bool raw;      /* before the final norm, not after it */
     int pooled_at; /* the token of `pooled` */

@@ -40,6 +40,7 @@
 #define ENGINE_STEPS_MAX 500
 #define ENGINE_SESSIONS_MAX 64 /* in one engine_step */
 #define ENGINE_ADAPTERS_MAX 16 /* of one session */
+#define ENGINE_INVERSIONS_MAX 16
 
 struct engine;
 struct model;
@@ -159,7 +160,25 @@ struct adapter_info {
 
 const struct adapter_info *adapter_info(const struct adapter *adapter);
 
+/* ---- textual inversion ---- */
+
+struct inversion;
+
+/* Reads a textual inversion's file for this model: one tensor of any name (`emb_params`,
+ * `string_to_param.*`, diffusers' token) for the encoder that it is as wide as, or `clip_l` and
+ * `clip_g` for SDXL's two; [hidden] or [vectors, hidden]. Errors (ERR_REJECT) name file and key. */
+int engine_load_inversion(struct inversion **inversion, const struct model *model, const char *path,
+                          struct err *err) must_check;
+void engine_unload_inversion(struct inversion *inversion); /* NULL is fine */
+
 /* ---- sessions ---- */
+
+/* Wherever `name` stands in a prompt, or the token that a diffusers file is named for, stand the
+ * inversion's vectors. */
+struct draw_inversion {
+    const struct inversion *inversion; /* of the session's model; borrowed for the call */
+    const char *name;
+};
 
 struct draw_adapter {
     struct adapter *adapter; /* of the session's model; lives as long as the session */
@@ -182,6 +201,8 @@ struct draw {
     int clip_skip; /* diffusers' meaning */
     struct draw_adapter adapters[ENGINE_ADAPTERS_MAX];
     int adapter_count;
+    struct draw_inversion inversions[ENGINE_INVERSIONS_MAX];
+    int inversion_count;
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
     double strength;                /* with init_image, 0 … 1 */
     const struct image *mask;       /* of init_image's size; what is light is redrawn; or NULL */

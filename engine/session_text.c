@@ -4,6 +4,7 @@
  * SD reads the last hidden state after the final norm, SDXL the one before it, raw, from each of
  * its encoders; clip skip counts on from there and never reaches the negative prompt.
  */
+#include "engine/inversion.h"
 #include "engine/runtime.h"
 
 #include <stdio.h>
@@ -71,23 +72,69 @@ struct prompt {
     const char *prefix; /* of its stages' names, after the model's */
     int skip;           /* layers that are left out */
     int row;
+    struct vocabulary *const
+        *vocabularies; /* each encoder's, with inversions; entries NULL: none */
 };
 
-static int tokenize(const struct encoder *e, const struct prompt *p, int *ids, struct err *err)
+/* A prompt's tokens and the vectors of those that the encoder's table does not have. */
+struct words {
+    int ids[TOKENIZER_CLIP_TOKENS];
+    struct clip_row rows[TOKENIZER_CLIP_TOKENS];
+    int row_count;
+    float *values; /* of the rows; owned */
+};
+
+static int tokenize_inverted(const struct vocabulary *v, const struct prompt *p, uint32_t *tokens,
+                             struct err *err)
+{
+    struct buf text;
+    int rc;
+
+    buf_init(&text, TOKENIZER_TEXT_MAX_BYTES + 1);
+    rc = vocabulary_expand(v, p->text, &text, err);
+    if (rc == 0)
+        rc = tokenizer_encode(vocabulary_tokenizer(v), text.data, text.len, tokens,
+                              (size_t)p->model->tokens, NULL, err);
+    buf_release(&text);
+    return rc;
+}
+
+/* Takes the vectors of tokens that were added. -1: no memory. */
+static int take_rows(const struct vocabulary *v, int width, int count, struct words *words)
+{
+    words->values = malloc((size_t)count * (size_t)width * sizeof(float));
+    if (words->values == NULL)
+        return -1;
+    for (int i = 0; i < count; i++) {
+        float *values = words->values + words->row_count * width;
+        if (vocabulary_row(v, (uint32_t)words->ids[i], i, values))
+            words->rows[words->row_count++] = (struct clip_row){.at = i, .values = values};
+    }
+    return 0;
+}
+
+static int tokenize(const struct encoder *e, const struct prompt *p, const struct vocabulary *v,
+                    struct words *words, struct err *err)
 {
     const struct model *m = p->model;
-    uint32_t tokens[TOKENIZER_CLIP_TOKENS];
+    uint32_t tokens[TOKENIZER_CLIP_TOKENS], known = tokenizer_vocabulary_size(e->tokenizer);
+    int rc = v != NULL ? tokenize_inverted(v, p, tokens, err)
+                       : tokenizer_encode(e->tokenizer, p->text, strlen(p->text), tokens,
+                                          (size_t)m->tokens, NULL, err);
 
-    if (tokenizer_encode(e->tokenizer, p->text, strlen(p->text), tokens, (size_t)m->tokens, NULL,
-                         err) != 0)
+    *words = (struct words){.row_count = 0};
+    if (rc != 0)
         return err_prefix(err, "%s", p->field);
     for (int i = 0; i < m->tokens; i++) {
-        if (tokens[i] >= (uint32_t)e->clip.tokens.rows)
+        bool added = v != NULL && tokens[i] >= known;
+        if (!added && tokens[i] >= (uint32_t)e->clip.tokens.rows)
             return err_set(err, ERR_INVALID, ERR_REJECT,
                            "%s: token %u is not in the model's vocabulary of %d", p->field,
                            tokens[i], e->clip.tokens.rows);
-        ids[i] = (int)tokens[i];
+        words->ids[i] = (int)tokens[i];
     }
+    if (v != NULL && take_rows(v, e->clip.config.hidden, m->tokens, words) != 0)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
     return 0;
 }
 
@@ -102,17 +149,20 @@ static struct tensor as_rows(const struct tensor *t)
 }
 
 /* One encoder's run over one prompt: embeds is tokens × hidden, pooled clip_pooled_width. */
-static int run_encoder(const struct prompt *p, int number, const int *ids, int skip, float *embeds,
-                       float *pooled, struct err *err)
+static int run_encoder(const struct prompt *p, int number, const struct words *words, int skip,
+                       float *embeds, float *pooled, struct err *err)
 {
     const struct session *s = p->session;
     struct model *m = p->model;
     struct adapted_rows adapted = {.count = 0};
     const struct clip *clip = &m->encoders[number].clip;
-    struct clip_reading reading = {.skip = skip,
+    struct clip_reading reading = {.rows = words->rows,
+                                   .row_count = words->row_count,
+                                   .skip = skip,
                                    .raw = is_xl(m),
                                    .pooled_at =
-                                       clip_pooled_position(&clip->config, ids, m->tokens)};
+                                       clip_pooled_position(&clip->config, words->ids, m->tokens)};
+    int ids[TOKENIZER_CLIP_TOKENS];
     struct work_plan plan;
     struct tensor y, vector, rows;
     struct pass pass;
@@ -124,6 +174,9 @@ static int run_encoder(const struct prompt *p, int number, const int *ids, int s
         work_begin(m, &plan, DTYPE_F32, &pass, err) != 0)
         return -1;
     pass_adapt(&pass, &adapted);
+    memcpy(ids, words->ids, sizeof(ids));
+    for (int i = 0; i < words->row_count; i++)
+        ids[words->rows[i].at] = 0;
     y = pass_tensor_of(&pass, DTYPE_F32, 1, 1, m->tokens, clip->config.hidden);
     vector = pass_tensor_of(&pass, DTYPE_F32, 1, 1, 1, clip_pooled_width(&clip->config));
     clip_forward(&pass, clip, ids, &reading, &y, &vector);
@@ -168,12 +221,15 @@ static int encode_part(const struct prompt *p, int number, int first_column, flo
     int hidden = e->clip.config.hidden, width = clip_pooled_width(&e->clip.config);
     float *pooled = scratch + (size_t)m->tokens * (size_t)hidden;
     float *text = conditioning_text(c, p->row) + first_column;
-    int ids[TOKENIZER_CLIP_TOKENS];
+    struct words words;
+    int rc = tokenize(e, p, p->vocabularies[number], &words, err);
 
-    if (tokenize(e, p, ids, err) != 0 ||
-        run_encoder(p, number, ids, p->skip, scratch, pooled, err) != 0)
+    if (rc == 0)
+        rc = run_encoder(p, number, &words, p->skip, scratch, pooled, err);
+    free(words.values);
+    if (rc != 0)
         return -1;
-    show_tokens(p, number, ids);
+    show_tokens(p, number, words.ids);
     for (int i = 0; i < m->tokens; i++)
         memcpy(text + (size_t)i * (size_t)c->width, scratch + (size_t)i * (size_t)hidden,
                (size_t)hidden * sizeof(float));
@@ -243,8 +299,9 @@ static void put_ids(const struct session *s, const struct model *m, const struct
     }
 }
 
-static int encode_for(const struct session *s, struct model *m, struct conditioning *c,
-                      const struct draw *d, struct err *err)
+static int encode_with(const struct session *s, struct model *m, struct conditioning *c,
+                       struct vocabulary *const vocabularies[], const struct draw *d,
+                       struct err *err)
 {
     struct prompt positive = {.session = s,
                               .model = m,
@@ -253,7 +310,8 @@ static int encode_for(const struct session *s, struct model *m, struct condition
                               .text = d->prompt,
                               .prefix = "",
                               .skip = layers_left_out(m, d->clip_skip),
-                              .row = c->rows == 3 ? 0 : c->rows - 1};
+                              .row = c->rows == 3 ? 0 : c->rows - 1,
+                              .vocabularies = vocabularies};
     struct prompt negative = {.session = s,
                               .model = m,
                               .to = c,
@@ -261,7 +319,8 @@ static int encode_for(const struct session *s, struct model *m, struct condition
                               .text = d->negative_prompt ? d->negative_prompt : "",
                               .prefix = "negative_",
                               .skip = layers_left_out(m, 0),
-                              .row = c->rows == 3 ? 1 : 0};
+                              .row = c->rows == 3 ? 1 : 0,
+                              .vocabularies = vocabularies};
 
     c->guidance_scale = d->guidance_scale;
     for (int row = 0; row < c->rows; row++)
@@ -279,6 +338,22 @@ static int encode_for(const struct session *s, struct model *m, struct condition
     if (c->rows == 3)
         conditioning_copy_row(c, 2, negative.row);
     return 0;
+}
+
+/* Inversions are of the session's model; a sequel reads the prompts as they are. */
+static int encode_for(const struct session *s, struct model *m, struct conditioning *c,
+                      const struct draw *d, struct err *err)
+{
+    struct vocabulary *vocabularies[ENCODERS_MAX] = {NULL};
+    int rc = 0;
+
+    for (int i = 0; i < m->encoder_count && m == s->model && d->inversion_count > 0 && rc == 0; i++)
+        rc = vocabulary_create(&vocabularies[i], m, i, d->inversions, d->inversion_count, err);
+    if (rc == 0)
+        rc = encode_with(s, m, c, vocabularies, d, err);
+    for (int i = 0; i < ENCODERS_MAX; i++)
+        vocabulary_free(vocabularies[i]);
+    return rc;
 }
 
 int session_encode_text(struct session *s, const struct draw *d, struct err *err)

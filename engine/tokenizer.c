@@ -141,9 +141,11 @@ static void encode_words(struct run *run, const uint32_t *codes, size_t n)
 static const struct special *special_at(const struct tokenizer *tokenizer, const uint32_t *codes,
                                         size_t n, bool normalized)
 {
+    size_t own = tokenizer->specials_count, count = own + tokenizer->added_count;
     const struct special *best = NULL;
-    for (size_t i = 0; i < tokenizer->specials_count; i++) {
-        const struct special *special = &tokenizer->specials[i];
+    for (size_t i = 0; i < count; i++) {
+        const struct special *special =
+            i < own ? &tokenizer->specials[i] : &tokenizer->added[i - own];
         bool fits = special->normalized == normalized && special->len <= n &&
                     (!best || special->len > best->len);
         if (fits && memcmp(special->codes, codes, special->len * sizeof(*codes)) == 0)
@@ -188,6 +190,54 @@ static int decode(const char *text, size_t len, uint32_t *codes, size_t *n, stru
             return err_set(err, ERR_INVALID, ERR_REJECT, "the text is not UTF-8 at byte %zu", at);
         codes[(*n)++] = code;
     }
+    return 0;
+}
+
+/* A text as it is looked for: in NFC and lower case. */
+static int read_added(struct special *special, const char *text, struct err *err)
+{
+    uint32_t codes[SPECIAL_MAX_BYTES], composed[SPECIAL_MAX_BYTES * UNICODE_NFD_MAX];
+    uint32_t lower[UNICODE_LOWER_MAX];
+    size_t len = strlen(text), n;
+    if (len == 0 || len > SPECIAL_MAX_BYTES)
+        return err_set(err, ERR_INVALID, ERR_REJECT, "\"%.80s\": a token has 1 … %d bytes", text,
+                       SPECIAL_MAX_BYTES);
+    if (decode(text, len, codes, &n, err) != 0)
+        return -1;
+    n = unicode_to_nfc(codes, n, composed);
+    special->len = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t more = unicode_to_lower(composed[i], lower);
+        if (special->len + more > SPECIAL_MAX_BYTES)
+            return err_set(err, ERR_INVALID, ERR_REJECT, "\"%.80s\" is too long for a token", text);
+        memcpy(special->codes + special->len, lower, more * sizeof(lower[0]));
+        special->len += more;
+    }
+    special->normalized = true;
+    return 0;
+}
+
+int tokenizer_extend(struct tokenizer **out, const struct tokenizer *base,
+                     const char *const texts[], size_t count, struct err *err)
+{
+    struct tokenizer *t = malloc(sizeof(*t));
+    struct special *added = calloc(count + 1, sizeof(*added));
+    if (!t || !added) {
+        free(t);
+        free(added);
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a tokenizer");
+    }
+    *t = *base;
+    t->added = added;
+    t->added_count = count;
+    for (size_t i = 0; i < count; i++) {
+        added[i].id = t->size++;
+        if (read_added(&added[i], texts[i], err) != 0) {
+            tokenizer_free(t);
+            return -1;
+        }
+    }
+    *out = t;
     return 0;
 }
 

@@ -41,6 +41,13 @@ int tokenizer_create_folder(struct tokenizer **tokenizer, const char *folder,
 int tokenizer_create_builtin(struct tokenizer **tokenizer, const char *pad,
                              struct err *err) must_check;
 
+/* The same with `count` more tokens, whose ids begin at tokenizer_vocabulary_size: each is found
+ * wherever its text occurs in the normalized text, the longest first, as transformers finds what
+ * add_tokens was given. `base` outlives it. Errors: ERR_INVALID for a text that is empty, too long
+ * or no UTF-8 (ERR_REJECT), ERR_MEMORY. */
+int tokenizer_extend(struct tokenizer **tokenizer, const struct tokenizer *base,
+                     const char *const texts[], size_t count, struct err *err) must_check;
+
 void tokenizer_free(struct tokenizer *tokenizer);
 
 /* Fills ids[0..max_tokens) with start, the text's tokens, end, and padding. A longer text loses its

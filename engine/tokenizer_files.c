@@ -387,7 +387,9 @@ int tokenizer_create_builtin(struct tokenizer **out, const char *pad, struct err
 
 void tokenizer_free(struct tokenizer *tokenizer)
 {
-    if (tokenizer)
+    if (tokenizer && !tokenizer->added) /* else it borrows */
         bpe_free(tokenizer->bpe);
+    if (tokenizer)
+        free(tokenizer->added);
     free(tokenizer);
 }

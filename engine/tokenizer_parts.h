@@ -25,6 +25,8 @@ struct tokenizer {
     struct bpe *bpe;
     struct special specials[SPECIALS_MAX];
     size_t specials_count;
+    struct special *added; /* of an extended tokenizer, which borrows the rest from another */
+    size_t added_count;
     uint32_t start, end, pad, size;
 };
 

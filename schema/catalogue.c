@@ -233,6 +233,76 @@ static int read_file(struct catalogue *catalogue, struct err *err)
     return 0;
 }
 
+/* ---- adapters ---- */
+
+#define ADAPTERS_LISTED_MAX 512
+
+/* FOLDER/NAME.safetensors, or a file of a known name in FOLDER/NAME. */
+static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH_MAX_BYTES])
+{
+    static const char *const inner[] = {"pytorch_lora_weights.safetensors",
+                                        "learned_embeds.safetensors", NULL};
+    char file[300], below[FILE_PATH_MAX_BYTES];
+    snprintf(file, sizeof(file), "%.255s.safetensors", name);
+    if (file_join(path, folder, file, NULL) == 0 && file_exists(path) && !file_is_dir(path))
+        return true;
+    if (file_join(below, folder, name, NULL) != 0)
+        return false;
+    for (int i = 0; inner[i]; i++)
+        if (file_join(path, below, inner[i], NULL) == 0 && file_exists(path))
+            return true;
+    return false;
+}
+
+/* The names of a folder's adapters, up to `max`, each the caller's to free. */
+static size_t adapter_names(const char *folder, char **names, size_t max)
+{
+    static const char extension[] = ".safetensors";
+    size_t count = 0, tail = sizeof(extension) - 1;
+    struct dirent *entry;
+    DIR *dir = opendir(folder);
+    while (dir && count < max && (entry = readdir(dir)) != NULL) {
+        size_t len = strlen(entry->d_name);
+        bool file = len > tail && strcmp(entry->d_name + len - tail, extension) == 0;
+        char *copy = strndup(entry->d_name, file ? len - tail : len);
+        if (copy && *copy != '.')
+            names[count++] = copy;
+        else
+            free(copy);
+    }
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+/* What would have been right, of the names in the adapters' own folder. */
+static void adapter_hint(const char *folder, const char *name, char *hint)
+{
+    char *names[ADAPTERS_LISTED_MAX];
+    size_t count = adapter_names(folder, names, ADAPTERS_LISTED_MAX);
+    nearest_hint(hint, name, (const char *const *)names, count);
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int list_words(struct catalogue *catalogue, struct err *err)
+{
+    char below[FILE_PATH_MAX_BYTES];
+    catalogue->words = calloc(CATALOGUE_WORDS_MAX, sizeof(*catalogue->words));
+    if (!catalogue->words)
+        return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory to list %s", catalogue->dir);
+    if (file_join(below, catalogue->dir, "embeddings", err) != 0)
+        return -1;
+    catalogue->word_count = adapter_names(below, catalogue->words, CATALOGUE_WORDS_MAX);
+    qsort(catalogue->words, catalogue->word_count, sizeof(*catalogue->words), by_text);
+    return 0;
+}
+
 int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err)
 {
     *catalogue = (struct catalogue){0};
@@ -242,6 +312,8 @@ int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err
     int rc = list(catalogue, err);
     if (rc == 0)
         rc = read_file(catalogue, err);
+    if (rc == 0)
+        rc = list_words(catalogue, err);
     if (rc == 0 && catalogue->count == 0)
         rc = err_set(err, ERR_NOT_FOUND, ERR_FATAL,
                      "%s holds no model: expected folders with a model_index.json or .safetensors "
@@ -258,6 +330,9 @@ void catalogue_release(struct catalogue *catalogue)
         free(catalogue->models[i].name);
         free(catalogue->models[i].path);
     }
+    for (size_t i = 0; i < catalogue->word_count; i++)
+        free(catalogue->words[i]);
+    free(catalogue->words);
     free(catalogue->models);
     json_doc_free(catalogue->doc);
     *catalogue = (struct catalogue){0};
@@ -292,52 +367,6 @@ void catalogue_hint(const struct catalogue *catalogue, const char *name, char *o
     free(names);
 }
 
-/* ---- adapters ---- */
-
-#define ADAPTERS_LISTED_MAX 512
-
-/* FOLDER/NAME.safetensors, or a file of a known name in FOLDER/NAME. */
-static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH_MAX_BYTES])
-{
-    static const char *const inner[] = {"pytorch_lora_weights.safetensors",
-                                        "learned_embeds.safetensors", NULL};
-    char file[300], below[FILE_PATH_MAX_BYTES];
-    snprintf(file, sizeof(file), "%.255s.safetensors", name);
-    if (file_join(path, folder, file, NULL) == 0 && file_exists(path) && !file_is_dir(path))
-        return true;
-    if (file_join(below, folder, name, NULL) != 0)
-        return false;
-    for (int i = 0; inner[i]; i++)
-        if (file_join(path, below, inner[i], NULL) == 0 && file_exists(path))
-            return true;
-    return false;
-}
-
-/* What would have been right, of the names in the adapters' own folder. */
-static void adapter_hint(const char *folder, const char *name, char *hint)
-{
-    static const char extension[] = ".safetensors";
-    const char *names[ADAPTERS_LISTED_MAX];
-    size_t count = 0, tail = sizeof(extension) - 1;
-    struct dirent *entry;
-    DIR *dir = opendir(folder);
-    *hint = '\0';
-    while (dir && count < ADAPTERS_LISTED_MAX && (entry = readdir(dir)) != NULL) {
-        size_t len = strlen(entry->d_name);
-        bool file = len > tail && strcmp(entry->d_name + len - tail, extension) == 0;
-        char *copy = strndup(entry->d_name, file ? len - tail : len);
-        if (copy && *copy != '.')
-            names[count++] = copy;
-        else
-            free(copy);
-    }
-    if (dir)
-        closedir(dir);
-    nearest_hint(hint, name, names, count);
-    for (size_t i = 0; i < count; i++)
-        free((char *)names[i]);
-}
-
 int catalogue_adapter(const struct catalogue *catalogue, const char *folder, const char *name,
                       char path[FILE_PATH_MAX_BYTES], struct err *err)
 {
@@ -353,6 +382,32 @@ int catalogue_adapter(const struct catalogue *catalogue, const char *folder, con
     return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
                    "there is no such file in %.160s or %.160s/%s%.200s", catalogue->dir,
                    catalogue->dir, folder, hint);
+}
+
+static bool is_part_of_word(char c)
+{
+    return c == '_' || c == '-' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+           (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
+}
+
+/* Whether `word` stands in the text with no letter beside it. */
+static bool has_word(const char *text, const char *word)
+{
+    size_t len = strlen(word);
+    for (const char *at = text; at && (at = strstr(at, word)) != NULL; at++)
+        if ((at == text || !is_part_of_word(at[-1])) && !is_part_of_word(at[len]))
+            return true;
+    return false;
+}
+
+void catalogue_find_words(const struct catalogue *catalogue, struct job *job)
+{
+    if (job->embedding_count > 0)
+        return;
+    for (size_t i = 0; i < catalogue->word_count && job->embedding_count < JOB_EMBEDDINGS_MAX; i++)
+        if (has_word(job->prompt, catalogue->words[i]) ||
+            has_word(job->negative_prompt, catalogue->words[i]))
+            job->embeddings[job->embedding_count++] = catalogue->words[i];
 }
 
 void catalogue_fill(const struct catalogue *catalogue, int number, struct job *job)

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #define CATALOGUE_MODELS_MAX 10000
+#define CATALOGUE_WORDS_MAX 10000
 
 struct json_doc;
 
@@ -49,6 +50,8 @@ struct catalogue {
     char dir[FILE_PATH_MAX_BYTES];
     struct catalogue_model *models; /* sorted by name */
     size_t count;
+    char **words; /* names in the folder embeddings, sorted */
+    size_t word_count;
     struct json_doc *doc; /* of catalogue.json; owns the strings above */
 };
 
@@ -68,6 +71,9 @@ void catalogue_hint(const struct catalogue *catalogue, const char *name, char *o
  * both ERR_REJECT, without the name itself. */
 int catalogue_adapter(const struct catalogue *catalogue, const char *folder, const char *name,
                       char path[FILE_PATH_MAX_BYTES], struct err *err) must_check;
+
+/* Gives a job that names no embeddings those whose names are words of its prompts. */
+void catalogue_find_words(const struct catalogue *catalogue, struct job *job);
 
 /* Fills in what the job leaves to the model and the catalogue says. */
 void catalogue_fill(const struct catalogue *catalogue, int model, struct job *job);

@@ -97,15 +97,44 @@ static int hold_models(const struct pipeline *pipeline, struct task *task, struc
     return 0;
 }
 
-/* The pictures that a job names. */
+/* The files that a job names, while it is prepared. */
 struct inputs {
     struct image init, mask;
+    struct inversion *inversions[JOB_EMBEDDINGS_MAX];
 };
 
 static void inputs_release(struct inputs *inputs)
 {
     image_release(&inputs->init);
     image_release(&inputs->mask);
+    for (size_t i = 0; i < JOB_EMBEDDINGS_MAX; i++)
+        engine_unload_inversion(inputs->inversions[i]);
+}
+
+/* Those that a job names have to fit the model; those found in its prompts are left out if not. */
+static int load_inversions(const struct pipeline *pipeline, struct task *task,
+                           struct inputs *inputs, struct err *err)
+{
+    const struct catalogue *catalogue = pipeline->options.catalogue;
+    struct job *job = &task->job;
+    bool named = job->embedding_count > 0;
+    char path[FILE_PATH_MAX_BYTES];
+    size_t kept = 0;
+    catalogue_find_words(catalogue, job);
+    for (size_t i = 0; i < job->embedding_count; i++) {
+        const char *name = job->embeddings[i];
+        int rc = catalogue_adapter(catalogue, "embeddings", name, path, err);
+        if (rc != 0)
+            err->class = ERR_RETRY; /* another worker may have it */
+        if (rc == 0)
+            rc = engine_load_inversion(&inputs->inversions[kept], task->held, path, err);
+        if (rc != 0 && named)
+            return err_prefix(err, "embeddings: \"%.80s\"", name);
+        if (rc == 0)
+            job->embeddings[kept++] = name;
+    }
+    job->embedding_count = kept;
+    return 0;
 }
 
 static int read_inputs(const struct pipeline *pipeline, const struct job *job,
@@ -131,7 +160,8 @@ static int prepare_task(struct pipeline *pipeline, struct task *task, struct inp
         return -1;
     task->load_s = seconds_since(pipeline, task->started_mono_ns);
     task->started_mono_ns = clock_monotonic_ns(options->clock); /* loading is not the job's time */
-    if (read_inputs(pipeline, job, inputs, err) != 0 || settle_size(job, &inputs->init, err) != 0)
+    if (load_inversions(pipeline, task, inputs, err) != 0 ||
+        read_inputs(pipeline, job, inputs, err) != 0 || settle_size(job, &inputs->init, err) != 0)
         return -1;
     support_fill(job, model_info(task->held));
     if (check_memory(task, err) != 0)
@@ -148,6 +178,9 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
     draw.init_image = inputs->init.rgb ? &inputs->init : NULL;
     draw.mask = inputs->mask.rgb ? &inputs->mask : NULL;
     draw.refiner = task->refiner;
+    for (size_t i = 0; i < task->job.embedding_count; i++)
+        draw.inversions[draw.inversion_count++] = (struct draw_inversion){
+            .inversion = inputs->inversions[i], .name = task->job.embeddings[i]};
     for (size_t i = 0; i < task->adapter_count; i++)
         draw.adapters[draw.adapter_count++] =
             (struct draw_adapter){.adapter = task->adapters[i], .scale = task->job.loras[i].scale};

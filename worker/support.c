@@ -66,7 +66,6 @@ void support_check(const struct job *job, const struct engine_info *engine,
                    struct job_problems *problems)
 {
     check_names(job, engine, problems);
-    refuse(problems, job->embedding_count > 0, "embeddings");
     refuse(problems, job->controlnet_count > 0, "controlnets");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
 }
@@ -81,6 +80,12 @@ void support_check_models(const struct job *job, const struct catalogue *catalog
             continue;
         snprintf(field, sizeof(field), "loras[%zu].name", i);
         job_problem_add(problems, field, job->loras[i].name, "%s", err.message);
+    }
+    for (size_t i = 0; i < job->embedding_count; i++) {
+        if (catalogue_adapter(catalogue, "embeddings", job->embeddings[i], path, &err) == 0)
+            continue;
+        snprintf(field, sizeof(field), "embeddings[%zu]", i);
+        job_problem_add(problems, field, job->embeddings[i], "%s", err.message);
     }
     if (!job->refiner.model || catalogue_find(catalogue, job->refiner.model) >= 0)
         return;

@@ -59,11 +59,12 @@ class Lines(e2e.Case):
     def test_what_is_not_supported_yet(self):
         line = e2e.job(embeddings=["e"], refiner={"model": "r"}, dialect="a1111",
                        confidential=True, callback="https://example.org/x")
-        record = self.check(line, "embeddings", "not supported by this version")
+        record = self.check(line, "dialect", "not supported by this version")
         fields = {problem["field"] for problem in record["problems"]}
-        self.assertEqual(fields, {"embeddings", "refiner.model", "dialect", "confidential", "callback"})
+        self.assertEqual(fields, {"embeddings[0]", "refiner.model", "dialect", "confidential", "callback"})
 
     def test_adapters_that_are_not_there(self):
+        self.check(e2e.job(embeddings=["toi"]), "embeddings[0]", 'did you mean "toy"')
         self.check(e2e.job(loras=[{"name": "sd1-peft"}, {"name": "sd1-koyha"}]), "loras[1].name",
                    "there is no such file in", 'did you mean "sd1-kohya"')
         self.check(e2e.job(loras=[{"name": "../sd1-peft"}]), "loras[0].name",

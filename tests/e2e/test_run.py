@@ -135,6 +135,26 @@ class Results(e2e.Case):
         self.assertEqual(len(set(found[0].values())), 4)
         self.assertEqual(manifests["two"]["request"]["loras"], [kohya, {**peft, "scale": 1}])
 
+    def test_words_that_were_learned(self):
+        fields = {"seed": 3, "output": {"metadata": False}}
+        self.write_jobs([
+            e2e.job(id="named", prompt="a toy", embeddings=["toy"], **fields),
+            e2e.job(id="found", prompt="a toy", **fields),
+            e2e.job(id="other", prompt="a toys", **fields),
+            e2e.job(id="family", prompt="a toy", model="sd2-small", steps=1),
+        ])
+        self.run_jobs()
+        manifests = self.manifests()
+        hashes = {name: manifest["files"][0]["sha256"] for name, manifest in manifests.items()}
+        self.assertEqual(hashes["named"], hashes["found"])
+        self.assertNotEqual(hashes["named"], hashes["other"])
+        self.assertEqual(manifests["found"]["request"]["embeddings"], ["toy"])
+        self.assertNotIn("embeddings", manifests["family"]["request"])
+        self.write_jobs([e2e.job(id="bad", model="sd2-small", embeddings=["toy"])])
+        self.out = self.dir / "out2"
+        self.run_jobs(expect=None)
+        self.assertIn("'<sculpture>' is not as wide", self.records("failed.jsonl")[0]["error"])
+
     def test_an_adapter_of_another_family(self):
         self.write_jobs([e2e.job(id="bad", loras=[{"name": "sdxl-kohya"}]), e2e.job(id="good")])
         self.run_jobs(expect=None)

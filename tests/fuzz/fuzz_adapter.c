@@ -1,7 +1,7 @@
 /*
- * Any bytes as an adapter's file for a small model: it loads and unloads, or is refused with a
- * message that names it. An input that is no safetensors file is taken as a list of keys, one a
- * line, which reaches the mapper without a header.
+ * Any bytes as an adapter's or a textual inversion's file for a small model: it loads and unloads,
+ * or is refused with a message that names it. An input that is no safetensors file is taken as a
+ * list of keys, one a line, which reaches the mapper without a header.
  */
 #include "engine/adapter.h"
 
@@ -63,6 +63,7 @@ static void try_file(const uint8_t *data, size_t size)
     static struct model *model;
     char path[] = "/tmp/fuzz-adapter-XXXXXX";
     struct engine_options options = ENGINE_OPTIONS_INIT;
+    struct inversion *inversion;
     struct adapter *adapter;
     struct err err;
     int fd;
@@ -81,6 +82,8 @@ static void try_file(const uint8_t *data, size_t size)
         engine_unload_adapter(adapter);
     else
         ASSERT(strstr(err.message, path) != NULL || err.code == ERR_MEMORY);
+    if (engine_load_inversion(&inversion, model, path, &err) == 0)
+        engine_unload_inversion(inversion);
     unlink(path);
 }
 

@@ -215,6 +215,25 @@ static int read_loras(const struct json *job, struct adapters *adapters, struct 
     return 0;
 }
 
+/* The caller unloads them. */
+static int read_words(const struct json *job, const struct adapters *adapters, struct draw *draw,
+                      struct err *err)
+{
+    const struct json *names = json_get(job, "embeddings");
+
+    for (const struct json *n = names ? names->child : NULL; n != NULL; n = n->next) {
+        struct inversion *inversion;
+        char path[512];
+        snprintf(path, sizeof(path), GOLDEN "models/embeddings/%s.safetensors",
+                 json_string_or(n, ""));
+        if (engine_load_inversion(&inversion, adapters->model, path, err) != 0)
+            return -1;
+        draw->inversions[draw->inversion_count++] =
+            (struct draw_inversion){.inversion = inversion, .name = json_string_or(n, "")};
+    }
+    return 0;
+}
+
 static int draw_of(const struct json *job, struct adapters *adapters, struct draw *draw,
                    struct image *init, struct image *mask, struct err *err)
 {
@@ -243,7 +262,7 @@ static int draw_of(const struct json *job, struct adapters *adapters, struct dra
     draw->negative_aesthetic_score = json_double_or(json_get(job, "negative_aesthetic_score"), -1);
     draw->switch_at = json_double_or(json_get(json_get(job, "refiner"), "switch_at"), 0);
     draw->image_guidance_scale = json_double_or(json_get(job, "image_guidance_scale"), -1);
-    if (read_loras(job, adapters, draw, err) != 0)
+    if (read_loras(job, adapters, draw, err) != 0 || read_words(job, adapters, draw, err) != 0)
         return -1;
     if (image == NULL)
         return 0;
@@ -310,6 +329,8 @@ static int draw_job(struct loaded loaded[2], const struct json *job, struct chec
             goto out;
     rc = session_decode(session, &image, err);
 out:
+    for (int i = 0; i < draw.inversion_count; i++)
+        engine_unload_inversion((struct inversion *)draw.inversions[i].inversion);
     session_free(session);
     image_release(&image);
     image_release(&init);

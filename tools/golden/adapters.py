@@ -16,6 +16,7 @@ import ldm
 import shared
 
 FOLDER = shared.MODELS / "loras"
+EMBEDDINGS = shared.MODELS / "embeddings"
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -321,6 +322,44 @@ def apply(pipe, loras):
         module.to(dtypes[name])
     if names:
         pipe.set_adapters([name for name, _ in names], [scale for _, scale in names])
+
+
+# ---- textual inversion ----
+
+
+def inversion(name, seed, **shapes):
+    """One tensor per key, of the size that embeddings have."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {key.replace("__", "."): 0.7 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    EMBEDDINGS.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, EMBEDDINGS / f"{name}.safetensors")
+
+
+GENERIC = ("emb_params", "string_to_param.*", "*")
+
+
+def learn(pipe, names):
+    """A job's `embeddings`: found by the file's name, and by the token that diffusers' files have."""
+    for name in names:
+        tensors = load_file(EMBEDDINGS / f"{name}.safetensors")
+        if "clip_l" in tensors:
+            parts = {"": tensors["clip_l"], "_2": tensors["clip_g"]}
+        else:
+            parts = {"": next(iter(tensors.values()))}
+        own = [key for key in tensors if len(tensors) == 1 and key not in GENERIC and key != name]
+        for part, tensor in parts.items():
+            tokenizer = getattr(pipe, f"tokenizer{part}")
+            text_encoder = getattr(pipe, f"text_encoder{part}")
+            for token in [name, *own]:
+                # a copy: the pipeline's own handling of hooks knows only one pair
+                pipe.load_textual_inversion({token: tensor}, token=token, tokenizer=tokenizer, text_encoder=text_encoder)
+
+
+def make_inversions():
+    inversion("toy", 2001, **{"<sculpture>": (3, 40)})
+    inversion("flat", 2002, emb_params=(1, 40))
+    inversion("sd2-tone", 2003, **{"string_to_param.*": (2, 32)})
+    inversion("xl-mood", 2004, clip_l=(2, 16), clip_g=(2, 24))
 
 
 # name: (model, how it is made)

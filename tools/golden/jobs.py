@@ -247,6 +247,27 @@ ADAPTED = {
 }
 
 
+def learned(prompt, sampler, steps, seed, *embeddings, **more):
+    """A job whose point is its textual inversions."""
+    return text(prompt, sampler, steps, seed, guidance=4.0, embeddings=list(embeddings), **more)
+
+
+LEARNED = {
+    "sd1-small": [
+        learned("a toy boat", "ddim", 2, 231, "toy"),
+        learned("<sculpture>, a flat house TOY", "ddim", 2, 232, "flat", "toy", negative_prompt="flat, bad"),
+        learned("a red cat", "ddim", 2, 233, "toy", negative_prompt="toytoy"),
+    ],
+    "sd2-small": [
+        learned("the sd2-tone field, sd2-tone!", "ddim", 2, 234, "sd2-tone"),
+    ],
+    "sdxl-small": [
+        learned("a house, xl-mood", None, 2, 235, "xl-mood", negative_prompt="xl-mood"),
+        learned("xl-mood", None, 2, 236, "xl-mood", loras=[{"name": "sdxl-peft", "scale": 0.7}]),
+    ],
+}
+
+
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
@@ -257,3 +278,6 @@ def every():
     for model, jobs in ADAPTED.items():
         for number, job in enumerate(jobs):
             yield {"id": f"{model}-lora-{number:02d}", "model": model, **job, "thin": True}
+    for model, jobs in LEARNED.items():
+        for number, job in enumerate(jobs):
+            yield {"id": f"{model}-learned-{number:02d}", "model": model, **job, "thin": True}

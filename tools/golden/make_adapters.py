@@ -12,6 +12,7 @@ def main():
             continue
         make(load.pipeline(model), name)
         print("made", name)
+    adapters.make_inversions()
 
 
 if __name__ == "__main__":

@@ -223,6 +223,7 @@ def refine(job, stages, latents, arguments):
 
 def run(job):
     pipe = load.pipeline(job["model"])
+    adapters.learn(pipe, job.get("embeddings", []))
     adapters.apply(pipe, job.get("loras", []))
     arguments = {
         "prompt": job["prompt"],

@@ -17,8 +17,12 @@
 #include "engine/cuda/queue.h"
 
 #define DEVICE_MESSAGE_MAX_BYTES 256
+#if defined(ATELIER_CUDA_EMULATED)
+#define DEVICE_SEND_MAX_BYTES (16u << 10) /* so that small models come in pieces, too */
+#else
 #define DEVICE_SEND_MAX_BYTES (32u << 20) /* one piece of weights */
-#define DEVICE_GRAPHS_MAX 32              /* captured lists kept; the one used longest ago goes */
+#endif
+#define DEVICE_GRAPHS_MAX 32 /* captured lists kept; the one used longest ago goes */
 
 #ifdef __cplusplus
 extern "C" {

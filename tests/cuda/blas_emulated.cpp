@@ -2,6 +2,7 @@
 #include "engine/cuda/blas.h"
 
 #include "engine/tensor.h"
+#include "tests/cuda/emulator.h"
 
 #include <cstdlib>
 
@@ -46,7 +47,7 @@ struct call {
     int x_ld, y_ld;
 };
 
-static int run_call(const struct command *command, void *)
+static void product(const struct command *command)
 {
     const struct call *c = (const struct call *)command_args(command);
     const struct blas_product *p = c->product;
@@ -60,6 +61,11 @@ static int run_call(const struct command *command, void *)
                        element_to_f32(c->w, dtype, (size_t)o * p->in + i);
             c->y[row * c->y_ld + o] = dtype == DTYPE_BF16 ? bf16_from_f32(sum) : f16_from_f32(sum);
         }
+}
+
+static int run_call(const struct command *command, void *stream)
+{
+    emulated_launch(command, stream, product);
     return 0;
 }
 

@@ -39,14 +39,23 @@ long emulator_launches();
 
 void emulator_run(const struct command *command, void (*body)(const void *args));
 
+/* Gives a copy of the command to a stream; `run` does it when its turn comes (runtime.cpp). */
+void emulated_launch(const struct command *command, void *stream,
+                     void (*run)(const struct command *command));
+
 template <auto kernel, typename Args> void emulator_body(const void *args)
 {
     kernel(*(const Args *)args);
 }
 
-template <auto kernel, typename Args> int run_kernel(const struct command *c, void *)
+template <auto kernel, typename Args> void emulator_start(const struct command *c)
 {
     emulator_run(c, emulator_body<kernel, Args>);
+}
+
+template <auto kernel, typename Args> int run_kernel(const struct command *c, void *stream)
+{
+    emulated_launch(c, stream, emulator_start<kernel, Args>);
     return 0;
 }
 

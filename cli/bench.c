@@ -12,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define REPEATS 3
 #define NEW_WIDTH 448 /* a second size, to see what a new one costs */
 #define NEW_HEIGHT 576
+#define LORA_RANK 16
 
 struct bench_options {
     const char *what, *backend, *isa, *precision;
@@ -66,6 +68,8 @@ struct figures {
     double load, text, step, first_step, decode, first_decode;
     double new_first, new_step;
     struct profile step_profile, decode_profile;
+    double lora_load, lora_switch, lora_step;
+    struct adapter_info lora;
     struct memory_use memory;
     size_t peak_bytes;
 };
@@ -159,6 +163,70 @@ static int run_decodes(struct session *session, double *first, double *best, str
     return 0;
 }
 
+/* Writes a LoRA for the model where it is found again; the name is the caller's to unlink. */
+static int write_lora(const struct model *model, char path[], struct err *err)
+{
+    struct buf bytes;
+    int fd = mkstemp(path), rc;
+    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+
+    buf_init(&bytes, (size_t)1 << 30);
+    rc = file != NULL ? measure_lora(model, LORA_RANK, &bytes, err)
+                      : err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
+    if (rc == 0 && fwrite(bytes.data, 1, bytes.len, file) != bytes.len)
+        rc = err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
+    if (file != NULL && fclose(file) != 0 && rc == 0)
+        rc = err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
+    buf_release(&bytes);
+    return rc;
+}
+
+/* Loading a LoRA that is in the page cache, changing to one that is loaded, drawing with it. The
+ * first load also lists the model's names, once for all; the best of several counts. */
+static int run_lora(struct model *model, const struct bench_options *o, struct figures *f,
+                    struct err *err)
+{
+    char path[] = "/tmp/atelier-bench-XXXXXX";
+    struct adapter *adapter = NULL;
+    struct session *session = NULL;
+    struct draw draw = DRAW_INIT;
+    double begin, seconds;
+    int rc = write_lora(model, path, err);
+
+    f->lora_load = f->lora_switch = f->lora_step = 1e30;
+    for (int i = 0; i <= REPEATS && rc == 0; i++) {
+        engine_unload_adapter(adapter);
+        adapter = NULL;
+        begin = now();
+        rc = engine_load_adapter(&adapter, model, path, err);
+        seconds = now() - begin;
+        f->lora_load = seconds < f->lora_load ? seconds : f->lora_load;
+        if (rc == 0)
+            rc = measure_switch(model, adapter, &seconds, err);
+        f->lora_switch = rc == 0 && seconds < f->lora_switch ? seconds : f->lora_switch;
+    }
+    unlink(path);
+    if (rc != 0)
+        return -1;
+    f->lora = *adapter_info(adapter);
+    draw.prompt = "a lighthouse";
+    draw.width = (int)o->width;
+    draw.height = (int)o->height;
+    draw.steps = 1 + REPEATS;
+    draw.sampler = SAMPLER_DDIM;
+    draw.adapters[draw.adapter_count++] = (struct draw_adapter){.adapter = adapter, .scale = 0.75};
+    rc = session_create(&session, model, &draw, NULL, err);
+    for (int i = 0; i <= REPEATS && rc == 0; i++) {
+        begin = now();
+        rc = engine_step(model, &session, 1, err);
+        seconds = now() - begin;
+        f->lora_step = i > 0 && seconds < f->lora_step ? seconds : f->lora_step;
+    }
+    session_free(session);
+    engine_unload_adapter(adapter);
+    return rc;
+}
+
 /* One more of each with every operator timed. */
 static int run_profiles(struct engine *engine, struct model *model, const struct bench_options *o,
                         struct figures *f, struct err *err)
@@ -226,6 +294,9 @@ static int measure(struct engine *engine, const struct bench_options *o, struct 
                   &f->new_step, err) != 0)
         return -1;
     release(sessions, count);
+    say(o, "a LoRA");
+    if (run_lora(model, o, f, err) != 0)
+        return -1;
     say(o, "operators");
     return run_profiles(engine, model, o, f, err);
 }
@@ -279,6 +350,10 @@ static void print_text(const struct bench_options *o, const struct figures *f)
            100 * decode_flop / f->decode / f->ceiling.matmul);
     printf("new size %d x %d: first step %.3f s, next %.3f s, ratio %.2f\n", NEW_WIDTH, NEW_HEIGHT,
            f->new_first, f->new_step, f->new_first / f->new_step);
+    printf("LoRA, rank %d, %d layers, %.0f MB: load %.1f ms, switch %.1f ms, step of one picture "
+           "%.3f s\n",
+           LORA_RANK, f->lora.layers, (double)f->lora.bytes / 1e6, 1e3 * f->lora_load,
+           1e3 * f->lora_switch, f->lora_step);
     printf(
         "memory: weights %.0f MB (transformed ones included), activations %.0f MB, peak %.0f MB, "
         "peak over weights %.0f MB\n",
@@ -303,14 +378,16 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                "\"ceiling_matmul_flops\":%.4g,\"ceiling_direct_flops\":%.4g,"
                "\"load_s\":%.4f,\"text_s\":%.4f,\"step_s\":%.4f,\"first_step_s\":%.4f,"
                "\"decode_s\":%.4f,\"first_decode_s\":%.4f,\"new_size_first_s\":%.4f,"
-               "\"new_size_step_s\":%.4f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
+               "\"new_size_step_s\":%.4f,\"lora_load_s\":%.5f,\"lora_switch_s\":%.5f,"
+               "\"lora_step_s\":%.4f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
                "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu,",
                f->info.backend, f->info.isa, precision_name(f->info.precision), f->info.threads,
                (long long)o->width, (long long)o->height, (long long)o->batch, f->ceiling.matmul,
                f->ceiling.direct, f->load, f->text, f->step, f->first_step, f->decode,
-               f->first_decode, f->new_first, f->new_step,
-               total_flop(&f->step_profile) * (double)o->batch, total_flop(&f->decode_profile),
-               f->memory.weights_bytes, f->memory.activations_bytes, f->peak_bytes);
+               f->first_decode, f->new_first, f->new_step, f->lora_load, f->lora_switch,
+               f->lora_step, total_flop(&f->step_profile) * (double)o->batch,
+               total_flop(&f->decode_profile), f->memory.weights_bytes, f->memory.activations_bytes,
+               f->peak_bytes);
     /* A guided picture is two rows of the UNet. */
     buf_printf(&out,
                "\"results\":[{\"network\":\"unet\",\"precision\":\"%s\",\"width\":%lld,"

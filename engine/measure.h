@@ -8,7 +8,10 @@
 
 #include "common/err.h"
 
+struct adapter;
+struct buf;
 struct engine;
+struct model;
 
 enum op_kind {
     OP_CONV3X3, /* stride 1 */
@@ -44,5 +47,14 @@ struct ceiling {
 };
 
 int engine_ceiling(struct engine *engine, struct ceiling *ceiling, struct err *err) must_check;
+
+/* Appends a LoRA file for the model as trainers make them: f16, `rank` for every matrix of the
+ * UNet's attentions and feed-forwards, kohya's names, random values. ERR_MEMORY. */
+int measure_lora(const struct model *model, int rank, struct buf *out, struct err *err) must_check;
+
+/* What changing to an adapter that is loaded takes: making the combination that sessions share.
+ * Nothing holds it afterwards. */
+int measure_switch(struct model *model, struct adapter *adapter, double *seconds,
+                   struct err *err) must_check;
 
 #endif

@@ -77,7 +77,7 @@ static void refuses(const struct fixture *f, const char *path, const char *said)
 
 #define F32(name, shape, begin, end)                                                               \
     "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" #begin "," #end "]" \
-                                                                                               "}"
+    "}"
 
 static void test_files_that_do_not_fit(void **state)
 {

@@ -376,10 +376,10 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                ",\"backend\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"threads\":%d,"
                "\"width\":%lld,\"height\":%lld,\"batch\":%lld,"
                "\"ceiling_matmul_flops\":%.4g,\"ceiling_direct_flops\":%.4g,"
-               "\"load_s\":%.4f,\"text_s\":%.4f,\"step_s\":%.4f,\"first_step_s\":%.4f,"
-               "\"decode_s\":%.4f,\"first_decode_s\":%.4f,\"new_size_first_s\":%.4f,"
-               "\"new_size_step_s\":%.4f,\"lora_load_s\":%.5f,\"lora_switch_s\":%.5f,"
-               "\"lora_step_s\":%.4f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
+               "\"load_s\":%.6f,\"text_s\":%.6f,\"step_s\":%.6f,\"first_step_s\":%.6f,"
+               "\"decode_s\":%.6f,\"first_decode_s\":%.6f,\"new_size_first_s\":%.6f,"
+               "\"new_size_step_s\":%.6f,\"lora_load_s\":%.5f,\"lora_switch_s\":%.5f,"
+               "\"lora_step_s\":%.6f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
                "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu,",
                f->info.backend, f->info.isa, precision_name(f->info.precision), f->info.threads,
                (long long)o->width, (long long)o->height, (long long)o->batch, f->ceiling.matmul,
@@ -391,9 +391,9 @@ static void print_json(const struct bench_options *o, const struct figures *f)
     /* A guided picture is two rows of the UNet. */
     buf_printf(&out,
                "\"results\":[{\"network\":\"unet\",\"precision\":\"%s\",\"width\":%lld,"
-               "\"height\":%lld,\"batch\":%lld,\"seconds\":%.4f},"
+               "\"height\":%lld,\"batch\":%lld,\"seconds\":%.6f},"
                "{\"network\":\"vae_decode\",\"precision\":\"%s\",\"width\":%lld,"
-               "\"height\":%lld,\"batch\":1,\"seconds\":%.4f}]}\n",
+               "\"height\":%lld,\"batch\":1,\"seconds\":%.6f}]}\n",
                precision, (long long)o->width, (long long)o->height, (long long)(2 * o->batch),
                f->step, precision, (long long)o->width, (long long)o->height, f->decode);
     fputs(out.data, stdout);

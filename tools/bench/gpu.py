@@ -77,6 +77,8 @@ def measure_ours(run, family, extra, side, batch):
                 tflops=f["decode_flop"] / f["decode_s"] / 1e12)
         run.add(engine="atelier", family=family, network="load", batch=1, seconds=f["load_s"])
         run.add(engine="atelier", family=family, network="text, a prompt", batch=1, seconds=f["text_s"])
+        if f.get("lora_switch_s"):
+            run.add(engine="atelier", family=family, network="lora switch", batch=1, seconds=f["lora_switch_s"])
     run.note(f"{family} batch {batch}: first step at a new size over the next "
              f"{f['new_size_first_s'] / f['new_size_step_s']:.2f}; weights {f['weights_bytes'] / 1e9:.2f} GB, "
              f"activations {f['activations_bytes'] / 1e9:.2f} GB")

@@ -100,29 +100,54 @@ static bool drop_adapter(struct models *models)
     return adapter != NULL;
 }
 
-/* Unloads the longest idle adapter or, when there is none, model; waits for a model to become idle.
- * False when none is loaded but `beside`, which stays. */
-static bool make_room(struct models *models, int beside)
+/* The idle model that was used longest ago, or NULL. The lock is held. */
+static struct entry *oldest_idle(struct models *models, int beside)
+{
+    struct entry *oldest = NULL;
+    for (size_t i = 0; i < models->catalogue->count; i++) {
+        struct entry *entry = &models->entries[i];
+        if (entry->model && (int)i != beside && entry->holders == 0 &&
+            (!oldest || entry->used < oldest->used))
+            oldest = entry;
+    }
+    return oldest;
+}
+
+/* The lock is held, and not afterwards. */
+static void drop_model(struct models *models, struct entry *entry)
+{
+    struct model *model = entry->model;
+    entry->model = NULL;
+    forget_adapters(entry);
+    pthread_mutex_unlock(&models->lock);
+    engine_unload(model);
+}
+
+bool models_drop_idle(struct models *models)
+{
+    if (drop_adapter(models))
+        return true;
+    pthread_mutex_lock(&models->lock);
+    struct entry *oldest = oldest_idle(models, -1);
+    if (oldest)
+        drop_model(models, oldest);
+    else
+        pthread_mutex_unlock(&models->lock);
+    return oldest != NULL;
+}
+
+bool models_make_room(struct models *models, int beside)
 {
     if (drop_adapter(models))
         return true;
     pthread_mutex_lock(&models->lock);
     for (;;) {
-        struct entry *oldest = NULL;
+        struct entry *oldest = oldest_idle(models, beside);
         bool any = false;
-        for (size_t i = 0; i < models->catalogue->count; i++) {
-            struct entry *entry = &models->entries[i];
-            any = any || (entry->model && (int)i != beside);
-            if (entry->model && (int)i != beside && entry->holders == 0 &&
-                (!oldest || entry->used < oldest->used))
-                oldest = entry;
-        }
+        for (size_t i = 0; i < models->catalogue->count; i++)
+            any = any || (models->entries[i].model && (int)i != beside);
         if (oldest) {
-            struct model *model = oldest->model;
-            oldest->model = NULL;
-            forget_adapters(oldest);
-            pthread_mutex_unlock(&models->lock);
-            engine_unload(model);
+            drop_model(models, oldest);
             return true;
         }
         if (!any)
@@ -165,7 +190,7 @@ static int load(struct models *models, int number, int beside, struct model **mo
     do {
         if (engine_load(model, models->engine, path, &options, err) == 0)
             return 0;
-    } while (err->code == ERR_MEMORY && make_room(models, beside));
+    } while (err->code == ERR_MEMORY && models_make_room(models, beside));
     /* Alone, or beside the one that its job needs with it, it does not fit either. */
     if (err->code == ERR_MEMORY)
         err->class = ERR_REJECT;
@@ -224,7 +249,7 @@ static int load_adapter(struct models *models, int number, const char *name,
     do {
         if (engine_load_adapter(adapter, models->entries[number].model, path, err) == 0)
             return 0;
-    } while (err->code == ERR_MEMORY && make_room(models, number));
+    } while (err->code == ERR_MEMORY && models_make_room(models, number));
     if (err->code == ERR_MEMORY)
         err->class = ERR_REJECT;
     return err_prefix(err, "loras: \"%.80s\"", name);

@@ -39,6 +39,14 @@ int models_acquire_adapter(struct models *models, int number, const char *name,
                            struct adapter **adapter, struct err *err) must_check;
 void models_release_adapter(struct models *models, int number, const struct adapter *adapter);
 
+/* Unloads what was idle longest, an adapter or, when there is none, a model; never waits. False
+ * when nothing is idle. For the thread that acquires. */
+bool models_drop_idle(struct models *models);
+
+/* The same, but waits for a model in use to become idle; false when none is loaded but `beside`,
+ * which stays. Whoever holds another model would wait for itself. */
+bool models_make_room(struct models *models, int beside);
+
 /* The name of the model that is being loaded, or NULL. Any thread. */
 const char *models_loading(struct models *models);
 

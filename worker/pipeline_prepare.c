@@ -28,17 +28,28 @@ static int settle_size(struct job *job, const struct image *init, struct err *er
     return 0;
 }
 
-/* Whether one picture of this size fits at all; a job that never will is not tried again. */
-static int check_memory(const struct task *task, struct err *err)
+/* Unloads something for the task's sake. Models that others use are waited for, but not by a task
+ * that holds two itself. */
+static bool make_room(const struct pipeline *pipeline, const struct task *task)
+{
+    struct models *models = pipeline->options.models;
+    return task->refiner ? models_drop_idle(models) : models_make_room(models, task->model);
+}
+
+/* Whether one picture of this size fits at all, with nothing idle beside it; a job that never will
+ * is not tried again. */
+static int check_memory(const struct pipeline *pipeline, const struct task *task, struct err *err)
 {
     size_t bytes;
-    if (model_plan(task->held, task->job.width, task->job.height, 1, &bytes, err) == 0)
-        return 0;
-    if (err->code == ERR_MEMORY) {
+    int rc;
+    do {
+        rc = model_plan(task->held, task->job.width, task->job.height, 1, &bytes, err);
+    } while (rc != 0 && err->code == ERR_MEMORY && make_room(pipeline, task));
+    if (rc != 0 && err->code == ERR_MEMORY) {
         err->class = ERR_REJECT;
         return err_prefix(err, "%d×%d does not fit", task->job.width, task->job.height);
     }
-    return -1;
+    return rc;
 }
 
 static int read_input(const struct pipeline *pipeline, const char *uri, struct image *image,
@@ -164,7 +175,7 @@ static int prepare_task(struct pipeline *pipeline, struct task *task, struct inp
         read_inputs(pipeline, job, inputs, err) != 0 || settle_size(job, &inputs->init, err) != 0)
         return -1;
     support_fill(job, model_info(task->held));
-    if (check_memory(task, err) != 0)
+    if (check_memory(pipeline, task, err) != 0)
         return -1;
     return store_begin(options->store, job->id, err);
 }
@@ -191,8 +202,12 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
     bool found = false;
     if (saved_take(picture, &found, err) == 0 && found)
         return 0; /* one that cannot be taken up begins anew */
-    return session_create(&picture->session, task->held, &draw, picture->dumping ? &observer : NULL,
-                          err);
+    int rc;
+    do {
+        rc = session_create(&picture->session, task->held, &draw,
+                            picture->dumping ? &observer : NULL, err);
+    } while (rc != 0 && err->code == ERR_MEMORY && make_room(pipeline, task));
+    return rc;
 }
 
 /* Every picture of a task passes every stage, a lost one with empty hands. */

@@ -135,6 +135,18 @@ class Results(e2e.Case):
         self.assertEqual(len(set(found[0].values())), 4)
         self.assertEqual(manifests["two"]["request"]["loras"], [kohya, {**peft, "scale": 1}])
 
+    def test_adapters_make_room_for_each_other(self):
+        """In memory that holds neither all of them at once nor two models, every job is drawn."""
+        names = ["peft", "kohya", "locon", "first", "dora", "lycoris"]
+        jobs = [
+            e2e.job(id=f"{i}", loras=[{"name": f"sd1-{names[i % 6]}", "scale": 0.5 + i / 20}])
+            for i in range(12)
+        ]
+        jobs.append(e2e.job(id="other", model="sd2-small", loras=[{"name": "sd2-kohya"}]))
+        self.write_jobs(jobs)
+        self.run_jobs("--memory", "14M", "--precision", "f32")
+        self.audit([job["id"] for job in jobs])
+
     def test_words_that_were_learned(self):
         fields = {"seed": 3, "output": {"metadata": False}}
         self.write_jobs([

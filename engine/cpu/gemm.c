@@ -14,6 +14,7 @@
 
 #define ROW_BLOCK 96 /* a multiple of every microkernel's rows */
 #define COLUMN_BLOCK 512
+#define PACK_ALONE_BYTES (1u << 20) /* fewer are packed before a second thread has woken */
 
 size_t panel_type_bytes(enum panel_type type)
 {
@@ -147,7 +148,8 @@ int weight_pack(struct cpu_backend *cpu, struct weight *w, struct err *err)
     if (p.data == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for packed weights of %zu bytes",
                        p.bytes);
-#pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(cpu->base.threads)
+#pragma omp parallel for collapse(2) schedule(dynamic, 1)                                          \
+    num_threads(cpu->base.threads) if (p.bytes >= PACK_ALONE_BYTES)
     for (int s = 0; s < p.segments; s++)
         for (int j = 0; j < p.n_padded; j += nr)
             pack_panel(w, &p, s, j, nr);

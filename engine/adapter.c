@@ -415,7 +415,6 @@ static void adapter_free(struct adapter *a)
 static int read_adapter(struct adapter *a, const char *path, struct err *err)
 {
     struct backend *backend = a->model->engine->backend;
-    size_t before = backend->weights_bytes;
 
     a->parameters.backend = backend;
     if (safetensors_open(&a->file, path, err) != 0)
@@ -426,7 +425,7 @@ static int read_adapter(struct adapter *a, const char *path, struct err *err)
     if (read_keys(a, err) != 0 || check_deltas(a, err) != 0 || group_deltas(a, err) != 0 ||
         make_branches(a, err) != 0)
         return -1;
-    a->info.bytes = backend->weights_bytes - before;
+    a->info.bytes = parameters_bytes(&a->parameters);
     if (backend->weights_bytes > a->model->engine->memory_max_bytes)
         return err_set(err, ERR_MEMORY, ERR_RETRY,
                        "%s: the engine may use %zu MiB, which does not hold it", path,

@@ -14,6 +14,7 @@
 #include "engine/cuda/choose.h"
 #include "engine/cuda/device.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -34,7 +35,8 @@ struct cuda_backend {
     struct backend base;
     struct device *device;
     struct device_info info;
-    struct blas *blas; /* NULL: own products only */
+    pthread_mutex_t sending; /* weights come in while another thread computes */
+    struct blas *blas;       /* NULL: own products only */
     struct queue queue;
     char *staging;
     size_t staging_bytes, staging_used;
@@ -88,7 +90,7 @@ static int cuda_weight_create(struct backend *backend, const struct weight_spec 
 {
     struct cuda_backend *cuda = (struct cuda_backend *)backend;
     struct weight *w = calloc(1, sizeof(*w));
-    int row = 0;
+    int row = 0, rc = 0;
 
     if (w == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a weight");
@@ -108,13 +110,16 @@ static int cuda_weight_create(struct backend *backend, const struct weight_spec 
         free(w);
         return -1;
     }
-    for (int p = 0; p < spec->part_count; row += spec->parts[p++].out)
-        if (send_part(cuda, w, &spec->parts[p], row) != 0) {
-            err_set(err, ERR_DEVICE, ERR_FATAL, "%s", device_error(cuda->device));
-            device_free(cuda->device, w->data);
-            free(w);
-            return -1;
-        }
+    pthread_mutex_lock(&cuda->sending);
+    for (int p = 0; p < spec->part_count && rc == 0; row += spec->parts[p++].out)
+        rc = send_part(cuda, w, &spec->parts[p], row);
+    pthread_mutex_unlock(&cuda->sending);
+    if (rc != 0) {
+        err_set(err, ERR_DEVICE, ERR_FATAL, "%s", device_error(cuda->device));
+        device_free(cuda->device, w->data);
+        free(w);
+        return -1;
+    }
     backend->weights_bytes += w->bytes;
     *out = w;
     return 0;
@@ -164,11 +169,13 @@ static void cuda_vector_upload(struct backend *backend, float *dst, const float 
     struct cuda_backend *cuda = (struct cuda_backend *)backend;
 
     /* A failure stays with the device, and the next run reports it. */
+    pthread_mutex_lock(&cuda->sending);
     for (size_t i = 0; i < count; i += piece) {
         size_t n = count - i < piece ? count - i : piece;
         if (device_send(cuda->device, dst + i, src + i, n * sizeof(float), NULL) != 0)
-            return;
+            break;
     }
+    pthread_mutex_unlock(&cuda->sending);
 }
 
 /* ---- running ---- */
@@ -606,6 +613,7 @@ static void cuda_destroy(struct backend *backend)
     blas_close(cuda->blas);
     device_host_free(cuda->device, cuda->staging);
     device_close(cuda->device);
+    pthread_mutex_destroy(&cuda->sending);
     free(cuda);
 }
 
@@ -657,6 +665,7 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
         free(cuda);
         return err_set(err, ERR_DEVICE, ERR_FATAL, "%s", why);
     }
+    pthread_mutex_init(&cuda->sending, NULL);
     cuda->blas = blas_open(cuda->device);
     cuda->forced = forced_tile();
     cuda->base = (struct backend){.ops = &CUDA_OPS,

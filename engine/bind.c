@@ -41,6 +41,17 @@ void parameters_release(struct parameters *p)
     *p = (struct parameters){.backend = p->backend};
 }
 
+size_t parameters_bytes(const struct parameters *p)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < p->weight_count; i++)
+        bytes += p->backend->ops->weight_bytes(p->weights[i]);
+    for (int i = 0; i < p->vector_count; i++)
+        bytes += p->vectors[i].bytes;
+    return bytes;
+}
+
 /* Room for one more entry; capacity doubles at powers of two. */
 static void *grow(void *array, int count, size_t entry_bytes)
 {
@@ -173,12 +184,29 @@ int parameters_vector(struct parameters *p, const float *values, size_t count, c
     return 0;
 }
 
+/* Found out weight by weight, so that what others draw with meanwhile keeps its room. */
+static void check_budget(struct binder *b)
+{
+    const struct backend *backend = b->parameters->backend;
+    size_t max = backend->weights_max_bytes, have = backend->weights_bytes;
+
+    if (max == 0 || have <= max)
+        return;
+    err_set(b->err, ERR_MEMORY, ERR_RETRY,
+            "%s: its weights do not fit; the engine may keep %zu MiB of weights beside what its "
+            "pictures need",
+            checkpoint_file(b->checkpoint, b->component), max >> 20);
+    b->failed = true;
+}
+
 static struct weight *make_weight(struct binder *b, const struct weight_spec *spec)
 {
     struct weight *weight = NULL;
 
     if (parameters_weight(b->parameters, spec, &weight, b->err) != 0)
         b->failed = true;
+    else
+        check_budget(b);
     return weight;
 }
 

@@ -51,6 +51,7 @@ struct parameters {
 };
 
 void parameters_release(struct parameters *parameters);
+size_t parameters_bytes(const struct parameters *parameters); /* as they are now */
 
 /* Creates a weight, or copies a vector to the back end, for `parameters` to own. Fails with
  * ERR_MEMORY (ERR_RETRY). */

@@ -391,38 +391,88 @@ static int load(struct model *model, const char *path, const struct model_option
         defaults_scheduler(&model->sampler, model->checkpoint,
                            options != NULL ? options->prediction : NULL, err) != 0)
         return -1;
-    while (model->engine->backend->weights_bytes > model->engine->memory_max_bytes &&
-           adaptations_evict(model->engine))
-        continue;
-    if (model->engine->backend->weights_bytes > model->engine->memory_max_bytes)
-        return err_set(err, ERR_MEMORY, ERR_RETRY,
-                       "%s: its weights need %zu MiB, the engine may use %zu MiB", path,
-                       model->engine->backend->weights_bytes >> 20,
-                       model->engine->memory_max_bytes >> 20);
     describe(model);
     model->fingerprint = fingerprint(model);
     return 0;
 }
 
+/* What a model holds, listed or not; the struct stays, empty. */
+static void release_model(struct model *model)
+{
+    for (int i = 0; i < model->encoder_count; i++)
+        clip_release(&model->encoders[i].clip);
+    unet_release(&model->unet);
+    vae_release(&model->vae);
+    for (int i = 0; i < model->encoder_count; i++)
+        tokenizer_free(model->encoders[i].tokenizer);
+    checkpoint_close(model->checkpoint);
+}
+
+static void begin_model(struct model *model, struct engine *engine)
+{
+    *model = (struct model){.engine = engine};
+    model->unet.parameters.backend = model->vae.parameters.backend = engine->backend;
+}
+
+/* How much weights may grow to: what open sessions were promised stays free. */
+static void set_budget(struct engine *engine)
+{
+    size_t kept;
+
+    pthread_mutex_lock(&engine->lock);
+    if (engine->sessions == 0)
+        engine->promised_bytes = 0;
+    kept =
+        engine->promised_bytes > engine->arena_bytes ? engine->promised_bytes : engine->arena_bytes;
+    engine->backend->weights_max_bytes =
+        engine->memory_max_bytes > kept ? engine->memory_max_bytes - kept : 1;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+/* Drops something that nobody uses; false when there is nothing. */
+static bool spare_memory(struct engine *engine)
+{
+    bool spared;
+
+    pthread_mutex_lock(&engine->lock);
+    spared = adaptations_evict(engine);
+    if (!spared && engine->sessions == 0 && engine->arena_bytes > 0) {
+        engine->backend->ops->memory_free(engine->backend, engine->arena_memory,
+                                          engine->arena_bytes);
+        engine->arena_memory = NULL;
+        engine->arena_bytes = 0;
+        spared = true;
+    }
+    pthread_mutex_unlock(&engine->lock);
+    return spared;
+}
+
 static int load_and_list(struct model **out, struct engine *engine, const char *path,
                          const struct model_options *options, struct err *err)
 {
-    struct model *model = calloc(1, sizeof(*model));
+    struct model *model = malloc(sizeof(*model));
     int rc;
 
     if (model == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a model");
-    model->engine = engine;
-    model->unet.parameters.backend = model->vae.parameters.backend = engine->backend;
+    for (;;) {
+        begin_model(model, engine);
+        set_budget(engine);
+        rc = load(model, path, options, err);
+        if (rc == 0)
+            break;
+        pthread_mutex_lock(&engine->lock);
+        release_model(model);
+        pthread_mutex_unlock(&engine->lock);
+        if (err->code != ERR_MEMORY || !spare_memory(engine)) {
+            free(model);
+            return -1;
+        }
+    }
     pthread_mutex_lock(&engine->lock);
-    rc = load(model, path, options, err);
     model->next = engine->models;
     engine->models = model;
     pthread_mutex_unlock(&engine->lock);
-    if (rc != 0) {
-        engine_unload(model);
-        return -1;
-    }
     warn_unused(model);
     *out = model;
     return 0;
@@ -450,14 +500,8 @@ void engine_unload(struct model *model)
         continue;
     *link = model->next;
     model_unload_adapters(model);
-    for (int i = 0; i < model->encoder_count; i++)
-        clip_release(&model->encoders[i].clip);
-    unet_release(&model->unet);
-    vae_release(&model->vae);
+    release_model(model);
     pthread_mutex_unlock(&model->engine->lock);
-    for (int i = 0; i < model->encoder_count; i++)
-        tokenizer_free(model->encoders[i].tokenizer);
-    checkpoint_close(model->checkpoint);
     free(model);
 }
 

@@ -91,8 +91,11 @@ int work_plans_fit(const struct model *model, const struct work_plan *plans, int
     }
     do {
         need = engine->backend->weights_bytes + more + arena;
-        if (need <= engine->memory_max_bytes)
+        if (need <= engine->memory_max_bytes) {
+            if (more + arena > engine->promised_bytes)
+                engine->promised_bytes = more + arena;
             return 0;
+        }
     } while (adaptations_evict(engine));
     return err_set(
         err, ERR_MEMORY, ERR_RETRY,

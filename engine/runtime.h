@@ -3,7 +3,9 @@
  * it.
  *
  * The device lock is held by every function that computes. One arena serves all models, since only
- * one pass runs at a time; it grows when a shape first needs more and never within a step.
+ * one pass runs at a time; it grows when a shape first needs more and never within a step. Loading
+ * a model holds no lock, so that others are drawn with meanwhile: it adds weights, which are
+ * nobody's yet, as far as the room allows that open sessions were not promised.
  */
 #ifndef ATELIER_ENGINE_RUNTIME_H
 #define ATELIER_ENGINE_RUNTIME_H
@@ -19,6 +21,7 @@
 #include "engine/vae.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define PLANS_MAX 64
 #define LATENT_CHANNELS 4
@@ -31,6 +34,8 @@ struct engine {
     void *arena_memory;
     size_t arena_bytes;
     size_t memory_max_bytes;
+    atomic_int sessions;       /* that are open */
+    size_t promised_bytes;     /* the most, over the weights, that one of them was told it gets */
     struct profile *profile;   /* borrowed; NULL: nobody measures */
     struct model *models;      /* a list, newest first */
     uint64_t adaptation_clock; /* see adaptation.h */

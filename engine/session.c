@@ -116,6 +116,7 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     if (s == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     s->model = model;
+    model->engine->sessions++;
     s->width = width;
     s->height = height;
     s->latent_w = width / factor;
@@ -159,6 +160,7 @@ void session_free(struct session *s)
         adaptation_release(s->adaptation);
         pthread_mutex_unlock(&s->model->engine->lock);
     }
+    s->model->engine->sessions--;
     sequel_free(s->sequel);
     conditioning_release(&s->conditioning);
     free(s->extra);

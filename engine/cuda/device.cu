@@ -6,6 +6,7 @@
 
 #include <cuda_runtime.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ struct graph {
 };
 
 struct device {
+    pthread_mutex_t lock; /* of what follows; nobody waits for the card while holding it */
     cudaStream_t compute, copy;
     cudaEvent_t sent; /* the last of the copy stream */
     bool sending;     /* something was sent since the last run */
@@ -35,7 +37,7 @@ struct device {
     char error[DEVICE_MESSAGE_MAX_BYTES];
 };
 
-/* Keeps the first failure. */
+/* Keeps the first failure. The lock is held. */
 static bool good(struct device *d, cudaError_t rc, const char *what)
 {
     if (rc == cudaSuccess)
@@ -44,6 +46,17 @@ static bool good(struct device *d, cudaError_t rc, const char *what)
         snprintf(d->error, sizeof(d->error), "the CUDA device failed in %s: %s", what,
                  cudaGetErrorString(rc));
     return false;
+}
+
+/* The same of what waits for the card. */
+static bool waited(struct device *d, cudaError_t rc, const char *what)
+{
+    bool fine;
+
+    pthread_mutex_lock(&d->lock);
+    fine = good(d, rc, what);
+    pthread_mutex_unlock(&d->lock);
+    return fine;
 }
 
 static bool describe(struct device_info *info)
@@ -130,6 +143,8 @@ struct device *device_open(struct device_info *info, char why[DEVICE_MESSAGE_MAX
         return NULL;
     }
     d = (struct device *)calloc(1, sizeof(*d));
+    if (d != NULL)
+        pthread_mutex_init(&d->lock, NULL);
     if (d == NULL || !make_buffers(d)) {
         snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "%s", d ? d->error : "no memory for a device");
         device_close(d);
@@ -165,6 +180,7 @@ void device_close(struct device *d)
         cudaStreamDestroy(d->compute);
     if (d->copy != NULL)
         cudaStreamDestroy(d->copy);
+    pthread_mutex_destroy(&d->lock);
     free(d);
 }
 
@@ -173,27 +189,28 @@ void device_close(struct device *d)
 void *device_alloc(struct device *d, size_t bytes)
 {
     void *memory = NULL;
-    cudaError_t rc =
-        d->pools ? cudaMallocAsync(&memory, bytes, d->copy) : cudaMalloc(&memory, bytes);
+    cudaError_t rc;
 
+    pthread_mutex_lock(&d->lock);
+    rc = d->pools ? cudaMallocAsync(&memory, bytes, d->copy) : cudaMalloc(&memory, bytes);
     /* The memory is there in the copy stream's order; the next run waits for that point. */
     if (rc == cudaSuccess && d->pools)
         rc = cudaEventRecord(d->sent, d->copy);
     d->sending = true;
-    if (rc == cudaSuccess)
-        return memory;
-    if (rc != cudaErrorMemoryAllocation)
+    if (rc != cudaSuccess && rc != cudaErrorMemoryAllocation)
         good(d, rc, "an allocation");
-    cudaGetLastError(); /* a full card is no failure of it */
-    return NULL;
+    if (rc != cudaSuccess)
+        cudaGetLastError(); /* a full card is no failure of it */
+    pthread_mutex_unlock(&d->lock);
+    return rc == cudaSuccess ? memory : NULL;
 }
 
 void device_free(struct device *d, void *memory)
 {
     if (memory == NULL)
         return;
-    good(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
-    good(d, d->pools ? cudaFreeAsync(memory, d->copy) : cudaFree(memory), "freeing memory");
+    waited(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
+    waited(d, d->pools ? cudaFreeAsync(memory, d->copy) : cudaFree(memory), "freeing memory");
 }
 
 void *device_host_alloc(struct device *d, size_t bytes)
@@ -211,7 +228,7 @@ void device_host_free(struct device *d, void *memory)
 {
     if (memory == NULL)
         return;
-    good(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
+    waited(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
     cudaFreeHost(memory);
 }
 
@@ -230,23 +247,31 @@ void *device_landing(struct device *d)
     return d->landing[d->next];
 }
 
+/* The lock is held. */
+static bool send(struct device *d, void *to, int i, size_t count, const struct queue *commands)
+{
+    return good(d, cudaMemcpyAsync(to, d->pinned[i], count, cudaMemcpyHostToDevice, d->copy),
+                "a copy") &&
+           good(d, cudaEventRecord(d->free[i], d->copy), "an event") &&
+           (commands == NULL || give_all(d, commands, d->copy)) &&
+           good(d, cudaEventRecord(d->sent, d->copy), "an event");
+}
+
 int device_send(struct device *d, void *to, const void *bytes, size_t count,
                 const struct queue *commands)
 {
     int i = d->next;
+    bool sent;
 
-    if (d->error[0] != 0 || !good(d, cudaEventSynchronize(d->free[i]), "waiting for a copy"))
+    if (!waited(d, cudaEventSynchronize(d->free[i]), "waiting for a copy"))
         return -1;
     memcpy(d->pinned[i], bytes, count);
-    if (!good(d, cudaMemcpyAsync(to, d->pinned[i], count, cudaMemcpyHostToDevice, d->copy),
-              "a copy") ||
-        !good(d, cudaEventRecord(d->free[i], d->copy), "an event") ||
-        (commands != NULL && !give_all(d, commands, d->copy)) ||
-        !good(d, cudaEventRecord(d->sent, d->copy), "an event"))
-        return -1;
-    d->sending = true;
     d->next = (i + 1) % SEND_BUFFERS;
-    return 0;
+    pthread_mutex_lock(&d->lock);
+    sent = d->error[0] == 0 && send(d, to, i, count, commands);
+    d->sending = true;
+    pthread_mutex_unlock(&d->lock);
+    return sent ? 0 : -1;
 }
 
 /* The slot of an equal list, or an empty or the oldest one that becomes its slot. */
@@ -319,18 +344,29 @@ static bool give(struct device *d, const struct queue *queue)
     return good(d, cudaGraphLaunch(g->exec, d->compute), "a graph");
 }
 
-int device_run(struct device *d, const struct queue *queue)
+/* The lock is held. */
+static bool start(struct device *d, const struct queue *queue)
 {
     if (d->error[0] != 0)
-        return -1;
+        return false;
     if (queue->failed) {
         snprintf(d->error, sizeof(d->error), "no memory for a list of commands");
-        return -1;
+        return false;
     }
     if (d->sending && !good(d, cudaStreamWaitEvent(d->compute, d->sent, 0), "an event"))
-        return -1;
+        return false;
     d->sending = false;
-    return give(d, queue) && good(d, cudaStreamSynchronize(d->compute), "a kernel") ? 0 : -1;
+    return give(d, queue);
+}
+
+int device_run(struct device *d, const struct queue *queue)
+{
+    bool started;
+
+    pthread_mutex_lock(&d->lock);
+    started = start(d, queue);
+    pthread_mutex_unlock(&d->lock);
+    return started && waited(d, cudaStreamSynchronize(d->compute), "a kernel") ? 0 : -1;
 }
 
 const char *device_error(const struct device *d)

@@ -9,7 +9,7 @@
  * pinned buffers, so that a model is read while another one computes; a run waits for what was sent
  * before it, on the card, never on the host.
  *
- * One thread at a time.
+ * One thread runs commands, and one may send meanwhile; allocating and freeing is for any.
  */
 #ifndef ATELIER_ENGINE_CUDA_DEVICE_H
 #define ATELIER_ENGINE_CUDA_DEVICE_H

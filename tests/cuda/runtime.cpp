@@ -18,6 +18,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 typedef std::function<void()> work;
@@ -39,6 +40,10 @@ struct emulated_event {
 
 static size_t memory_max = (size_t)4 << 30, memory_used;
 static std::map<void *, size_t> allocations;
+
+/* One call at a time: a card has one emulator, whichever thread waits for it. */
+static std::recursive_mutex card;
+typedef std::lock_guard<std::recursive_mutex> hold;
 
 /* ---- streams ---- */
 
@@ -65,6 +70,7 @@ static void give(emulated_stream *s, const work &w)
 void emulated_launch(const struct command *command, void *stream,
                      void (*run)(const struct command *command))
 {
+    hold held(card);
     const char *bytes = (const char *)command;
     /* A launch keeps its arguments; whoever gave them may change them. */
     auto kept = std::make_shared<std::vector<uint64_t>>((command->bytes + 7) / 8);
@@ -81,6 +87,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    hold held(card);
     run_until(stream, stream->given);
     delete stream;
     return cudaSuccess;
@@ -88,6 +95,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    hold held(card);
     if (stream->capture != nullptr)
         return cudaErrorUnknown;
     run_until(stream, stream->given);
@@ -108,6 +116,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    hold held(card);
     event->stream = stream;
     event->at = stream->given;
     return cudaSuccess;
@@ -115,6 +124,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    hold held(card);
     if (event->stream != nullptr)
         run_until(event->stream, event->at);
     return cudaSuccess;
@@ -122,6 +132,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, int)
 {
+    hold held(card);
     emulated_stream *other = event->stream;
     long at = event->at;
 
@@ -134,12 +145,14 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, int)
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int)
 {
+    hold held(card);
     stream->capture = new emulated_graph();
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
+    hold held(card);
     *graph = stream->capture;
     stream->capture = nullptr;
     return cudaSuccess;
@@ -153,6 +166,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, int)
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
+    hold held(card);
     for (const work &w : exec->nodes)
         give(stream, w);
     return cudaSuccess;
@@ -174,6 +188,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
+    hold held(card);
     size_t size = (bytes + 255) & ~(size_t)255;
 
     if (memory_used + size > memory_max)
@@ -189,6 +204,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
 
 cudaError_t cudaFree(void *memory)
 {
+    hold held(card);
     if (memory == nullptr)
         return cudaSuccess;
     memory_used -= allocations.at(memory);
@@ -211,6 +227,7 @@ cudaError_t cudaFreeHost(void *memory)
 
 cudaError_t cudaMallocAsync(void **memory, size_t bytes, cudaStream_t stream)
 {
+    hold held(card);
     if (cudaMalloc(memory, bytes) == cudaSuccess)
         return cudaSuccess;
     cudaStreamSynchronize(stream); /* what it frees may be what is needed */
@@ -219,12 +236,14 @@ cudaError_t cudaMallocAsync(void **memory, size_t bytes, cudaStream_t stream)
 
 cudaError_t cudaFreeAsync(void *memory, cudaStream_t stream)
 {
+    hold held(card);
     give(stream, [memory] { cudaFree(memory); });
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t stream)
 {
+    hold held(card);
     give(stream, [to, from, bytes] { memcpy(to, from, bytes); });
     return cudaSuccess;
 }

@@ -6,6 +6,8 @@
 
 #include "tests/unit/unit.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -443,6 +445,80 @@ static void test_the_plan_holds(void **state)
     close_fixture(&f);
 }
 
+/* ---- loading meanwhile ---- */
+
+struct loading {
+    struct engine *engine;
+    atomic_bool enough;
+    int loads;
+};
+
+static void *load_again_and_again(void *user)
+{
+    struct loading *loading = user;
+    struct model *model;
+    struct err err;
+
+    while (!loading->enough) {
+        must(engine_load(&model, loading->engine, OTHER_MODEL, NULL, &err), &err);
+        engine_unload(model);
+        loading->loads++;
+    }
+    return NULL;
+}
+
+static void test_models_are_loaded_while_others_draw(void **state)
+{
+    struct draw draw = draw_of("a red cat", 72, 64, 4);
+    struct drawn alone, beside;
+    struct loading loading;
+    struct fixture f;
+    pthread_t thread;
+
+    open_or_skip(&f, state);
+    alone = finish(&f, begin(&f, &draw));
+    loading = (struct loading){.engine = f.engine};
+    assert_int_equal(pthread_create(&thread, NULL, load_again_and_again, &loading), 0);
+    for (int i = 0; i < 4; i++) {
+        beside = finish(&f, begin(&f, &draw));
+        assert_same(&alone, &beside);
+        drop(&beside);
+    }
+    loading.enough = true;
+    pthread_join(thread, NULL);
+    assert_true(loading.loads > 0);
+    drop(&alone);
+    close_fixture(&f);
+}
+
+/* A session that was told it fits keeps its room, though it has not taken it yet. */
+static void test_a_load_leaves_open_sessions_their_room(void **state)
+{
+    struct draw draw = draw_of("a", 128, 128, 2);
+    struct memory_use use;
+    struct session *session;
+    struct model *other;
+    struct fixture f, tight;
+    struct drawn drawn;
+    struct err err;
+
+    open_or_skip(&f, state);
+    drawn = finish(&f, begin(&f, &draw));
+    drop(&drawn);
+    use = engine_memory(f.engine);
+    close_fixture(&f);
+    assert_int_equal(open_fixture(&tight, *state, use.weights_bytes + use.activations_bytes), 0);
+    session = begin(&tight, &draw);
+    assert_int_equal(engine_load(&other, tight.engine, OTHER_MODEL, NULL, &err), -1);
+    assert_int_equal(err.code, ERR_MEMORY);
+    assert_int_equal(err.class, ERR_RETRY);
+    drawn = finish(&tight, session);
+    drop(&drawn);
+    engine_unload(tight.model);
+    must(engine_load(&other, tight.engine, OTHER_MODEL, NULL, &err), &err);
+    close_fixture(&tight);
+}
+
 int main(void)
 {
     static const struct device DEVICES[] = {{"ref", PRECISION_F32},
@@ -465,6 +541,8 @@ int main(void)
             TEST(test_a_size_that_does_not_fit),
             TEST(test_memory_stays),
             TEST(test_the_plan_holds),
+            TEST(test_models_are_loaded_while_others_draw),
+            TEST(test_a_load_leaves_open_sessions_their_room),
         };
         snprintf(name, sizeof(name), "session %s %s", DEVICES[i].backend,
                  DEVICES[i].precision == PRECISION_F32 ? "f32" : "bf16");

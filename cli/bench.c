@@ -1,11 +1,11 @@
 /*
- * atelier bench engine: what the engine makes of this machine, with SD1.5 at full size and random
- * weights, beside the machine's own ceiling in the same run.
+ * atelier bench: what the engine makes of this machine, with the published networks at full size
+ * and random weights.
  */
+#include "cli/bench.h"
+
 #include "cli/command.h"
 #include "common/conf.h"
-#include "common/json.h"
-#include "engine/engine.h"
 #include "engine/measure.h"
 
 #include <stdio.h>
@@ -14,23 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define REPEATS 3
-#define NEW_WIDTH 448 /* a second size, to see what a new one costs */
-#define NEW_HEIGHT 576
-#define LORA_RANK 16
-
-struct bench_options {
-    const char *what, *backend, *isa, *precision;
-    int64_t threads, width, height, batch;
-    bool json, weights_16bit;
-};
-
 static const char *const PRECISIONS[] = {"auto", "f32", "bf16", "f16", NULL};
-
-static const char *precision_name(enum precision precision)
-{
-    return PRECISIONS[precision];
-}
 
 #define AT(member) offsetof(struct bench_options, member)
 
@@ -41,9 +25,10 @@ static const struct conf_row rows[] = {
      "highest instruction set: auto, generic, avx2, avx512, avx512_bf16"},
     {"precision", CONF_CHOICE, AT(precision), "NAME", "auto", 0, 0, PRECISIONS, "computing type"},
     {"threads", CONF_INT, AT(threads), "N", "0", 0, 512, NULL, "0: one per core"},
-    {"width", CONF_INT, AT(width), "N", "512", 64, 2048, NULL, "pixels"},
-    {"height", CONF_INT, AT(height), "N", "512", 64, 2048, NULL, "pixels"},
-    {"batch", CONF_INT, AT(batch), "N", "1", 1, 16, NULL, "pictures at once"},
+    {"width", CONF_INT, AT(width), "N", "512", 64, 2048, NULL, "pixels; of engine"},
+    {"height", CONF_INT, AT(height), "N", "512", 64, 2048, NULL, "pixels; of engine"},
+    {"batch", CONF_INT, AT(batch), "N", "1", 1, 16, NULL, "pictures at once; of engine"},
+    {"steps", CONF_INT, AT(steps), "N", "2", 2, 500, NULL, "steps of each picture; of scenes"},
     {"weights-16bit", CONF_FLAG, AT(weights_16bit), NULL, NULL, 0, 0, NULL,
      "keep 16-bit weights 16-bit when computing in f32"},
     {"json", CONF_FLAG, AT(json), NULL, NULL, 0, 0, NULL, "a JSON object"},
@@ -52,358 +37,119 @@ static const struct conf_row rows[] = {
 const struct conf_table bench_table = {
     .command = "atelier bench",
     .family = cli_tables,
-    .usage = "atelier bench engine [options]  (or: atelier bench fleet --help)",
-    .summary = "Measures the engine with SD1.5 at full size and random weights: seconds per step "
-               "and per decode, the machine's ceiling, memory, what a new size costs.",
+    .usage = "atelier bench engine|switch|scenes [options]  (or: atelier bench fleet --help)",
+    .summary = "Measures the engine with models at full size and random weights. engine: seconds "
+               "per step and per decode of SD1.5, the machine's ceiling, memory, what a new size "
+               "costs. switch: changing models and LoRAs. scenes: the field's five scenes.",
     .rows = rows,
     .row_count = sizeof(rows) / sizeof(rows[0]),
-    .positional = "engine",
+    .positional = "engine|switch|scenes",
     .positional_offset = AT(what),
 };
 
-/* All times in seconds. */
-struct figures {
-    struct engine_info info;
-    struct ceiling ceiling;
-    double load, text, step, first_step, decode, first_decode;
-    double new_first, new_step;
-    struct profile step_profile, decode_profile;
-    double lora_load, lora_switch, lora_step;
-    struct adapter_info lora;
-    struct memory_use memory;
-    size_t peak_bytes;
-};
+static const struct {
+    const char *name;
+    int (*run)(struct engine *engine, const struct bench_options *options, struct err *err);
+} BENCHMARKS[] = {{"engine", bench_engine}, {"switch", bench_switch}, {"scenes", bench_scenes}};
 
-static double now(void)
+/* ---- shared ---- */
+
+double bench_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void say(const struct bench_options *o, const char *what)
+void bench_say(const struct bench_options *o, const char *what)
 {
     if (!o->json)
         fprintf(stderr, "measuring %s\n", what);
 }
 
-/* The process's largest resident set so far. */
-static size_t peak_bytes(void)
+const char *bench_precision(enum precision precision)
 {
-    char line[256];
-    size_t kib = 0;
-    FILE *file = fopen("/proc/self/status", "r");
-
-    while (file != NULL && fgets(line, sizeof(line), file) != NULL)
-        if (sscanf(line, "VmHWM: %zu kB", &kib) == 1)
-            break;
-    if (file != NULL)
-        fclose(file);
-    return kib << 10;
+    return PRECISIONS[precision];
 }
 
-static void release(struct session **sessions, int count)
+int bench_temporary(char path[BENCH_PATH_BYTES], struct err *err)
 {
-    for (int i = 0; i < count; i++)
-        session_free(sessions[i]);
-}
+    const char *folder = getenv("TMPDIR");
+    int length, fd;
 
-/* Creates `count` sessions of one size and steps them: the first step's time and the best of the
- * others. Sessions stay open for decoding. */
-static int run_steps(struct model *model, struct session **sessions, int count, int width,
-                     int height, int steps, double *text, double *first, double *best,
-                     struct err *err)
-{
-    struct draw draw = DRAW_INIT;
-    double begin = now();
-
-    draw.prompt = "a lighthouse on a cliff at dusk, oil painting";
-    draw.width = width;
-    draw.height = height;
-    draw.steps = steps;
-    draw.sampler = SAMPLER_DDIM;
-    for (int i = 0; i < count; i++) {
-        draw.seed = (uint64_t)i;
-        if (session_create(&sessions[i], model, &draw, NULL, err) != 0) {
-            release(sessions, i);
-            return -1;
-        }
-    }
-    *text = (now() - begin) / (2 * count);
-    *best = 1e30;
-    for (int i = 0; i < steps; i++) {
-        begin = now();
-        if (engine_step(model, sessions, count, err) != 0) {
-            release(sessions, count);
-            return -1;
-        }
-        if (i == 0)
-            *first = now() - begin;
-        else if (now() - begin < *best)
-            *best = now() - begin;
-    }
+    folder = folder != NULL && *folder != '\0' ? folder : "/tmp";
+    length = snprintf(path, BENCH_PATH_BYTES, "%s/atelier-bench-XXXXXX.safetensors", folder);
+    fd = length < BENCH_PATH_BYTES ? mkstemps(path, (int)strlen(".safetensors")) : -1;
+    if (fd < 0)
+        return err_set(err, ERR_IO, ERR_FATAL, "%s: no file can be made there; TMPDIR says where",
+                       folder);
+    close(fd);
     return 0;
 }
 
-static int run_decodes(struct session *session, double *first, double *best, struct err *err)
-{
-    *best = 1e30;
-    for (int i = 0; i <= REPEATS; i++) {
-        struct image image;
-        double begin = now(), seconds;
-        if (session_decode(session, &image, err) != 0)
-            return -1;
-        seconds = now() - begin;
-        image_release(&image);
-        if (i == 0)
-            *first = seconds;
-        else if (seconds < *best)
-            *best = seconds;
-    }
-    return 0;
-}
+/* ---- a LoRA ---- */
 
-/* Writes a LoRA for the model where it is found again; the name is the caller's to unlink. */
-static int write_lora(const struct model *model, char path[], struct err *err)
+static int write_lora(const struct model *model, const char *path, struct err *err)
 {
+    FILE *file = fopen(path, "wb");
+    bool written = false;
     struct buf bytes;
-    int fd = mkstemp(path), rc;
-    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    int rc;
 
     buf_init(&bytes, (size_t)1 << 30);
-    rc = file != NULL ? measure_lora(model, LORA_RANK, &bytes, err)
-                      : err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
-    if (rc == 0 && fwrite(bytes.data, 1, bytes.len, file) != bytes.len)
-        rc = err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
-    if (file != NULL && fclose(file) != 0 && rc == 0)
+    rc = measure_lora(model, BENCH_LORA_RANK, &bytes, err);
+    if (file != NULL && rc == 0)
+        written = fwrite(bytes.data, 1, bytes.len, file) == bytes.len;
+    if (file != NULL && fclose(file) != 0)
+        written = false;
+    if (rc == 0 && !written)
         rc = err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
     buf_release(&bytes);
     return rc;
 }
 
-/* Loading a LoRA that is in the page cache, changing to one that is loaded, drawing with it. The
- * first load also lists the model's names, once for all; the best of several counts. */
-static int run_lora(struct model *model, const struct bench_options *o, struct figures *f,
+static int load_lora(struct model *model, const char *path, struct adapter **adapter,
+                     struct bench_lora *lora, struct err *err)
+{
+    double begin = bench_now(), seconds;
+
+    if (engine_load_adapter(adapter, model, path, err) != 0)
+        return -1;
+    seconds = bench_now() - begin;
+    lora->load = seconds < lora->load ? seconds : lora->load;
+    if (measure_switch(model, *adapter, &seconds, err) != 0)
+        return -1;
+    lora->change = seconds < lora->change ? seconds : lora->change;
+    return 0;
+}
+
+int bench_load_lora(struct model *model, struct adapter **adapter, struct bench_lora *lora,
                     struct err *err)
 {
-    char path[] = "/tmp/atelier-bench-XXXXXX";
-    struct adapter *adapter = NULL;
-    struct session *session = NULL;
-    struct draw draw = DRAW_INIT;
-    double begin, seconds;
-    int rc = write_lora(model, path, err);
-
-    f->lora_load = f->lora_switch = f->lora_step = 1e30;
-    for (int i = 0; i <= REPEATS && rc == 0; i++) {
-        engine_unload_adapter(adapter);
-        adapter = NULL;
-        begin = now();
-        rc = engine_load_adapter(&adapter, model, path, err);
-        seconds = now() - begin;
-        f->lora_load = seconds < f->lora_load ? seconds : f->lora_load;
-        if (rc == 0)
-            rc = measure_switch(model, adapter, &seconds, err);
-        f->lora_switch = rc == 0 && seconds < f->lora_switch ? seconds : f->lora_switch;
-    }
-    unlink(path);
-    if (rc != 0)
-        return -1;
-    f->lora = *adapter_info(adapter);
-    draw.prompt = "a lighthouse";
-    draw.width = (int)o->width;
-    draw.height = (int)o->height;
-    draw.steps = 1 + REPEATS;
-    draw.sampler = SAMPLER_DDIM;
-    draw.adapters[draw.adapter_count++] = (struct draw_adapter){.adapter = adapter, .scale = 0.75};
-    rc = session_create(&session, model, &draw, NULL, err);
-    for (int i = 0; i <= REPEATS && rc == 0; i++) {
-        begin = now();
-        rc = engine_step(model, &session, 1, err);
-        seconds = now() - begin;
-        f->lora_step = i > 0 && seconds < f->lora_step ? seconds : f->lora_step;
-    }
-    session_free(session);
-    engine_unload_adapter(adapter);
-    return rc;
-}
-
-/* One more of each with every operator timed. */
-static int run_profiles(struct engine *engine, struct model *model, const struct bench_options *o,
-                        struct figures *f, struct err *err)
-{
-    struct session *session;
-    struct image image;
-    double unused;
+    char path[BENCH_PATH_BYTES];
     int rc;
 
-    if (run_steps(model, &session, 1, (int)o->width, (int)o->height, 1, &unused, &unused, &unused,
-                  err) != 0)
+    *adapter = NULL;
+    *lora = (struct bench_lora){.load = 1e30, .change = 1e30};
+    if (bench_temporary(path, err) != 0)
         return -1;
-    engine_profile(engine, &f->decode_profile);
-    rc = session_decode(session, &image, err);
-    engine_profile(engine, NULL);
-    session_free(session);
-    if (rc != 0)
-        return -1;
-    image_release(&image);
-    struct draw draw = DRAW_INIT;
-    draw.prompt = "a lighthouse";
-    draw.width = (int)o->width;
-    draw.height = (int)o->height;
-    draw.steps = 1;
-    draw.sampler = SAMPLER_DDIM;
-    if (session_create(&session, model, &draw, NULL, err) != 0)
-        return -1;
-    engine_profile(engine, &f->step_profile);
-    rc = engine_step(model, &session, 1, err);
-    engine_profile(engine, NULL);
-    session_free(session);
+    rc = write_lora(model, path, err);
+    for (int i = 0; i <= BENCH_REPEATS && rc == 0; i++) {
+        engine_unload_adapter(*adapter);
+        *adapter = NULL;
+        rc = load_lora(model, path, adapter, lora, err);
+    }
+    unlink(path);
+    if (rc == 0)
+        lora->is = *adapter_info(*adapter);
     return rc;
 }
 
-static int measure(struct engine *engine, const struct bench_options *o, struct figures *f,
-                   struct err *err)
-{
-    struct session *sessions[16];
-    struct model *model;
-    double begin, text;
-    int count = (int)o->batch;
+/* ---- the command ---- */
 
-    f->info = *engine_info(engine);
-    say(o, "the ceiling");
-    if (engine_ceiling(engine, &f->ceiling, err) != 0)
-        return -1;
-    say(o, "loading");
-    begin = now();
-    if (engine_load_synthetic(&model, engine, err) != 0)
-        return -1;
-    f->load = now() - begin;
-    say(o, "steps and decoding");
-    if (run_steps(model, sessions, count, (int)o->width, (int)o->height, 1 + REPEATS, &f->text,
-                  &f->first_step, &f->step, err) != 0)
-        return -1;
-    if (run_decodes(sessions[0], &f->first_decode, &f->decode, err) != 0) {
-        release(sessions, count);
-        return -1;
-    }
-    release(sessions, count);
-    f->memory = engine_memory(engine);
-    f->peak_bytes = peak_bytes();
-    say(o, "a new size");
-    if (run_steps(model, sessions, count, NEW_WIDTH, NEW_HEIGHT, 1 + REPEATS, &text, &f->new_first,
-                  &f->new_step, err) != 0)
-        return -1;
-    release(sessions, count);
-    say(o, "a LoRA");
-    if (run_lora(model, o, f, err) != 0)
-        return -1;
-    say(o, "operators");
-    return run_profiles(engine, model, o, f, err);
-}
-
-/* ---- reporting ---- */
-
-static double total_flop(const struct profile *p)
-{
-    double flop = 0;
-    for (int i = 0; i < OP_KIND_COUNT; i++)
-        flop += p->ops[i].flop;
-    return flop;
-}
-
-static void print_profile(const char *title, const struct profile *p, double ceiling)
-{
-    double total = 0;
-
-    for (int i = 0; i < OP_KIND_COUNT; i++)
-        total += p->ops[i].seconds;
-    printf("\n%-14s  calls   seconds   share    GFLOP/s  of ceiling\n", title);
-    for (int i = 0; i < OP_KIND_COUNT; i++) {
-        const struct op_time *t = &p->ops[i];
-        if (t->calls == 0)
-            continue;
-        printf("  %-12s  %5ld  %8.3f  %5.1f %%", op_kind_name((enum op_kind)i), t->calls,
-               t->seconds, 100 * t->seconds / total);
-        if (t->flop > 0)
-            printf("  %9.0f  %7.0f %%", t->flop / t->seconds / 1e9,
-                   100 * t->flop / t->seconds / ceiling);
-        printf("\n");
-    }
-}
-
-static void print_text(const struct bench_options *o, const struct figures *f)
-{
-    double flop = total_flop(&f->step_profile) * (double)o->batch;
-    double decode_flop = total_flop(&f->decode_profile);
-
-    printf("%s, %s, %s, %s, %d threads\n", f->info.processor, f->info.backend, f->info.isa,
-           precision_name(f->info.precision), f->info.threads);
-    printf("ceiling: matmul %.0f GFLOP/s, direct 3x3 convolution %.0f GFLOP/s\n",
-           f->ceiling.matmul / 1e9, f->ceiling.direct / 1e9);
-    printf("load %.2f s, text encoding %.3f s per prompt\n", f->load, f->text);
-    printf("step, %d x %lld x %lld with guidance: %.3f s (first %.3f s), %.0f GFLOP/s, %.0f %% of "
-           "matmul\n",
-           (int)o->batch, (long long)o->width, (long long)o->height, f->step, f->first_step,
-           flop / f->step / 1e9, 100 * flop / f->step / f->ceiling.matmul);
-    printf("VAE decode: %.3f s (first %.3f s), %.0f GFLOP/s, %.0f %% of matmul\n", f->decode,
-           f->first_decode, decode_flop / f->decode / 1e9,
-           100 * decode_flop / f->decode / f->ceiling.matmul);
-    printf("new size %d x %d: first step %.3f s, next %.3f s, ratio %.2f\n", NEW_WIDTH, NEW_HEIGHT,
-           f->new_first, f->new_step, f->new_first / f->new_step);
-    printf("LoRA, rank %d, %d layers, %.0f MB: load %.1f ms, switch %.1f ms, step of one picture "
-           "%.3f s\n",
-           LORA_RANK, f->lora.layers, (double)f->lora.bytes / 1e6, 1e3 * f->lora_load,
-           1e3 * f->lora_switch, f->lora_step);
-    printf(
-        "memory: weights %.0f MB (transformed ones included), activations %.0f MB, peak %.0f MB, "
-        "peak over weights %.0f MB\n",
-        (double)f->memory.weights_bytes / 1e6, (double)f->memory.activations_bytes / 1e6,
-        (double)f->peak_bytes / 1e6,
-        ((double)f->peak_bytes - (double)f->memory.weights_bytes) / 1e6);
-    print_profile("step", &f->step_profile, f->ceiling.matmul);
-    print_profile("decode", &f->decode_profile, f->ceiling.matmul);
-}
-
-static void print_json(const struct bench_options *o, const struct figures *f)
-{
-    const char *precision = precision_name(f->info.precision);
-    struct buf out;
-
-    buf_init(&out, 1u << 20);
-    buf_str(&out, "{\"processor\":");
-    json_write_string(&out, f->info.processor, strlen(f->info.processor));
-    buf_printf(&out,
-               ",\"backend\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"threads\":%d,"
-               "\"width\":%lld,\"height\":%lld,\"batch\":%lld,"
-               "\"ceiling_matmul_flops\":%.4g,\"ceiling_direct_flops\":%.4g,"
-               "\"load_s\":%.6f,\"text_s\":%.6f,\"step_s\":%.6f,\"first_step_s\":%.6f,"
-               "\"decode_s\":%.6f,\"first_decode_s\":%.6f,\"new_size_first_s\":%.6f,"
-               "\"new_size_step_s\":%.6f,\"lora_load_s\":%.5f,\"lora_switch_s\":%.5f,"
-               "\"lora_step_s\":%.6f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
-               "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu,",
-               f->info.backend, f->info.isa, precision_name(f->info.precision), f->info.threads,
-               (long long)o->width, (long long)o->height, (long long)o->batch, f->ceiling.matmul,
-               f->ceiling.direct, f->load, f->text, f->step, f->first_step, f->decode,
-               f->first_decode, f->new_first, f->new_step, f->lora_load, f->lora_switch,
-               f->lora_step, total_flop(&f->step_profile) * (double)o->batch,
-               total_flop(&f->decode_profile), f->memory.weights_bytes, f->memory.activations_bytes,
-               f->peak_bytes);
-    /* A guided picture is two rows of the UNet. */
-    buf_printf(&out,
-               "\"results\":[{\"network\":\"unet\",\"precision\":\"%s\",\"width\":%lld,"
-               "\"height\":%lld,\"batch\":%lld,\"seconds\":%.6f},"
-               "{\"network\":\"vae_decode\",\"precision\":\"%s\",\"width\":%lld,"
-               "\"height\":%lld,\"batch\":1,\"seconds\":%.6f}]}\n",
-               precision, (long long)o->width, (long long)o->height, (long long)(2 * o->batch),
-               f->step, precision, (long long)o->width, (long long)o->height, f->decode);
-    fputs(out.data, stdout);
-    buf_release(&out);
-}
-
-static int run(const struct bench_options *o)
+static int run(const struct bench_options *o, size_t benchmark)
 {
     struct engine_options options = ENGINE_OPTIONS_INIT;
-    struct figures figures = {0};
     struct engine *engine;
     struct err err;
     int rc;
@@ -412,21 +158,16 @@ static int run(const struct bench_options *o)
     options.isa = o->isa;
     options.threads = (int)o->threads;
     options.weights_16bit = o->weights_16bit;
-    options.precision = strcmp(o->precision, "f32") == 0    ? PRECISION_F32
-                        : strcmp(o->precision, "bf16") == 0 ? PRECISION_BF16
-                        : strcmp(o->precision, "f16") == 0  ? PRECISION_F16
-                                                            : PRECISION_AUTO;
+    for (int p = 0; PRECISIONS[p] != NULL; p++)
+        if (strcmp(o->precision, PRECISIONS[p]) == 0)
+            options.precision = (enum precision)p;
     if (engine_create(&engine, &options, &err) != 0) {
         fprintf(stderr, "atelier bench: %s\n", err.message);
         return exit_status_of(&err);
     }
-    rc = measure(engine, o, &figures, &err);
+    rc = BENCHMARKS[benchmark].run(engine, o, &err);
     if (rc != 0)
         fprintf(stderr, "atelier bench: %s\n", err.message);
-    else if (o->json)
-        print_json(o, &figures);
-    else
-        print_text(o, &figures);
     engine_free(engine);
     return rc == 0 ? EXIT_ALL_DONE : EXIT_FATAL;
 }
@@ -449,9 +190,9 @@ int command_bench(int argc, char **argv)
         buf_release(&out);
         return EXIT_ALL_DONE;
     }
-    if (rc < 0 || options.what == NULL || strcmp(options.what, "engine") != 0) {
-        fprintf(stderr, "atelier bench: %s\n", rc < 0 ? err.message : bench_table.usage);
-        return EXIT_USAGE;
-    }
-    return run(&options);
+    for (size_t i = 0; rc == 0 && i < sizeof(BENCHMARKS) / sizeof(BENCHMARKS[0]); i++)
+        if (options.what != NULL && strcmp(options.what, BENCHMARKS[i].name) == 0)
+            return run(&options, i);
+    fprintf(stderr, "atelier bench: %s\n", rc < 0 ? err.message : bench_table.usage);
+    return EXIT_USAGE;
 }

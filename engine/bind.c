@@ -92,7 +92,8 @@ static void fail_shape(struct binder *b, const struct stored_tensor *t, const ch
 static const struct stored_tensor *want(struct binder *b, const char *name, const int64_t *dims,
                                         int rank)
 {
-    const struct stored_tensor *t = checkpoint_synthesize(b->checkpoint, dims, rank);
+    const struct stored_tensor *t =
+        checkpoint_synthesize(b->checkpoint, b->component, name, dims, rank);
 
     if (t == NULL)
         t = checkpoint_find(b->checkpoint, b->component, name);

@@ -27,6 +27,15 @@ struct derived {
     char data[]; /* of a transposed one */
 };
 
+/* A tensor that a synthetic checkpoint was asked for. */
+struct asked {
+    struct asked *next;
+    enum component component;
+    int64_t dims[4];
+    int rank;
+    char name[];
+};
+
 struct checkpoint {
     char *path;
     enum checkpoint_format format;
@@ -40,6 +49,7 @@ struct checkpoint {
     char idle[CHECKPOINT_NAME_MAX_BYTES]; /* tensors that begin so are there and never used */
     uint16_t *pool;                       /* synthetic: POOL_ELEMENTS values in f16 */
     struct stored_tensor synthetic;
+    struct asked *asked, **asked_end; /* in order */
 };
 
 static const struct {
@@ -378,6 +388,8 @@ int checkpoint_open_synthetic(struct checkpoint **out, const struct synthetic *s
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for random weights");
     }
     c->format = CHECKPOINT_SYNTHETIC;
+    c->family = synthetic->family;
+    c->asked_end = &c->asked;
     /* Signs and mantissas at random, magnitudes from 2^-7 to 2^-6. */
     for (size_t i = 0; i < POOL_ELEMENTS; i++) {
         lcg = lcg * 1664525u + 1013904223u;
@@ -398,13 +410,43 @@ int checkpoint_open_synthetic(struct checkpoint **out, const struct synthetic *s
     return 0;
 }
 
-const struct stored_tensor *checkpoint_synthesize(struct checkpoint *c, const int64_t *dims,
-                                                  int rank)
+/* One that finds no memory is left out. */
+static void remember(struct checkpoint *c, enum component component, const char *name,
+                     const int64_t *dims, int rank)
+{
+    struct asked *asked = malloc(sizeof(*asked) + strlen(name) + 1);
+
+    if (asked == NULL)
+        return;
+    *asked = (struct asked){.component = component, .rank = rank};
+    memcpy(asked->dims, dims, (size_t)rank * sizeof(*dims));
+    strcpy(asked->name, name);
+    *c->asked_end = asked;
+    c->asked_end = &asked->next;
+}
+
+void checkpoint_synthesized(const struct checkpoint *c,
+                            void (*see)(void *user, enum component component, const char *name,
+                                        const int64_t *dims, int rank),
+                            void *user)
+{
+    for (const struct asked *a = c->asked; a != NULL; a = a->next)
+        see(user, a->component, a->name, a->dims, a->rank);
+}
+
+const uint16_t *checkpoint_pool(const struct checkpoint *c)
+{
+    return c->pool;
+}
+
+const struct stored_tensor *checkpoint_synthesize(struct checkpoint *c, enum component component,
+                                                  const char *name, const int64_t *dims, int rank)
 {
     struct stored_tensor *t = &c->synthetic;
 
     if (c->format != CHECKPOINT_SYNTHETIC)
         return NULL;
+    remember(c, component, name, dims, rank);
     *t = (struct stored_tensor){
         .name = "synthetic", .dtype = DTYPE_F16, .usable = true, .rank = rank, .count = 1};
     for (int i = 0; i < rank; i++) {
@@ -431,6 +473,11 @@ void checkpoint_close(struct checkpoint *c)
         struct derived *next = c->derived->next;
         free(c->derived);
         c->derived = next;
+    }
+    while (c->asked != NULL) {
+        struct asked *next = c->asked->next;
+        free(c->asked);
+        c->asked = next;
     }
     json_doc_free(c->scheduler);
     json_doc_free(c->index);

@@ -40,6 +40,7 @@ int checkpoint_open(struct checkpoint **checkpoint, const char *path, struct err
 /* A checkpoint without files, for measurements: configurations as JSON texts and tensors of
  * whatever shape is asked for, filled with small random f16 values from one shared pool. */
 struct synthetic {
+    enum family family;
     const char *configs[COMPONENT_COUNT]; /* NULL: it has no such component */
     const char *scheduler;
 };
@@ -49,7 +50,16 @@ int checkpoint_open_synthetic(struct checkpoint **checkpoint, const struct synth
 /* For a synthetic checkpoint a tensor of this shape, NULL for any other; lives until the next call.
  */
 const struct stored_tensor *checkpoint_synthesize(struct checkpoint *checkpoint,
+                                                  enum component component, const char *name,
                                                   const int64_t *dims, int rank);
+
+/* Calls `see` with every tensor that was asked for, and the values that all of them begin with:
+ * 2^26 of them, in f16. */
+void checkpoint_synthesized(const struct checkpoint *checkpoint,
+                            void (*see)(void *user, enum component component, const char *name,
+                                        const int64_t *dims, int rank),
+                            void *user);
+const uint16_t *checkpoint_pool(const struct checkpoint *checkpoint);
 
 void checkpoint_close(struct checkpoint *checkpoint);
 

@@ -1,6 +1,7 @@
 /* Opening devices and models. */
 #include "engine/defaults.h"
 #include "engine/runtime.h"
+#include "engine/synthetic.h"
 
 #if defined(ATELIER_DNNL)
 #include "engine/cpu/kernels.h"
@@ -359,33 +360,22 @@ static void warn_unused(struct model *model)
     warn(model->engine, message);
 }
 
-/* The published configuration of Stable Diffusion 1.5. */
-static const struct synthetic SD15 = {
-    .configs = {[COMPONENT_TEXT] =
-                    "{\"vocab_size\":49408,\"hidden_size\":768,\"intermediate_size\":3072,"
-                    "\"num_hidden_layers\":12,\"num_attention_heads\":12}",
-                [COMPONENT_UNET] =
-                    "{\"block_out_channels\":[320,640,1280,1280],\"cross_attention_dim\":768,"
-                    "\"attention_head_dim\":8,\"sample_size\":64,\"down_block_types\":["
-                    "\"CrossAttnDownBlock2D\",\"CrossAttnDownBlock2D\",\"CrossAttnDownBlock2D\","
-                    "\"DownBlock2D\"],\"up_block_types\":[\"UpBlock2D\",\"CrossAttnUpBlock2D\","
-                    "\"CrossAttnUpBlock2D\",\"CrossAttnUpBlock2D\"]}",
-                [COMPONENT_VAE] = "{\"block_out_channels\":[128,256,512,512],"
-                                  "\"layers_per_block\":2,\"scaling_factor\":0.18215}"},
-    .scheduler = "{\"_class_name\":\"DDIMScheduler\",\"beta_schedule\":\"scaled_linear\","
-                 "\"beta_start\":0.00085,\"beta_end\":0.012,\"num_train_timesteps\":1000}",
+/* Where a model comes from: a path, or nowhere. */
+struct source {
+    const char *path;
+    const struct synthetic *synthetic;
+    const struct model_options *options; /* may be NULL */
 };
 
-/* `path` NULL: the synthetic model. */
-static int load(struct model *model, const char *path, const struct model_options *options,
-                struct err *err)
+static int load(struct model *model, const struct source *source, struct err *err)
 {
-    int rc = path != NULL ? checkpoint_open(&model->checkpoint, path, err)
-                          : checkpoint_open_synthetic(&model->checkpoint, &SD15, err);
+    const struct model_options *options = source->options;
+    int rc = source->path != NULL
+                 ? checkpoint_open(&model->checkpoint, source->path, err)
+                 : checkpoint_open_synthetic(&model->checkpoint, source->synthetic, err);
 
     if (rc != 0)
         return -1;
-    path = checkpoint_path(model->checkpoint);
     model->info.path = checkpoint_path(model->checkpoint);
     if (bind_components(model, err) != 0 ||
         defaults_scheduler(&model->sampler, model->checkpoint,
@@ -447,8 +437,8 @@ static bool spare_memory(struct engine *engine)
     return spared;
 }
 
-static int load_and_list(struct model **out, struct engine *engine, const char *path,
-                         const struct model_options *options, struct err *err)
+static int load_and_list(struct model **out, struct engine *engine, const struct source *source,
+                         struct err *err)
 {
     struct model *model = malloc(sizeof(*model));
     int rc;
@@ -458,7 +448,7 @@ static int load_and_list(struct model **out, struct engine *engine, const char *
     for (;;) {
         begin_model(model, engine);
         set_budget(engine);
-        rc = load(model, path, options, err);
+        rc = load(model, source, err);
         if (rc == 0)
             break;
         pthread_mutex_lock(&engine->lock);
@@ -481,12 +471,22 @@ static int load_and_list(struct model **out, struct engine *engine, const char *
 int engine_load(struct model **model, struct engine *engine, const char *path,
                 const struct model_options *options, struct err *err)
 {
-    return load_and_list(model, engine, path, options, err);
+    return load_and_list(model, engine, &(struct source){.path = path, .options = options}, err);
 }
 
-int engine_load_synthetic(struct model **model, struct engine *engine, struct err *err)
+int engine_load_synthetic(struct model **model, struct engine *engine, const char *family,
+                          struct err *err)
 {
-    return load_and_list(model, engine, NULL, NULL, err);
+    struct source source = {.path = NULL};
+
+    for (int f = FAMILY_SD1; f <= FAMILY_SDXL_REFINER && source.synthetic == NULL; f++)
+        if (strcmp(family_name((enum family)f), family) == 0)
+            source.synthetic = synthetic_of((enum family)f);
+    if (source.synthetic == NULL)
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "there are random weights for sd1, sdxl and sdxl-refiner, not for '%s'",
+                       family);
+    return load_and_list(model, engine, &source, err);
 }
 
 void engine_unload(struct model *model)

@@ -124,8 +124,10 @@ struct model_info {
  * ERR_MEMORY (ERR_RETRY): the budget does not hold it. */
 int engine_load(struct model **model, struct engine *engine, const char *path,
                 const struct model_options *options, struct err *err) must_check;
-/* SD1.5's architecture at full size with random weights that need no file, for measurements. */
-int engine_load_synthetic(struct model **model, struct engine *engine, struct err *err) must_check;
+/* "sd1", "sdxl" or "sdxl-refiner" as published, with random weights that need no file, for
+ * measurements. */
+int engine_load_synthetic(struct model **model, struct engine *engine, const char *family,
+                          struct err *err) must_check;
 
 void engine_unload(struct model *model);
 const struct model_info *model_info(const struct model *model);

@@ -1,6 +1,7 @@
 #include "engine/measure.h"
 
 #include "engine/runtime.h"
+#include "engine/synthetic.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -31,6 +32,11 @@ static double seconds_now(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int measure_file(const struct model *model, const char *path, struct err *err)
+{
+    return synthetic_write(model->checkpoint, path, err);
 }
 
 /* One operator on its own arena; runs `op` TRIES times and returns the shortest. */

@@ -14,6 +14,7 @@
 
 #define ROW_BLOCK 96 /* a multiple of every microkernel's rows */
 #define COLUMN_BLOCK 512
+#define PANEL_COLUMNS_MAX 32        /* of any instruction set */
 #define PACK_ALONE_BYTES (1u << 20) /* fewer are packed before a second thread has woken */
 
 size_t panel_type_bytes(enum panel_type type)
@@ -99,6 +100,8 @@ static int output_of(const struct weight *w, int column, int nr)
     return j >= half ? -1 : within < nr ? j : half + j;
 }
 
+/* ---- of a filter, element by element ---- */
+
 static void put_element(const struct panels *p, size_t base, int width, int k, int column,
                         const void *row, enum dtype dtype, size_t from)
 {
@@ -115,26 +118,98 @@ static void put_element(const struct panels *p, size_t base, int width, int k, i
                               (size_t)(k & 1)] = bf16_from_f32(element_to_f32(row, dtype, from));
 }
 
-/* One panel of one segment. */
-static void pack_panel(const struct weight *w, const struct panels *p, int segment, int first,
-                       int nr)
-{
-    int depth = segment_depth(p, segment), taps = w->kernel * w->kernel;
-    int width = p->n_padded - first < nr ? p->n_padded - first : nr;
-    int in_first = taps > 1 ? 0 : segment * CPU_SEGMENT_MAX, tap = taps > 1 ? segment : 0;
-    int live = w->in - in_first < depth ? w->in - in_first : depth;
-    size_t base = panel_at(p, segment, first);
+/* ---- of a matrix, a block of rows at a time, turned ---- */
 
-    memset((char *)p->data + base * panel_type_bytes(p->type), 0,
-           (size_t)width * (size_t)depth * panel_type_bytes(p->type));
-    for (int c = 0; c < width; c++) {
-        int output = first + c < p->n ? output_of(w, first + c, nr) : -1;
-        enum dtype dtype;
-        const void *row = output < 0 ? NULL : source_row(w, output, &dtype);
-        for (int k = 0; row != NULL && k < live; k++)
-            put_element(p, base, width, k, c, row, dtype,
-                        (size_t)(in_first + k) * (size_t)taps + (size_t)tap);
+#define TURN_DEPTH 64 /* of every row at once: all rows of a block stay in the first cache */
+
+/* One panel of one segment: where it lies, and the source rows that become its columns. */
+struct panel {
+    size_t base;
+    int width, depth, first, live;       /* of `depth`, `live` from `first` on are in the source */
+    const void *rows[PANEL_COLUMNS_MAX]; /* NULL: padding */
+    enum dtype dtypes[PANEL_COLUMNS_MAX];
+};
+
+/* n elements of a row in the panel's type. */
+static void convert(const struct cpu_kernels *kernels, enum panel_type type, void *to,
+                    const void *row, enum dtype dtype, int first, int n)
+{
+    const struct pre as_it_is = {.scale = NULL};
+    const char *from = (const char *)row + (size_t)first * dtype_bytes(dtype);
+
+    if (type == PANEL_F32)
+        kernels->load_f32(to, from, dtype, n, &as_it_is);
+    else if (type == PANEL_F16)
+        memcpy(to, from, (size_t)n * sizeof(uint16_t));
+    else
+        kernels->load_bf16(to, from, dtype, n, &as_it_is);
+}
+
+/* to[i × width + c] = from[c × TURN_DEPTH + i], in words of two sizes. */
+static void turn_words(uint32_t *to, const uint32_t *from, int width, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < width; c++)
+            to[i * width + c] = from[c * TURN_DEPTH + i];
+}
+
+static void turn_halves(uint16_t *to, const uint16_t *from, int width, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < width; c++)
+            to[i * width + c] = from[c * TURN_DEPTH + i];
+}
+
+static void pack_rows(const struct cpu_backend *cpu, const struct panels *p,
+                      const struct panel *panel)
+{
+    const size_t each = p->type == PANEL_PAIRS ? 2 * sizeof(uint16_t) : panel_type_bytes(p->type);
+    const int step = p->type == PANEL_PAIRS ? 2 * TURN_DEPTH : TURN_DEPTH;
+    uint32_t block[PANEL_COLUMNS_MAX * TURN_DEPTH] = {0};
+    char *to = (char *)p->data + panel->base * panel_type_bytes(p->type);
+
+    for (int k = 0; k < panel->live; k += step) {
+        int n = panel->live - k < step ? panel->live - k : step;
+        int words = p->type == PANEL_PAIRS ? (n + 1) / 2 : n;
+        if (n < step)
+            memset(block, 0, sizeof(block)); /* an odd one's neighbour */
+        for (int c = 0; c < panel->width; c++)
+            if (panel->rows[c] != NULL)
+                convert(cpu->kernels, p->type, (char *)block + (size_t)c * TURN_DEPTH * each,
+                        panel->rows[c], panel->dtypes[c], panel->first + k, n);
+        if (each == sizeof(uint32_t))
+            turn_words((uint32_t *)to, block, panel->width, words);
+        else
+            turn_halves((uint16_t *)to, (const uint16_t *)block, panel->width, words);
+        to += (size_t)words * (size_t)panel->width * each;
     }
+}
+
+/* One panel of one segment. */
+static void pack_panel(const struct cpu_backend *cpu, const struct weight *w,
+                       const struct panels *p, int segment, int first)
+{
+    int nr = cpu->kernels->nr, taps = w->kernel * w->kernel, tap = taps > 1 ? segment : 0;
+    struct panel panel = {.base = panel_at(p, segment, first),
+                          .width = p->n_padded - first < nr ? p->n_padded - first : nr,
+                          .depth = segment_depth(p, segment),
+                          .first = taps > 1 ? 0 : segment * CPU_SEGMENT_MAX};
+
+    panel.live = w->in - panel.first < panel.depth ? w->in - panel.first : panel.depth;
+    for (int c = 0; c < panel.width; c++) {
+        int output = first + c < p->n ? output_of(w, first + c, nr) : -1;
+        panel.rows[c] = output < 0 ? NULL : source_row(w, output, &panel.dtypes[c]);
+    }
+    if (taps == 1) {
+        pack_rows(cpu, p, &panel);
+        return;
+    }
+    memset((char *)p->data + panel.base * panel_type_bytes(p->type), 0,
+           (size_t)panel.width * (size_t)panel.depth * panel_type_bytes(p->type));
+    for (int c = 0; c < panel.width; c++)
+        for (int k = 0; panel.rows[c] != NULL && k < panel.live; k++)
+            put_element(p, panel.base, panel.width, k, c, panel.rows[c], panel.dtypes[c],
+                        (size_t)k * (size_t)taps + (size_t)tap);
 }
 
 int weight_pack(struct cpu_backend *cpu, struct weight *w, struct err *err)
@@ -152,7 +227,7 @@ int weight_pack(struct cpu_backend *cpu, struct weight *w, struct err *err)
     num_threads(cpu->base.threads) if (p.bytes >= PACK_ALONE_BYTES)
     for (int s = 0; s < p.segments; s++)
         for (int j = 0; j < p.n_padded; j += nr)
-            pack_panel(w, &p, s, j, nr);
+            pack_panel(cpu, w, &p, s, j);
     w->panels = p;
     cpu->base.weights_bytes += p.bytes;
     return 0;

@@ -166,6 +166,8 @@ void device_close(struct device *d)
 {
     if (d == NULL)
         return;
+    if (d->copy != NULL)
+        cudaStreamSynchronize(d->copy); /* it reads the pinned buffers */
     for (int i = 0; i < DEVICE_GRAPHS_MAX; i++)
         graph_drop(&d->graphs[i]);
     for (int i = 0; i < SEND_BUFFERS; i++) {

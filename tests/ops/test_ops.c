@@ -97,6 +97,7 @@ static void test_matmul(void **state)
         {.n = 2, .h = 1, .w = 9, .in = 64, .out = 48, .act = ACT_SILU},
         {.n = 2, .h = 1, .w = 9, .in = 64, .out = 48, .act = ACT_GELU},
         {.n = 2, .h = 1, .w = 3, .in = 2700, .out = 70, .residual = true},
+        {.n = 2, .h = 1, .w = 3, .in = 383, .out = 37}, /* one short of full blocks */
         {.n = 2, .h = 16, .w = 16, .in = 96, .out = 300},
     };
     (void)state;

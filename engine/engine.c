@@ -451,6 +451,12 @@ static int load_and_list(struct model **out, struct engine *engine, const struct
         rc = load(model, source, err);
         if (rc == 0)
             break;
+        if (err->code == ERR_MEMORY)
+            err_set(err, ERR_MEMORY, ERR_RETRY,
+                    "%s: its weights do not fit; the engine may use %zu MiB, %zu MiB of it beside "
+                    "what pictures need",
+                    source->path != NULL ? source->path : "random weights",
+                    engine->memory_max_bytes >> 20, engine->backend->weights_max_bytes >> 20);
         pthread_mutex_lock(&engine->lock);
         release_model(model);
         pthread_mutex_unlock(&engine->lock);

@@ -53,6 +53,19 @@ static inline void store(float *p, vec v)
     *(vec_any *)p = v;
 }
 
+/* a · b + c, rounded once. Said outright where a compiler may choose, by what is around, to round
+ * twice: a sum must not depend on how many rows are computed beside it. */
+static inline vec fused(vec a, vec b, vec c)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && VL == 8
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
 static inline vec from_bf16(vech h)
 {
     return (vec)(__builtin_convertvector(h, vecu) << 16);
@@ -305,7 +318,8 @@ static inline float sum_of(vec v)
             _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                \
             {                                                                                      \
                 vec av = splat(a[(size_t)i * lda + (size_t)p]);                                    \
-                _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) acc[i][j] += av * bv[j];    \
+                _Pragma("GCC unroll 2") for (int j = 0; j < VECS; j++) acc[i][j] =                 \
+                    fused(av, bv[j], acc[i][j]);                                                   \
             }                                                                                      \
         }                                                                                          \
         _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                                    \

@@ -27,6 +27,7 @@
 #include "common/buf.h"
 #include "common/err.h"
 #include "engine/image.h"
+#include "engine/prompt.h"
 #include "engine/rng.h"
 #include "engine/sampler.h"
 
@@ -192,6 +193,7 @@ struct draw_adapter {
 struct draw {
     const char *prompt;          /* UTF-8 */
     const char *negative_prompt; /* NULL: absent, which is not the same as "" in every family */
+    enum dialect dialect;        /* of both prompts */
     int width, height;           /* pixels; 0: the model's own */
     int steps;                   /* 0: the model's */
     double guidance_scale;       /* at most 1 turns guidance off; negative: the model's */

@@ -150,6 +150,8 @@ struct vocabulary {
     struct added *added;
     int count;
     uint32_t first; /* id */
+    struct prompt_word *words;
+    int word_count;
 };
 
 static int add_word(struct vocabulary *v, const char *word, const struct stored_tensor *tensor,
@@ -188,6 +190,21 @@ static int extend(struct vocabulary *v, struct err *err)
     return rc == 0 ? 0 : err_prefix(err, "embeddings");
 }
 
+/* The added tokens that begin a word. */
+static int list_words(struct vocabulary *v, struct err *err)
+{
+    v->words = calloc((size_t)v->count + 1, sizeof(*v->words));
+    if (v->words == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a textual inversion");
+    for (int i = 0; i < v->count; i++)
+        if (v->added[i].vector == 0)
+            v->words[v->word_count++] =
+                (struct prompt_word){.name = v->added[i].text,
+                                     .first = v->first + (uint32_t)i,
+                                     .vectors = vectors_of(v->added[i].tensor)};
+    return 0;
+}
+
 int vocabulary_create(struct vocabulary **out, const struct model *model, int number,
                       const struct draw_inversion *inversions, int count, struct err *err)
 {
@@ -207,7 +224,7 @@ int vocabulary_create(struct vocabulary **out, const struct model *model, int nu
             strcmp(inversion->token, inversions[i].name) != 0)
             rc = add_word(v, inversion->token, tensor, err);
     }
-    if (rc != 0 || extend(v, err) != 0) {
+    if (rc != 0 || extend(v, err) != 0 || list_words(v, err) != 0) {
         vocabulary_free(v);
         return -1;
     }
@@ -221,7 +238,14 @@ void vocabulary_free(struct vocabulary *v)
         return;
     tokenizer_free(v->tokenizer);
     free(v->added);
+    free(v->words);
     free(v);
+}
+
+const struct prompt_word *vocabulary_words(const struct vocabulary *v, int *count)
+{
+    *count = v->word_count;
+    return v->words;
 }
 
 const struct tokenizer *vocabulary_tokenizer(const struct vocabulary *v)

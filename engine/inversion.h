@@ -16,7 +16,7 @@
 #include "common/buf.h"
 #include "engine/clip.h"
 #include "engine/engine.h"
-#include "engine/tokenizer.h"
+#include "engine/prompt.h"
 
 #define INVERSION_VECTORS_MAX 75 /* of one word: a prompt has room for no more */
 
@@ -31,6 +31,9 @@ int vocabulary_create(struct vocabulary **vocabulary, const struct model *model,
 void vocabulary_free(struct vocabulary *vocabulary); /* NULL is fine */
 
 const struct tokenizer *vocabulary_tokenizer(const struct vocabulary *vocabulary);
+
+/* The words themselves, for the dialects that find them in their own ways. Borrowed. */
+const struct prompt_word *vocabulary_words(const struct vocabulary *vocabulary, int *count);
 
 /* Writes the prompt with each word of several vectors spelled out. */
 int vocabulary_expand(const struct vocabulary *vocabulary, const char *prompt, struct buf *out,

@@ -15,11 +15,12 @@ static void plan_text(struct pass *pass, const struct clip *clip, int rows, int 
     pass_drop(pass, &y);
 }
 
-static void plan_step(struct pass *pass, const struct model *model, int rows, int h, int w)
+static void plan_step(struct pass *pass, const struct model *model, const struct work_plan *plan)
 {
+    int rows = plan->rows, h = plan->height, w = plan->width;
     const struct unet_config *u = &model->unet.config;
     struct tensor x = pass_tensor_of(pass, DTYPE_F32, rows, h, w, u->in_channels);
-    struct tensor text = pass_tensor(pass, rows, 1, model->tokens, u->context);
+    struct tensor text = pass_tensor(pass, rows, 1, plan->tokens, u->context);
     struct tensor pooled = pass_tensor_of(pass, DTYPE_F32, rows, 1, 1, u->pooled);
     struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, u->out_channels);
 
@@ -65,7 +66,7 @@ static int make_plan(const struct model *model, const struct adapted_rows *adapt
         plan_text(&pass, &model->encoders[plan->work - WORK_TEXT].clip, plan->rows, plan->width);
         break;
     case WORK_STEP:
-        plan_step(&pass, model, plan->rows, plan->height, plan->width);
+        plan_step(&pass, model, plan);
         break;
     case WORK_DECODE:
     case WORK_ENCODE:
@@ -113,6 +114,36 @@ void pass_adapt(struct pass *pass, const struct adapted_rows *adapted)
     pass->run_count = adapted->count;
 }
 
+static bool same_work(const struct work_plan *a, const struct work_plan *b)
+{
+    return a->work == b->work && a->rows == b->rows && a->height == b->height &&
+           a->width == b->width && a->tokens == b->tokens && a->adapted == b->adapted;
+}
+
+/* `plan` says what is wanted and receives the rest. */
+static int find(struct model *model, const struct adapted_rows *adapted, struct work_plan *plan,
+                struct err *err)
+{
+    plan->adapted = adapted != NULL && adapted->changed ? adapted->id : 0;
+    for (int i = 0; i < model->plan_count; i++) {
+        struct work_plan *known = &model->plans[i];
+        if (!same_work(known, plan))
+            continue;
+        /* What it was to prepare may have been made since, and then counts as weights. */
+        if (known->prepare_bytes > 0 &&
+            known->weights_bytes != model->engine->backend->weights_bytes &&
+            make_plan(model, adapted, known, err) != 0)
+            return -1;
+        *plan = *known;
+        return work_plans_fit(model, plan, 1, err);
+    }
+    if (make_plan(model, adapted, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
+        return -1;
+    model->plans[model->plan_count < PLANS_MAX ? model->plan_count++
+                                               : model->plan_next++ % PLANS_MAX] = *plan;
+    return 0;
+}
+
 int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
                    struct work_plan *plan, struct err *err)
 {
@@ -123,28 +154,17 @@ int work_plan_find_adapted(struct model *model, enum work work, int rows, int he
                            const struct adapted_rows *adapted, struct work_plan *plan,
                            struct err *err)
 {
-    uint64_t id = adapted != NULL && adapted->changed ? adapted->id : 0;
+    *plan = (struct work_plan){.work = work, .rows = rows, .height = height, .width = width};
+    ASSERT(work != WORK_STEP);
+    return find(model, adapted, plan, err);
+}
 
-    for (int i = 0; i < model->plan_count; i++) {
-        struct work_plan *known = &model->plans[i];
-        if (known->work != work || known->rows != rows || known->height != height ||
-            known->width != width || known->adapted != id)
-            continue;
-        /* What it was to prepare may have been made since, and then counts as weights. */
-        if (known->prepare_bytes > 0 &&
-            known->weights_bytes != model->engine->backend->weights_bytes &&
-            make_plan(model, adapted, known, err) != 0)
-            return -1;
-        *plan = *known;
-        return work_plans_fit(model, plan, 1, err);
-    }
+int work_plan_find_step(struct model *model, int rows, int height, int width, int tokens,
+                        const struct adapted_rows *adapted, struct work_plan *plan, struct err *err)
+{
     *plan = (struct work_plan){
-        .work = work, .rows = rows, .height = height, .width = width, .adapted = id};
-    if (make_plan(model, adapted, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
-        return -1;
-    model->plans[model->plan_count < PLANS_MAX ? model->plan_count++
-                                               : model->plan_next++ % PLANS_MAX] = *plan;
-    return 0;
+        .work = WORK_STEP, .rows = rows, .height = height, .width = width, .tokens = tokens};
+    return find(model, adapted, plan, err);
 }
 
 static int grow_arena(struct engine *engine, size_t bytes, struct err *err)

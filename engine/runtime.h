@@ -1,6 +1,6 @@
 /*
- * runtime.h: what engine.c, plan.c, session*.c, decode.c and measure.c share; nobody else includes
- * it.
+ * runtime.h: what engine.c, plan.c, session*.c, step.c, reading.c, decode.c, inversion.c and
+ * measure.c share; nobody else includes it.
  *
  * The device lock is held by every function that computes. One arena serves all models, since only
  * one pass runs at a time; it grows when a shape first needs more and never within a step. Loading
@@ -15,6 +15,7 @@
 #include "engine/clip.h"
 #include "engine/conditioning.h"
 #include "engine/engine.h"
+#include "engine/guidance.h"
 #include "engine/rng.h"
 #include "engine/tokenizer.h"
 #include "engine/unet.h"
@@ -25,6 +26,9 @@
 
 #define PLANS_MAX 64
 #define LATENT_CHANNELS 4
+
+/* Latent pixels of one pass of a step; more rows run in several. No picture depends on it. */
+#define STEP_PIXELS_MAX 16384
 
 struct engine {
     struct backend *backend;
@@ -45,6 +49,8 @@ struct engine {
 
 #define ENCODERS_MAX 2
 
+struct reading;
+
 /* WORK_TEXT + i is the model's encoder i. */
 enum work { WORK_TEXT, WORK_TEXT_2, WORK_STEP, WORK_DECODE, WORK_ENCODE };
 
@@ -52,6 +58,7 @@ enum work { WORK_TEXT, WORK_TEXT_2, WORK_STEP, WORK_DECODE, WORK_ENCODE };
 struct work_plan {
     enum work work;
     int rows, height, width; /* samples of a pass; latent pixels, or tokens by one */
+    int tokens;              /* of each sample's text, in a step */
     uint64_t adapted;        /* adapted_rows.id of the samples */
     size_t arena_bytes;
     size_t prepare_bytes; /* weights in further forms, made when it first runs */
@@ -94,7 +101,7 @@ struct session {
     struct model *model; /* that takes the next step */
     int width, height;   /* pixels */
     int latent_h, latent_w;
-    double guidance_scale, image_guidance_scale;
+    struct guidance guidance;
     struct conditioning conditioning;
     struct adaptation *adaptation; /* NULL: no adapters */
     struct sampler_plan plan;
@@ -125,6 +132,11 @@ int work_plan_find(struct model *model, enum work work, int rows, int height, in
 int work_plan_find_adapted(struct model *model, enum work work, int rows, int height, int width,
                            const struct adapted_rows *adapted, struct work_plan *plan,
                            struct err *err) must_check;
+
+/* The same of a step whose texts have so many tokens. */
+int work_plan_find_step(struct model *model, int rows, int height, int width, int tokens,
+                        const struct adapted_rows *adapted, struct work_plan *plan,
+                        struct err *err) must_check;
 void pass_adapt(struct pass *pass, const struct adapted_rows *adapted);
 
 /* Whether the budget holds what all these plans prepare, and the largest arena of them. */
@@ -144,11 +156,16 @@ void session_show(const struct session *session, const char *name, const float *
 
 void session_show_latents(const struct session *session, const char *name, const float *data);
 
-/* Memory for a session of this shape, `rows` of conditioning included, and for its sequel. */
-int session_alloc(struct session **session, struct model *model, int width, int height, int rows,
-                  bool blends, struct err *err) must_check;
-int session_add_sequel(struct session *session, struct model *refiner, int rows,
-                       struct err *err) must_check;
+/* Memory for a session of this shape, and for its sequel; both without conditioning. */
+int session_alloc(struct session **session, struct model *model, int width, int height, bool blends,
+                  struct err *err) must_check;
+int session_add_sequel(struct session *session, struct model *refiner, struct err *err) must_check;
+
+/* How many calls of either model the session has made. */
+int session_calls_made(const struct session *session);
+
+/* The sequel takes over where its plan begins. The lock is held. */
+void session_hand_over(struct session *session);
 
 /* ERR_INVALID for a field of the request. */
 int session_refuse(struct err *err, const char *field, const char *problem);
@@ -159,8 +176,10 @@ int session_refuse(struct err *err, const char *field, const char *problem);
 int session_check_text(const struct model *model, const struct draw *draw,
                        struct err *err) must_check;
 
-/* Fills in the conditioning of the session's model and of its sequel. The lock is held. */
-int session_encode_text(struct session *session, const struct draw *draw,
+/* Fills in the texts that a model's conditioning was laid out for, and the numbers beside them. The
+ * lock is held. */
+int session_encode_text(struct session *session, struct conditioning *conditioning,
+                        const struct reading *reading, const struct draw *draw,
                         struct err *err) must_check;
 
 /* ---- session_image.c ---- */

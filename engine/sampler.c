@@ -445,6 +445,11 @@ bool sampler_state_is_valid(const struct sampler_plan *plan, const struct sample
     return state->index >= plan->begin && state->index <= plan->calls;
 }
 
+int sampler_calls_per_step(const struct sampler_plan *plan)
+{
+    return sampler_kind(plan->sampler)->order == 2 ? 2 : 1;
+}
+
 int sampler_calls_total(const struct sampler_plan *plan)
 {
     return plan->calls - plan->begin;

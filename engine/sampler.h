@@ -185,6 +185,9 @@ void sampler_begin(const struct sampler_plan *plan, struct sampler_state *state)
 /* Whether a state that came from outside is one that a run of this plan can have had. */
 bool sampler_state_is_valid(const struct sampler_plan *plan, const struct sampler_state *state);
 
+/* How often a step of the request calls the model, all but its last: 1 or 2. */
+int sampler_calls_per_step(const struct sampler_plan *plan);
+
 int sampler_calls_total(const struct sampler_plan *plan);
 int sampler_calls_left(const struct sampler_plan *plan, const struct sampler_state *state);
 float sampler_timestep(const struct sampler_plan *plan, const struct sampler_state *state);

@@ -1,13 +1,10 @@
-/* One picture being drawn: its making, steps and decoding. */
+/* One picture being drawn: its making and decoding; step.c has its steps. */
 #include "engine/decode.h"
+#include "engine/reading.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-/* Latent pixels of one pass; more sessions run in several. No picture depends on it. */
-#define STEP_PIXELS_MAX 16384
-#define STEP_ROWS_MAX (CONDITIONING_ROWS_MAX * ENGINE_SESSIONS_MAX)
 
 #define IMAGE_GUIDANCE_SCALE 1.5 /* StableDiffusionInstructPix2PixPipeline's */
 
@@ -107,8 +104,8 @@ static int alloc_pictures(struct session *s, bool blends)
     return 0;
 }
 
-int session_alloc(struct session **out, struct model *model, int width, int height, int rows,
-                  bool blends, struct err *err)
+int session_alloc(struct session **out, struct model *model, int width, int height, bool blends,
+                  struct err *err)
 {
     struct session *s = calloc(1, sizeof(*s));
     int factor = model->info.vae_factor;
@@ -123,8 +120,7 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     s->latent_h = height / factor;
     s->count = (size_t)LATENT_CHANNELS * (size_t)s->latent_h * (size_t)s->latent_w;
     s->latents = calloc((2 + SAMPLER_HISTORY) * s->count, sizeof(float));
-    if (s->latents == NULL || alloc_pictures(s, blends) != 0 ||
-        conditioning_init(&s->conditioning, &model->unet.config, rows, model->tokens) != 0) {
+    if (s->latents == NULL || alloc_pictures(s, blends) != 0) {
         session_free(s);
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     }
@@ -134,11 +130,10 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     return 0;
 }
 
-int session_add_sequel(struct session *s, struct model *refiner, int rows, struct err *err)
+int session_add_sequel(struct session *s, struct model *refiner, struct err *err)
 {
     s->sequel = calloc(1, sizeof(*s->sequel));
-    if (s->sequel == NULL || conditioning_init(&s->sequel->conditioning, &refiner->unet.config,
-                                               rows, refiner->tokens) != 0)
+    if (s->sequel == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     s->sequel->model = refiner;
     return 0;
@@ -168,31 +163,40 @@ void session_free(struct session *s)
     free(s);
 }
 
+/* The largest plan of a step: for each length of text that rows are told, as if they were told all
+ * of that length at once. */
+static int check_steps(struct model *model, const struct session *s, const struct conditioning *c,
+                       struct work_plan *largest, struct err *err)
+{
+    *largest = (struct work_plan){.arena_bytes = 0};
+    for (int i = 0; i < c->text_count; i++) {
+        int tokens = conditioning_tokens(c, i), rows = conditioning_rows_of(c, tokens);
+        struct adapted_rows adapted = {.count = 0};
+        struct work_plan plan;
+        if (model == s->model)
+            adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
+        if (work_plan_find_step(model, rows, s->latent_h, s->latent_w, tokens, &adapted, &plan,
+                                err) != 0)
+            return -1;
+        if (plan.arena_bytes > largest->arena_bytes)
+            *largest = plan;
+    }
+    return 0;
+}
+
 /* Everything that can be refused is refused before anything is computed. */
-static int check_plans(struct model *model, const struct session *s, int rows, bool from_image,
-                       struct err *err)
+static int check_plans(struct model *model, const struct session *s, const struct conditioning *c,
+                       bool from_image, struct err *err)
 {
     struct work_plan plans[3];
-    struct adapted_rows adapted = {.count = 0};
     int h = s->latent_h, w = s->latent_w, count = 0;
 
-    if (model == s->model)
-        adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
-    if (work_plan_find_adapted(model, WORK_STEP, rows, h, w, &adapted, &plans[count++], err) != 0 ||
+    if (check_steps(model, s, c, &plans[count++], err) != 0 ||
         decode_plan(model, h, w, &plans[count++], err) != 0)
         return -1;
     if (from_image && work_plan_find(model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
         return -1;
     return work_plans_fit(model, plans, count, err);
-}
-
-/* Guidance takes the negative prompt beside the prompt, unless the network was distilled from it. A
- * network that follows instructions is guided by both, prompt and picture, or by neither. */
-static int rows_of(const struct model *model, const struct draw *d)
-{
-    if (model_is_instructed(model))
-        return d->guidance_scale > 1 && d->image_guidance_scale >= 1 ? 3 : 1;
-    return d->guidance_scale > 1 && model->unet.config.guidance_width == 0 ? 2 : 1;
 }
 
 /* The session's place is the first call of its plan. */
@@ -202,9 +206,8 @@ static void begin(struct session *s)
     sampler_begin(&s->plan, &s->state);
 }
 
-/* The sequel takes over where its plan begins; what adapted the model before it does not go with
- * it. The lock is held. */
-static void hand_over(struct session *s)
+/* What adapted the model before the sequel does not go with it. */
+void session_hand_over(struct session *s)
 {
     struct sequel *sequel = s->sequel;
 
@@ -247,20 +250,46 @@ static int make_plans(struct session *s, const struct draw *d, struct err *err)
     return 0;
 }
 
+/* Times in a prompt count the calls that the request's steps make, as a1111 counts them. */
+static int calls_of(const struct sampler_plan *plan, const struct draw *d)
+{
+    return sampler_calls_per_step(plan) * d->steps;
+}
+
+/* Reads the texts for the model and its sequel, checks memory, and encodes them. Inversions are of
+ * the session's model; a sequel reads the prompts as they are. */
+static int prepare_texts(struct session *s, const struct draw *d, struct err *err)
+{
+    bool from_image = d->init_image != NULL;
+    struct reading own = {.part_count = 0}, next = {.part_count = 0};
+    struct sequel *sequel = s->sequel;
+    int rc = reading_make(&own, &s->conditioning, s->model, d, calls_of(&s->plan, d), true, err);
+
+    if (rc == 0 && sequel)
+        rc = reading_make(&next, &sequel->conditioning, sequel->model, d,
+                          calls_of(&sequel->plan, d), false, err);
+    if (rc == 0)
+        rc = check_plans(s->model, s, &s->conditioning, from_image, err);
+    if (rc == 0 && sequel)
+        rc = check_plans(sequel->model, s, &sequel->conditioning, false, err);
+    if (rc == 0)
+        rc = session_encode_text(s, &s->conditioning, &own, d, err);
+    if (rc == 0 && sequel)
+        rc = session_encode_text(s, &sequel->conditioning, &next, d, err);
+    reading_release(&own);
+    reading_release(&next);
+    return rc;
+}
+
 /* What takes the device. */
 static int prepare(struct session *s, const struct draw *d, struct err *err)
 {
-    bool from_image = d->init_image != NULL;
-    struct sequel *sequel = s->sequel;
-
     if (make_plans(s, d, err) != 0 ||
         adaptation_acquire(&s->adaptation, s->model, d->adapters, d->adapter_count, err) != 0 ||
-        check_plans(s->model, s, s->conditioning.rows, from_image, err) != 0 ||
-        (sequel && check_plans(sequel->model, s, sequel->conditioning.rows, false, err) != 0) ||
-        session_encode_text(s, d, err) != 0 || session_start(s, d, err) != 0)
+        prepare_texts(s, d, err) != 0 || session_start(s, d, err) != 0)
         return -1;
-    if (sequel && s->end == s->plan.begin)
-        hand_over(s);
+    if (s->sequel && s->end == s->plan.begin)
+        session_hand_over(s);
     return 0;
 }
 
@@ -272,16 +301,16 @@ int session_create(struct session **out, struct model *model, const struct draw 
     int rc = 0;
 
     if (resolve(&d, model, err) != 0 ||
-        session_alloc(&s, model, d.width, d.height, rows_of(model, &d),
-                      d.mask != NULL && !model_inpaints(model), err) != 0)
+        session_alloc(&s, model, d.width, d.height, d.mask != NULL && !model_inpaints(model),
+                      err) != 0)
         return -1;
-    s->guidance_scale = d.guidance_scale;
-    s->image_guidance_scale = d.image_guidance_scale;
+    s->guidance =
+        (struct guidance){.scale = d.guidance_scale, .image_scale = d.image_guidance_scale};
     if (observer != NULL)
         s->observer = *observer;
     rng_seed(&s->rng, d.rng, d.seed);
     if (d.refiner != NULL && d.switch_at < 1)
-        rc = session_add_sequel(s, d.refiner, rows_of(d.refiner, &d), err);
+        rc = session_add_sequel(s, d.refiner, err);
     if (rc == 0) {
         pthread_mutex_lock(&model->engine->lock);
         rc = prepare(s, &d, err);
@@ -298,6 +327,11 @@ int session_create(struct session **out, struct model *model, const struct draw 
 struct model *session_model(const struct session *s)
 {
     return s->model;
+}
+
+int session_calls_made(const struct session *s)
+{
+    return s->steps_before + s->state.index - s->plan.begin;
 }
 
 int session_steps_total(const struct session *s)
@@ -319,219 +353,6 @@ int session_width(const struct session *s)
 int session_height(const struct session *s)
 {
     return s->height;
-}
-
-/* ---- stepping ---- */
-
-/* What one pass over several sessions reads and writes on the host, row by row. */
-struct batch {
-    struct session *const *sessions;
-    int count, rows;
-    float *input;  /* rows × (latent + extra) */
-    float *output; /* rows × latent */
-    float *text;   /* rows × tokens × context */
-    float *pooled; /* rows × pooled */
-    float *ids;    /* rows × ids */
-    double timesteps[STEP_ROWS_MAX];
-    double guidance[STEP_ROWS_MAX];
-    struct adapted_rows adapted;
-};
-
-static int batch_alloc(struct batch *b, struct session *const sessions[], int count,
-                       struct err *err)
-{
-    const struct session *first = sessions[0];
-    const struct conditioning *c = &first->conditioning;
-    size_t text_each = (size_t)c->tokens * (size_t)c->width, rows;
-
-    *b = (struct batch){.sessions = sessions, .count = count};
-    for (int i = 0; i < count; i++)
-        b->rows += sessions[i]->conditioning.rows;
-    rows = (size_t)b->rows;
-    b->input = malloc(rows *
-                      (2 * first->count + first->extra_count + text_each + (size_t)c->pooled_width +
-                       UNET_IDS_MAX) *
-                      sizeof(float));
-    if (b->input == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a batch of %d rows", b->rows);
-    b->output = b->input + rows * (first->count + first->extra_count);
-    b->text = b->output + rows * first->count;
-    b->pooled = b->text + rows * text_each;
-    b->ids = b->pooled + rows * (size_t)c->pooled_width;
-    return 0;
-}
-
-static void batch_fill_row(struct batch *b, int row, const struct session *s, int own_row)
-{
-    const struct conditioning *c = &s->conditioning;
-    size_t text_each = (size_t)c->tokens * (size_t)c->width, pooled = (size_t)c->pooled_width;
-    float *input = b->input + (size_t)row * (s->count + s->extra_count);
-
-    sampler_scale_input(&s->plan, &s->state, s->latents, input, s->count);
-    if (c->rows == 3 && own_row == 2) /* without the picture */
-        memset(input + s->count, 0, s->extra_count * sizeof(float));
-    else
-        memcpy(input + s->count, s->extra, s->extra_count * sizeof(float));
-    memcpy(b->text + (size_t)row * text_each, conditioning_text(c, own_row),
-           text_each * sizeof(float));
-    memcpy(b->pooled + (size_t)row * pooled, conditioning_pooled(c, own_row),
-           pooled * sizeof(float));
-    memcpy(b->ids + row * c->id_count, c->ids[own_row], (size_t)c->id_count * sizeof(float));
-    b->timesteps[row] = sampler_timestep(&s->plan, &s->state);
-    b->guidance[row] = c->guidance_scale;
-}
-
-static void batch_fill(struct batch *b)
-{
-    int row = 0;
-
-    for (int i = 0; i < b->count; i++) {
-        const struct session *s = b->sessions[i];
-        for (int r = 0; r < s->conditioning.rows; r++)
-            batch_fill_row(b, row++, s, r);
-        adapted_rows_add(&b->adapted, s->adaptation, COMPONENT_UNET, s->conditioning.rows);
-    }
-}
-
-static int batch_run(struct batch *b, struct err *err)
-{
-    const struct session *first = b->sessions[0];
-    struct model *m = first->model;
-    const struct unet_config *u = &m->unet.config;
-    struct work_plan plan;
-    struct tensor x, text, text_rows, pooled, y;
-    struct pass pass;
-
-    if (work_plan_find_adapted(m, WORK_STEP, b->rows, first->latent_h, first->latent_w, &b->adapted,
-                               &plan, err) != 0 ||
-        work_begin(m, &plan, model_act(m), &pass, err) != 0)
-        return -1;
-    pass_adapt(&pass, &b->adapted);
-    x = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w, u->in_channels);
-    text = pass_tensor(&pass, b->rows, 1, m->tokens, u->context);
-    pooled = pass_tensor_of(&pass, DTYPE_F32, b->rows, 1, 1, u->pooled);
-    y = pass_tensor_of(&pass, DTYPE_F32, b->rows, first->latent_h, first->latent_w,
-                       LATENT_CHANNELS);
-    text_rows = text;
-    text_rows.n = b->rows * m->tokens;
-    text_rows.w = 1;
-    op_upload(&pass, &x, b->input);
-    op_upload(&pass, &text_rows, b->text);
-    op_upload(&pass, &pooled, b->pooled);
-    unet_forward(&pass, &m->unet,
-                 &(struct unet_input){.latents = &x,
-                                      .timesteps = b->timesteps,
-                                      .text = &text,
-                                      .pooled = &pooled,
-                                      .ids = b->ids,
-                                      .guidance = b->guidance},
-                 &y);
-    op_download(&pass, b->output, &y);
-    return pass.failed ? -1 : 0;
-}
-
-/* Ho and Salimans 2022: negative + scale · (positive - negative), into `negative`. */
-static void guide(float *negative, const float *positive, float scale, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        negative[i] += scale * (positive[i] - negative[i]);
-}
-
-/* Brooks et al. 2023, "InstructPix2Pix", into `text`. */
-static void guide_by_both(float *text, const float *image, const float *neither, float scale,
-                          float image_scale, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        text[i] = neither[i] + scale * (text[i] - image[i]) + image_scale * (image[i] - neither[i]);
-}
-
-static void advance(struct session *s, float *output)
-{
-    char name[32];
-
-    if (s->conditioning.rows == 2)
-        guide(output, output + s->count, (float)s->guidance_scale, s->count);
-    if (s->conditioning.rows == 3)
-        guide_by_both(output, output + s->count, output + 2 * s->count, (float)s->guidance_scale,
-                      (float)s->image_guidance_scale, s->count);
-    if (sampler_draws(&s->plan, &s->state))
-        rng_normal(&s->rng, s->noise, s->count);
-    snprintf(name, sizeof(name), "latents.%d", session_steps_total(s) - session_steps_left(s));
-    sampler_step(&s->plan, &s->state, output, s->latents, s->history, s->noise, s->count);
-    if (s->blends)
-        session_blend(s);
-    session_show_latents(s, name, s->latents);
-    if (session_steps_left(s) == 0)
-        session_show_latents(s, "latents", s->latents);
-    if (s->sequel != NULL && s->state.index == s->end)
-        hand_over(s);
-}
-
-static void batch_advance(struct batch *b)
-{
-    int row = 0;
-
-    for (int i = 0; i < b->count; i++) {
-        struct session *s = b->sessions[i];
-        advance(s, b->output + (size_t)row * s->count);
-        row += s->conditioning.rows;
-    }
-}
-
-static int check_batch(const struct model *model, struct session *const sessions[], int count,
-                       struct err *err)
-{
-    if (count < 1 || count > ENGINE_SESSIONS_MAX)
-        return err_set(err, ERR_LIMIT, ERR_REJECT, "a step takes 1 to %d sessions, not %d",
-                       ENGINE_SESSIONS_MAX, count);
-    for (int i = 0; i < count; i++)
-        if (sessions[i]->model != model || sessions[i]->width != sessions[0]->width ||
-            sessions[i]->height != sessions[0]->height || session_steps_left(sessions[i]) == 0)
-            return err_set(err, ERR_INVALID, ERR_REJECT,
-                           "sessions of one step must share the model and the size and have steps "
-                           "left");
-    return 0;
-}
-
-/* How many sessions from sessions[0] on go into one pass. */
-static int batch_size(struct session *const sessions[], int count)
-{
-    int64_t pixels = (int64_t)sessions[0]->latent_h * sessions[0]->latent_w, total = 0;
-    int taken = 0;
-
-    while (taken < count) {
-        total += pixels * sessions[taken]->conditioning.rows;
-        if (taken > 0 && total > STEP_PIXELS_MAX)
-            break;
-        taken++;
-    }
-    return taken;
-}
-
-int engine_step(struct model *model, struct session *const sessions[], int count, struct err *err)
-{
-    struct batch batches[ENGINE_SESSIONS_MAX];
-    int made = 0, rc = 0;
-
-    if (check_batch(model, sessions, count, err) != 0)
-        return -1;
-    pthread_mutex_lock(&model->engine->lock);
-    for (int first = 0; first < count && rc == 0; first += batches[made++].count) {
-        struct batch *b = &batches[made];
-        rc = batch_alloc(b, sessions + first, batch_size(sessions + first, count - first), err);
-        if (rc != 0)
-            break;
-        batch_fill(b);
-        rc = batch_run(b, err);
-    }
-    /* Only now, so that on error no session has advanced. */
-    for (int i = 0; i < made; i++) {
-        if (rc == 0)
-            batch_advance(&batches[i]);
-        free(batches[i].input);
-    }
-    pthread_mutex_unlock(&model->engine->lock);
-    return rc;
 }
 
 /* ---- decoding ---- */
@@ -605,7 +426,7 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
         return -1;
     rows = each * (count < fit ? count : fit > 0 ? fit : 1);
     pthread_mutex_lock(&model->engine->lock);
-    rc = work_plan_find(model, WORK_STEP, rows, h, w, &step, err) ||
+    rc = work_plan_find_step(model, rows, h, w, model->tokens, NULL, &step, err) ||
          decode_plan(model, h, w, &decoding, err);
     pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0)

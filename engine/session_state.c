@@ -5,7 +5,7 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 5
+#define STATE_VERSION 6
 
 struct header {
     uint32_t magic, version;
@@ -14,39 +14,14 @@ struct header {
     uint64_t sequel;      /* of the one after it; 0: none */
     uint64_t total_bytes;
     int32_t width, height;
-    int32_t rows, tokens;
-    int32_t sequel_rows, sequel_tokens;
     int32_t end, steps_before;
     int32_t blends, adapters;
-    double guidance_scale, image_guidance_scale;
+    struct guidance guidance;
 };
-
-static size_t conditioning_bytes(const struct conditioning *c)
-{
-    return sizeof(c->ids) + sizeof(c->guidance_scale) + conditioning_count(c) * sizeof(float);
-}
 
 static size_t picture_count(const struct session *s)
 {
     return s->extra_count + (s->blends ? 2 * s->count + s->count / LATENT_CHANNELS : 0);
-}
-
-static size_t state_bytes(const struct session *s)
-{
-    const struct sequel *sequel = s->sequel;
-
-    return sizeof(struct header) + ENGINE_ADAPTERS_MAX * sizeof(struct saved_adapter) +
-           sizeof(s->plan) + sizeof(s->state) + sizeof(s->rng) +
-           conditioning_bytes(&s->conditioning) +
-           ((1 + SAMPLER_HISTORY) * s->count + picture_count(s)) * sizeof(float) +
-           (sequel ? sizeof(sequel->plan) + conditioning_bytes(&sequel->conditioning) : 0);
-}
-
-static void append_conditioning(struct buf *out, const struct conditioning *c)
-{
-    buf_append(out, c->ids, sizeof(c->ids));
-    buf_append(out, &c->guidance_scale, sizeof(c->guidance_scale));
-    buf_append(out, c->text, conditioning_count(c) * sizeof(float));
 }
 
 /* FNV-1a over words: tells damage, not malice. */
@@ -69,24 +44,16 @@ static uint64_t checksum(struct header header, const char *rest, size_t len)
 
 static struct header header_of(const struct session *s)
 {
-    const struct sequel *sequel = s->sequel;
-
     return (struct header){.magic = STATE_MAGIC,
                            .version = STATE_VERSION,
                            .fingerprint = s->model->fingerprint,
-                           .sequel = sequel ? sequel->model->fingerprint : 0,
-                           .total_bytes = state_bytes(s),
+                           .sequel = s->sequel ? s->sequel->model->fingerprint : 0,
                            .width = s->width,
                            .height = s->height,
-                           .rows = s->conditioning.rows,
-                           .tokens = s->conditioning.tokens,
-                           .sequel_rows = sequel ? sequel->conditioning.rows : 0,
-                           .sequel_tokens = sequel ? sequel->conditioning.tokens : 0,
                            .end = s->end,
                            .steps_before = s->steps_before,
                            .blends = s->blends,
-                           .guidance_scale = s->guidance_scale,
-                           .image_guidance_scale = s->image_guidance_scale};
+                           .guidance = s->guidance};
 }
 
 int session_save(const struct session *s, struct buf *out, struct err *err)
@@ -103,15 +70,16 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
     buf_append(out, &s->plan, sizeof(s->plan));
     buf_append(out, &s->state, sizeof(s->state));
     buf_append(out, &s->rng, sizeof(s->rng));
-    append_conditioning(out, &s->conditioning);
+    conditioning_save(&s->conditioning, out);
     buf_append(out, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
     buf_append(out, s->extra, picture_count(s) * sizeof(float));
     if (s->sequel != NULL) {
         buf_append(out, &s->sequel->plan, sizeof(s->sequel->plan));
-        append_conditioning(out, &s->sequel->conditioning);
+        conditioning_save(&s->sequel->conditioning, out);
     }
     if (out->failed)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no room for a saved session");
+    header.total_bytes = out->len - start;
     header.checksum =
         checksum(header, out->data + start + sizeof(header), out->len - start - sizeof(header));
     memcpy(out->data + start, &header, sizeof(header));
@@ -146,45 +114,54 @@ static int check_header(const struct header *h, const char *rest, size_t len, st
     if (h->magic != STATE_MAGIC || h->version != STATE_VERSION)
         return err_set(err, ERR_FORMAT, ERR_REJECT,
                        "a saved session is damaged or of another version of the engine");
-    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) || !sized ||
-        h->rows < 1 || h->rows > CONDITIONING_ROWS_MAX || h->sequel_rows < 0 ||
-        h->sequel_rows > CONDITIONING_ROWS_MAX || (h->sequel != 0) != (h->sequel_rows > 0))
+    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) || !sized)
         return damaged(err);
     return 0;
 }
 
-static const char *take(const char *from, void *to, size_t bytes)
+/* The bytes that are left of a state. */
+struct rest {
+    const char *at, *end;
+    bool failed; /* they were too few, or made no sense */
+};
+
+static void take(struct rest *rest, void *to, size_t bytes)
 {
-    memcpy(to, from, bytes);
-    return from + bytes;
+    rest->failed = rest->failed || (size_t)(rest->end - rest->at) < bytes;
+    if (rest->failed)
+        return;
+    memcpy(to, rest->at, bytes);
+    rest->at += bytes;
 }
 
-static const char *take_conditioning(const char *from, struct conditioning *c)
+static void take_conditioning(struct rest *rest, struct conditioning *c,
+                              const struct unet_config *unet)
 {
-    from = take(from, c->ids, sizeof(c->ids));
-    from = take(from, &c->guidance_scale, sizeof(c->guidance_scale));
-    return take(from, c->text, conditioning_count(c) * sizeof(float));
+    if (!rest->failed && conditioning_restore(c, unet, &rest->at, rest->end) != 0)
+        rest->failed = true;
 }
 
-/* Fills a session that has the state's shape. */
-static int take_state(struct session *s, const struct header *h, const char *at, struct err *err)
+/* Fills a session that has the state's size. */
+static int take_state(struct session *s, const struct header *h, struct rest *rest, struct err *err)
 {
-    s->guidance_scale = h->guidance_scale;
-    s->image_guidance_scale = h->image_guidance_scale;
+    struct sequel *sequel = s->sequel;
+
+    s->guidance = h->guidance;
     s->end = h->end;
     s->steps_before = h->steps_before;
-    at = take(at, &s->plan, sizeof(s->plan));
-    at = take(at, &s->state, sizeof(s->state));
-    at = take(at, &s->rng, sizeof(s->rng));
-    at = take_conditioning(at, &s->conditioning);
-    at = take(at, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
-    at = take(at, s->extra, picture_count(s) * sizeof(float));
-    if (s->sequel != NULL) {
-        at = take(at, &s->sequel->plan, sizeof(s->sequel->plan));
-        take_conditioning(at, &s->sequel->conditioning);
+    take(rest, &s->plan, sizeof(s->plan));
+    take(rest, &s->state, sizeof(s->state));
+    take(rest, &s->rng, sizeof(s->rng));
+    take_conditioning(rest, &s->conditioning, &s->model->unet.config);
+    take(rest, s->latents, (1 + SAMPLER_HISTORY) * s->count * sizeof(float));
+    take(rest, s->extra, picture_count(s) * sizeof(float));
+    if (sequel != NULL) {
+        take(rest, &sequel->plan, sizeof(sequel->plan));
+        take_conditioning(rest, &sequel->conditioning, &sequel->model->unet.config);
     }
-    if (!sampler_state_is_valid(&s->plan, &s->state) || !rng_is_valid(&s->rng) ||
-        s->end > s->plan.calls || s->state.index > s->end || s->steps_before < 0)
+    if (rest->failed || rest->at != rest->end || !sampler_state_is_valid(&s->plan, &s->state) ||
+        !rng_is_valid(&s->rng) || s->end > s->plan.calls || s->state.index > s->end ||
+        s->steps_before < 0)
         return damaged(err);
     return 0;
 }
@@ -194,35 +171,29 @@ int session_restore(struct session **out, struct model *model, struct model *ref
                     struct err *err)
 {
     struct saved_adapter adapters[ENGINE_ADAPTERS_MAX];
-    struct header header = {0};
-    const char *at = bytes;
+    struct rest rest = {.at = bytes, .end = (const char *)bytes + len};
+    struct header header;
     struct session *s;
     int rc;
 
-    if (len < sizeof(header))
+    take(&rest, &header, sizeof(header));
+    if (rest.failed)
         return err_set(err, ERR_FORMAT, ERR_REJECT, "a saved session is truncated");
-    at = take(at, &header, sizeof(header));
-    if (check_header(&header, at, len, err) != 0 ||
+    if (check_header(&header, rest.at, len, err) != 0 ||
         (model = model_of(&header, model, refiner, err)) == NULL)
         return -1;
-    if (header.width % model->info.vae_factor != 0 || header.height % model->info.vae_factor != 0)
+    take(&rest, adapters, sizeof(adapters));
+    if (rest.failed || header.width % model->info.vae_factor != 0 ||
+        header.height % model->info.vae_factor != 0)
         return damaged(err);
-    if (session_alloc(&s, model, header.width, header.height, header.rows, header.blends != 0,
-                      err) != 0)
+    if (session_alloc(&s, model, header.width, header.height, header.blends != 0, err) != 0)
         return -1;
-    if (header.sequel != 0 && session_add_sequel(s, refiner, header.sequel_rows, err) != 0)
+    if (header.sequel != 0 && session_add_sequel(s, refiner, err) != 0)
         goto fail;
-    if (header.tokens != s->conditioning.tokens ||
-        (s->sequel && header.sequel_tokens != s->sequel->conditioning.tokens) ||
-        state_bytes(s) != len) {
-        (void)damaged(err);
-        goto fail;
-    }
-    at = take(at, adapters, sizeof(adapters));
     pthread_mutex_lock(&model->engine->lock);
     rc = adaptation_restore(&s->adaptation, model, adapters, header.adapters, err);
     pthread_mutex_unlock(&model->engine->lock);
-    if (rc != 0 || take_state(s, &header, at, err) != 0)
+    if (rc != 0 || take_state(s, &header, &rest, err) != 0)
         goto fail;
     if (observer != NULL)
         s->observer = *observer;

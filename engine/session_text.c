@@ -1,11 +1,14 @@
 /*
- * Prompts to conditioning: what diffusers' encode_prompt and _get_add_time_ids make of a request.
+ * Prompts to conditioning: what diffusers' encode_prompt and _get_add_time_ids make of a request,
+ * and what the programs of the dialects make of longer texts with weights.
  *
  * SD reads the last hidden state after the final norm, SDXL the one before it, raw, from each of
- * its encoders; clip skip counts on from there and never reaches the negative prompt.
+ * its encoders; clip skip counts on from there and never reaches the negative prompt. A longer text
+ * is encoded chunk by chunk; its pooled vector is the first chunk's (zs[0].pooled in a1111's
+ * sd_hijack_clip.py, first_pooled in comfyui's sd1_clip.py).
  */
 #include "engine/inversion.h"
-#include "engine/runtime.h"
+#include "engine/reading.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,23 +63,9 @@ int session_check_text(const struct model *model, const struct draw *d, struct e
     return 0;
 }
 
-/* ---- prompts ---- */
+/* ---- one chunk ---- */
 
-/* One prompt on its way to one row. */
-struct prompt {
-    const struct session *session; /* whose observer sees its stages */
-    struct model *model;
-    struct conditioning *to;
-    const char *field; /* of the request */
-    const char *text;
-    const char *prefix; /* of its stages' names, after the model's */
-    int skip;           /* layers that are left out */
-    int row;
-    struct vocabulary *const
-        *vocabularies; /* each encoder's, with inversions; entries NULL: none */
-};
-
-/* A prompt's tokens and the vectors of those that the encoder's table does not have. */
+/* A chunk's tokens and the vectors of those that the encoder's table does not have. */
 struct words {
     int ids[TOKENIZER_CLIP_TOKENS];
     struct clip_row rows[TOKENIZER_CLIP_TOKENS];
@@ -84,57 +73,43 @@ struct words {
     float *values; /* of the rows; owned */
 };
 
-static int tokenize_inverted(const struct vocabulary *v, const struct prompt *p, uint32_t *tokens,
-                             struct err *err)
-{
-    struct buf text;
-    int rc;
+/* One part on its way to its texts. */
+struct encoding {
+    struct session *session; /* whose observer sees the stages */
+    struct conditioning *to;
+    const struct reading *reading;
+    const struct reading_part *part;
+    int number;     /* of the encoder */
+    float *scratch; /* texts × chunks × tokens × hidden, then `empty`, then `pooled` */
+    float *empty;   /* tokens × hidden: a chunk without text */
+    float *pooled;  /* texts × pooled width */
+    struct err *err;
+};
 
-    buf_init(&text, TOKENIZER_TEXT_MAX_BYTES + 1);
-    rc = vocabulary_expand(v, p->text, &text, err);
-    if (rc == 0)
-        rc = tokenizer_encode(vocabulary_tokenizer(v), text.data, text.len, tokens,
-                              (size_t)p->model->tokens, NULL, err);
-    buf_release(&text);
-    return rc;
+static const struct encoder *encoder_of(const struct encoding *e)
+{
+    return &e->reading->model->encoders[e->number];
 }
 
 /* Takes the vectors of tokens that were added. -1: no memory. */
-static int take_rows(const struct vocabulary *v, int width, int count, struct words *words)
+static int take_words(const struct encoding *e, const uint32_t *ids, struct words *words)
 {
-    words->values = malloc((size_t)count * (size_t)width * sizeof(float));
-    if (words->values == NULL)
-        return -1;
-    for (int i = 0; i < count; i++) {
-        float *values = words->values + words->row_count * width;
-        if (vocabulary_row(v, (uint32_t)words->ids[i], i, values))
-            words->rows[words->row_count++] = (struct clip_row){.at = i, .values = values};
-    }
-    return 0;
-}
-
-static int tokenize(const struct encoder *e, const struct prompt *p, const struct vocabulary *v,
-                    struct words *words, struct err *err)
-{
-    const struct model *m = p->model;
-    uint32_t tokens[TOKENIZER_CLIP_TOKENS], known = tokenizer_vocabulary_size(e->tokenizer);
-    int rc = v != NULL ? tokenize_inverted(v, p, tokens, err)
-                       : tokenizer_encode(e->tokenizer, p->text, strlen(p->text), tokens,
-                                          (size_t)m->tokens, NULL, err);
+    const struct vocabulary *v = e->reading->vocabularies[e->number];
+    int count = e->reading->model->tokens, width = encoder_of(e)->clip.config.hidden;
 
     *words = (struct words){.row_count = 0};
-    if (rc != 0)
-        return err_prefix(err, "%s", p->field);
-    for (int i = 0; i < m->tokens; i++) {
-        bool added = v != NULL && tokens[i] >= known;
-        if (!added && tokens[i] >= (uint32_t)e->clip.tokens.rows)
-            return err_set(err, ERR_INVALID, ERR_REJECT,
-                           "%s: token %u is not in the model's vocabulary of %d", p->field,
-                           tokens[i], e->clip.tokens.rows);
-        words->ids[i] = (int)tokens[i];
+    for (int i = 0; i < count; i++)
+        words->ids[i] = (int)ids[i];
+    if (v == NULL)
+        return 0;
+    words->values = malloc((size_t)count * (size_t)width * sizeof(float));
+    if (words->values == NULL)
+        return err_set(e->err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
+    for (int i = 0; i < count; i++) {
+        float *values = words->values + words->row_count * width;
+        if (vocabulary_row(v, ids[i], i, values))
+            words->rows[words->row_count++] = (struct clip_row){.at = i, .values = values};
     }
-    if (v != NULL && take_rows(v, e->clip.config.hidden, m->tokens, words) != 0)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
     return 0;
 }
 
@@ -148,30 +123,43 @@ static struct tensor as_rows(const struct tensor *t)
     return rows;
 }
 
-/* One encoder's run over one prompt: embeds is tokens × hidden, pooled clip_pooled_width. */
-static int run_encoder(const struct prompt *p, int number, const struct words *words, int skip,
-                       float *embeds, float *pooled, struct err *err)
+/* diffusers' pooled vector is where the configuration says, which may be a learned vector; the
+ * programs' is the end's. */
+static int pooled_at(const struct encoding *e, const struct words *words)
 {
-    const struct session *s = p->session;
-    struct model *m = p->model;
+    const struct encoder *encoder = encoder_of(e);
+    int end = (int)tokenizer_end_id(encoder->tokenizer), i = 0;
+
+    if (e->reading->dialect == DIALECT_DIFFUSERS)
+        return clip_pooled_position(&encoder->clip.config, words->ids, e->reading->model->tokens);
+    while (words->ids[i] != end)
+        i++;
+    return i;
+}
+
+/* One encoder's run over one chunk: embeds is tokens × hidden, pooled clip_pooled_width. */
+static int run_encoder(const struct encoding *e, const struct words *words, float *embeds,
+                       float *pooled)
+{
+    struct session *s = e->session;
+    struct model *m = e->reading->model;
     struct adapted_rows adapted = {.count = 0};
-    const struct clip *clip = &m->encoders[number].clip;
+    const struct clip *clip = &encoder_of(e)->clip;
     struct clip_reading reading = {.rows = words->rows,
                                    .row_count = words->row_count,
-                                   .skip = skip,
+                                   .skip = layers_left_out(m, e->part->clip_skip),
                                    .raw = is_xl(m),
-                                   .pooled_at =
-                                       clip_pooled_position(&clip->config, words->ids, m->tokens)};
+                                   .pooled_at = pooled_at(e, words)};
     int ids[TOKENIZER_CLIP_TOKENS];
     struct work_plan plan;
     struct tensor y, vector, rows;
     struct pass pass;
 
-    adapted_rows_add(&adapted, p->to == &s->conditioning ? s->adaptation : NULL,
-                     m->encoders[number].component, 1);
-    if (work_plan_find_adapted(m, WORK_TEXT + (enum work)number, 1, 1, m->tokens, &adapted, &plan,
-                               err) != 0 ||
-        work_begin(m, &plan, DTYPE_F32, &pass, err) != 0)
+    adapted_rows_add(&adapted, e->to == &s->conditioning ? s->adaptation : NULL,
+                     encoder_of(e)->component, 1);
+    if (work_plan_find_adapted(m, WORK_TEXT + (enum work)e->number, 1, 1, m->tokens, &adapted,
+                               &plan, e->err) != 0 ||
+        work_begin(m, &plan, DTYPE_F32, &pass, e->err) != 0)
         return -1;
     pass_adapt(&pass, &adapted);
     memcpy(ids, words->ids, sizeof(ids));
@@ -188,89 +176,191 @@ static int run_encoder(const struct prompt *p, int number, const struct words *w
     return pass.failed ? -1 : 0;
 }
 
-/* A sequel's stages begin with "refiner.". */
-static void show(const struct prompt *p, const char *name, const float *data, int rank,
+static int encode_chunk(const struct encoding *e, const uint32_t *ids, float *embeds, float *pooled)
+{
+    struct words words;
+    int rc = take_words(e, ids, &words);
+
+    if (rc == 0)
+        rc = run_encoder(e, &words, embeds, pooled);
+    free(words.values);
+    return rc;
+}
+
+/* ---- what observers see ---- */
+
+/* A sequel's stages begin with "refiner."; texts after a prompt's first have a number. */
+static void show(const struct encoding *e, int text, const char *name, const float *data, int rank,
                  const int64_t *dims)
 {
-    const struct session *s = p->session;
-    char full[64];
+    const struct session *s = e->session;
+    char full[64], number[16] = "";
 
-    snprintf(full, sizeof(full), "%s%s%s", p->to != &s->conditioning ? "refiner." : "", p->prefix,
-             name);
+    if (e->part->before + text > 0)
+        snprintf(number, sizeof(number), ".%d", e->part->before + text);
+    snprintf(full, sizeof(full), "%s%s%s%s", e->to != &s->conditioning ? "refiner." : "",
+             e->part->prefix, name, number);
     session_show(s, full, data, rank, dims);
 }
 
-static void show_tokens(const struct prompt *p, int number, const int *ids)
+static void show_tokens(const struct encoding *e, int text)
 {
-    float values[TOKENIZER_CLIP_TOKENS];
-    int count = p->model->tokens;
+    const struct prompt_tokens *tokens = &e->part->texts[text].tokens[e->number];
+    float values[PROMPT_CHUNKS_MAX * TOKENIZER_CLIP_TOKENS];
 
-    for (int i = 0; i < count; i++)
-        values[i] = (float)ids[i];
-    show(p, p->model->encoders[number].component == COMPONENT_TEXT ? "tokens" : "tokens_2", values,
-         2, (int64_t[]){1, count});
+    for (int i = 0; i < tokens->chunks * tokens->length; i++)
+        values[i] = (float)tokens->ids[i];
+    show(e, text, encoder_of(e)->component == COMPONENT_TEXT ? "tokens" : "tokens_2", values, 2,
+         (int64_t[]){tokens->chunks, tokens->length});
 }
 
-/* One encoder's part of a row. `scratch` holds its embeddings and its pooled vector. */
-static int encode_part(const struct prompt *p, int number, int first_column, float *scratch,
-                       struct err *err)
+static void show_text(const struct encoding *e, int text, const float *ids)
 {
-    struct model *m = p->model;
-    const struct encoder *e = &m->encoders[number];
-    const struct conditioning *c = p->to;
-    int hidden = e->clip.config.hidden, width = clip_pooled_width(&e->clip.config);
-    float *pooled = scratch + (size_t)m->tokens * (size_t)hidden;
-    float *text = conditioning_text(c, p->row) + first_column;
-    struct words words;
-    int rc = tokenize(e, p, p->vocabularies[number], &words, err);
+    const struct conditioning *c = e->to;
+    int number = e->part->texts[text].text;
 
-    if (rc == 0)
-        rc = run_encoder(p, number, &words, p->skip, scratch, pooled, err);
-    free(words.values);
-    if (rc != 0)
-        return -1;
-    show_tokens(p, number, words.ids);
-    for (int i = 0; i < m->tokens; i++)
-        memcpy(text + (size_t)i * (size_t)c->width, scratch + (size_t)i * (size_t)hidden,
-               (size_t)hidden * sizeof(float));
-    if (number + 1 < m->encoder_count)
-        return 0;
+    show(e, text, "prompt_embeds", conditioning_text(c, number), 3,
+         (int64_t[]){1, conditioning_tokens(c, number), c->width});
     if (c->pooled_width == 0)
-        show(p, "pooled", pooled, 2, (int64_t[]){1, width});
-    if (c->pooled_width > 0)
-        memcpy(conditioning_pooled(c, p->row), pooled, (size_t)width * sizeof(float));
+        return;
+    show(e, text, "pooled", conditioning_pooled(c, number), 2, (int64_t[]){1, c->pooled_width});
+    show(e, text, "time_ids", ids, 2, (int64_t[]){1, c->id_count});
+}
+
+/* ---- parts ---- */
+
+static size_t chunk_values(const struct encoding *e)
+{
+    return (size_t)e->reading->model->tokens * (size_t)encoder_of(e)->clip.config.hidden;
+}
+
+static float *embeds_of(const struct encoding *e, int text)
+{
+    return e->scratch + (size_t)text * (size_t)e->part->chunks * chunk_values(e);
+}
+
+static int encode_texts(const struct encoding *e)
+{
+    const struct model *m = e->reading->model;
+    int width = clip_pooled_width(&encoder_of(e)->clip.config);
+
+    for (int t = 0; t < e->part->text_count; t++) {
+        const struct prompt_tokens *tokens = &e->part->texts[t].tokens[e->number];
+        for (int i = tokens->chunks - 1; i >= 0; i--) /* the first one's pooled vector stays */
+            if (encode_chunk(e, tokens->ids + (size_t)i * (size_t)m->tokens,
+                             embeds_of(e, t) + (size_t)i * chunk_values(e),
+                             e->pooled + (size_t)t * (size_t)width) != 0)
+                return -1;
+    }
     return 0;
 }
 
-static void show_row(const struct prompt *p)
+/* What comfyui's weights count from. */
+static int encode_empty(const struct encoding *e)
 {
-    const struct conditioning *c = p->to;
+    struct prompt_tokens none = {.length = e->reading->model->tokens};
+    float *pooled = malloc((size_t)clip_pooled_width(&encoder_of(e)->clip.config) * sizeof(float));
+    int rc = pooled == NULL ? err_set(e->err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt")
+                            : prompt_tokens_pad(&none, 1, encoder_of(e)->tokenizer, e->err);
 
-    show(p, "prompt_embeds", conditioning_text(c, p->row), 3, (int64_t[]){1, c->tokens, c->width});
-    if (c->pooled_width == 0)
-        return;
-    show(p, "pooled", conditioning_pooled(c, p->row), 2, (int64_t[]){1, c->pooled_width});
-    show(p, "time_ids", c->ids[p->row], 2, (int64_t[]){1, c->id_count});
+    if (rc == 0)
+        rc = encode_chunk(e, none.ids, e->empty, pooled);
+    prompt_tokens_release(&none);
+    free(pooled);
+    return rc;
 }
 
-static int encode_prompt(const struct prompt *p, struct err *err)
+static int weigh(const struct encoding *e)
 {
-    const struct model *m = p->model;
-    int context = p->to->width, column = 0, rc = 0;
-    int pooled = clip_pooled_width(&m->encoders[m->encoder_count - 1].clip.config);
-    size_t values = (size_t)m->tokens * (size_t)context + (size_t)(pooled + context);
-    float *scratch = malloc(values * sizeof(float));
+    const struct reading_part *part = e->part;
+    struct prompt_embeds *texts;
+    bool weighed = false;
+    int rc = 0;
 
-    if (scratch == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
-    for (int i = 0; i < m->encoder_count && rc == 0; i++) {
-        rc = encode_part(p, i, column, scratch, err);
-        column += m->encoders[i].clip.config.hidden;
+    ASSERT(part->text_count > 0);
+    texts = calloc((size_t)part->text_count, sizeof(*texts));
+    if (texts == NULL)
+        return err_set(e->err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
+    for (int t = 0; t < part->text_count; t++) {
+        texts[t] = (struct prompt_embeds){.tokens = &part->texts[t].tokens[e->number],
+                                          .values = embeds_of(e, t),
+                                          .uses = part->texts[t].uses};
+        weighed = weighed || prompt_is_weighed(texts[t].tokens);
     }
-    free(scratch);
+    if (weighed && e->reading->dialect == DIALECT_COMFYUI)
+        rc = encode_empty(e);
     if (rc == 0)
-        show_row(p);
+        prompt_weigh(e->reading->dialect, texts, part->text_count,
+                     encoder_of(e)->clip.config.hidden, e->empty);
+    free(texts);
     return rc;
+}
+
+/* Into a text's columns from `first_column` on, the last token's again where the text is longer. */
+static void put_embeds(const struct encoding *e, int text, int first_column)
+{
+    const struct conditioning *c = e->to;
+    size_t hidden = (size_t)encoder_of(e)->clip.config.hidden;
+    int number = e->part->texts[text].text, made = e->part->chunks * e->reading->model->tokens;
+
+    for (int i = 0; i < conditioning_tokens(c, number); i++)
+        memcpy(conditioning_text(c, number) + (size_t)i * (size_t)c->width + first_column,
+               embeds_of(e, text) + (size_t)(i < made ? i : made - 1) * hidden,
+               hidden * sizeof(float));
+}
+
+static void put_pooled(const struct encoding *e, int text)
+{
+    const struct conditioning *c = e->to;
+    int width = clip_pooled_width(&encoder_of(e)->clip.config);
+    const float *pooled = e->pooled + (size_t)text * (size_t)width;
+
+    if (e->number + 1 < e->reading->model->encoder_count)
+        return;
+    if (c->pooled_width > 0)
+        memcpy(conditioning_pooled(c, e->part->texts[text].text), pooled,
+               (size_t)width * sizeof(float));
+    else
+        show(e, text, "pooled", pooled, 2, (int64_t[]){1, width});
+}
+
+/* One encoder's columns of a part's texts. */
+static int encode_columns(struct encoding *e, int first_column)
+{
+    const struct reading_part *part = e->part;
+    size_t embeds = (size_t)part->text_count * (size_t)part->chunks * chunk_values(e);
+    size_t pooled =
+        (size_t)part->text_count * (size_t)clip_pooled_width(&encoder_of(e)->clip.config);
+    int rc;
+
+    e->scratch = malloc((embeds + chunk_values(e) + pooled) * sizeof(float));
+    if (e->scratch == NULL)
+        return err_set(e->err, ERR_MEMORY, ERR_RETRY, "no memory to encode a prompt");
+    e->empty = e->scratch + embeds;
+    e->pooled = e->empty + chunk_values(e);
+    rc = encode_texts(e) != 0 || weigh(e) != 0 ? -1 : 0;
+    for (int t = 0; t < part->text_count && rc == 0; t++) {
+        show_tokens(e, t);
+        put_embeds(e, t, first_column);
+        put_pooled(e, t);
+    }
+    free(e->scratch);
+    return rc;
+}
+
+static int encode_part(struct encoding *e, const float *ids)
+{
+    const struct model *m = e->reading->model;
+    int column = 0;
+
+    for (e->number = 0; e->number < m->encoder_count; e->number++) {
+        if (encode_columns(e, column) != 0)
+            return -1;
+        column += encoder_of(e)->clip.config.hidden;
+    }
+    for (int t = 0; t < e->part->text_count; t++)
+        show_text(e, t, ids);
+    return 0;
 }
 
 /* ---- numbers ---- */
@@ -299,68 +389,37 @@ static void put_ids(const struct session *s, const struct model *m, const struct
     }
 }
 
-static int encode_with(const struct session *s, struct model *m, struct conditioning *c,
-                       struct vocabulary *const vocabularies[], const struct draw *d,
-                       struct err *err)
+static bool is_negative(const struct conditioning *c, int row)
 {
-    struct prompt positive = {.session = s,
-                              .model = m,
-                              .to = c,
-                              .field = "prompt",
-                              .text = d->prompt,
-                              .prefix = "",
-                              .skip = layers_left_out(m, d->clip_skip),
-                              .row = c->rows == 3 ? 0 : c->rows - 1,
-                              .vocabularies = vocabularies};
-    struct prompt negative = {.session = s,
-                              .model = m,
-                              .to = c,
-                              .field = "negative_prompt",
-                              .text = d->negative_prompt ? d->negative_prompt : "",
-                              .prefix = "negative_",
-                              .skip = layers_left_out(m, 0),
-                              .row = c->rows == 3 ? 1 : 0,
-                              .vocabularies = vocabularies};
+    return c->rows_are == ROWS_TEXT ? row == 0 : row > 0;
+}
 
-    c->guidance_scale = d->guidance_scale;
-    for (int row = 0; row < c->rows; row++)
-        put_ids(s, m, d, row != positive.row, c->ids[row]);
-    if (encode_prompt(&positive, err) != 0)
-        return -1;
-    if (c->rows == 1)
-        return 0;
-    if (!m->zero_negative || d->negative_prompt != NULL) {
-        if (encode_prompt(&negative, err) != 0)
+/* A prompt that is absent is zeros, as its text is already. */
+static void show_absent(struct session *s, struct conditioning *c, const struct reading *r)
+{
+    int row = c->rows_are == ROWS_TEXT ? 0 : 1;
+    struct reading_text text = {.text = conditioning_text_at(c, row, 0)};
+    struct reading_part part = {.prefix = "negative_", .texts = &text};
+    struct encoding e = {.session = s, .to = c, .reading = r, .part = &part};
+
+    show_text(&e, 0, c->rows[row].ids);
+}
+
+int session_encode_text(struct session *s, struct conditioning *c, const struct reading *r,
+                        const struct draw *d, struct err *err)
+{
+    struct encoding e = {.session = s, .to = c, .reading = r, .err = err};
+    bool negative = false;
+
+    for (int row = 0; row < c->row_count; row++)
+        put_ids(s, r->model, d, is_negative(c, row), c->rows[row].ids);
+    for (int i = 0; i < r->part_count; i++) {
+        e.part = &r->parts[i];
+        negative = negative || is_negative(c, e.part->row);
+        if (encode_part(&e, c->rows[e.part->row].ids) != 0)
             return -1;
-    } else {
-        show_row(&negative); /* zero already */
     }
-    if (c->rows == 3)
-        conditioning_copy_row(c, 2, negative.row);
+    if (c->rows_are != ROWS_ALONE && !negative)
+        show_absent(s, c, r);
     return 0;
-}
-
-/* Inversions are of the session's model; a sequel reads the prompts as they are. */
-static int encode_for(const struct session *s, struct model *m, struct conditioning *c,
-                      const struct draw *d, struct err *err)
-{
-    struct vocabulary *vocabularies[ENCODERS_MAX] = {NULL};
-    int rc = 0;
-
-    for (int i = 0; i < m->encoder_count && m == s->model && d->inversion_count > 0 && rc == 0; i++)
-        rc = vocabulary_create(&vocabularies[i], m, i, d->inversions, d->inversion_count, err);
-    if (rc == 0)
-        rc = encode_with(s, m, c, vocabularies, d, err);
-    for (int i = 0; i < ENCODERS_MAX; i++)
-        vocabulary_free(vocabularies[i]);
-    return rc;
-}
-
-int session_encode_text(struct session *s, const struct draw *d, struct err *err)
-{
-    struct sequel *sequel = s->sequel;
-
-    if (encode_for(s, s->model, &s->conditioning, d, err) != 0)
-        return -1;
-    return sequel ? encode_for(s, sequel->model, &sequel->conditioning, d, err) : 0;
 }

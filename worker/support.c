@@ -52,8 +52,6 @@ static void check_names(const struct job *job, const struct engine_info *engine,
 {
     const char *computes = support_precision_name(engine->precision);
     check_sampling(job, problems);
-    if (strcmp(job->dialect, "diffusers") != 0)
-        job_problem_add(problems, "dialect", job->dialect, LATER "; diffusers is");
     if (rng_by_name(job->rng) < 0)
         job_problem_add(problems, "rng", job->rng, LATER "; torch is");
     if (strcmp(job->precision, "auto") != 0 && strcmp(job->precision, computes) != 0)
@@ -117,6 +115,7 @@ struct draw support_draw(const struct job *job, int index)
     struct draw draw = DRAW_INIT;
     draw.prompt = job->prompt;
     draw.negative_prompt = job->negative_prompt;
+    draw.dialect = (enum dialect)dialect_by_name(job->dialect);
     draw.width = job->width;
     draw.height = job->height;
     draw.steps = job->steps;

@@ -6,12 +6,18 @@
 #include <string.h>
 
 #define STEPS 30
+#define WORD_ID 100000u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_stage(const struct prompt *prompt, const struct prompt_stage *stage,
                         const struct tokenizer *tokenizer)
 {
+    static const struct prompt_word WORDS[] = {{"toy", WORD_ID, 3}, {"a cat", WORD_ID + 3, 75}};
+    struct prompt_reader reader = {.tokenizer = tokenizer,
+                                   .length = TOKENIZER_CLIP_TOKENS,
+                                   .words = WORDS,
+                                   .word_count = sizeof(WORDS) / sizeof(WORDS[0])};
     struct prompt_tokens tokens;
     struct err err;
 
@@ -19,13 +25,14 @@ static void check_stage(const struct prompt *prompt, const struct prompt_stage *
         const struct prompt_piece *piece = &prompt->pieces[stage->pieces_at + (size_t)i];
         ASSERT(piece->at + piece->len <= stage->text.len);
     }
-    if (prompt_tokenize(&tokens, prompt, stage, tokenizer, &err) != 0) {
+    if (prompt_tokenize(&tokens, prompt, stage, &reader, &err) != 0) {
         ASSERT(err.code == ERR_INVALID || err.code == ERR_LIMIT);
         return;
     }
     ASSERT(tokens.chunks >= 1 && tokens.chunks <= PROMPT_CHUNKS_MAX);
     for (int i = 0; i < tokens.chunks * TOKENIZER_CLIP_TOKENS; i++) {
-        ASSERT(tokens.ids[i] < tokenizer_vocabulary_size(tokenizer));
+        ASSERT(tokens.ids[i] < tokenizer_vocabulary_size(tokenizer) ||
+               (tokens.ids[i] >= WORD_ID && tokens.ids[i] < WORD_ID + 78));
         ASSERT(!isnan(tokens.weights[i]));
     }
     prompt_tokens_release(&tokens);
@@ -45,7 +52,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text = strndup((const char *)data + 1, size - 1);
     if (text == NULL)
         abort();
-    if (prompt_parse(&prompt, (enum dialect)(data[0] % DIALECT_COUNT), text, STEPS, &err) == 0) {
+    if (prompt_parse(&prompt, (enum dialect)(data[0] % DIALECT_COUNT), text, STEPS, size % 7 != 0,
+                     &err) == 0) {
         for (int part = 0; part < prompt.part_count; part++) {
             const struct prompt_stage *last = NULL;
             for (int step = 1; step <= STEPS; step++) {

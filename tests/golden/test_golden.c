@@ -245,6 +245,8 @@ static int draw_of(const struct json *job, struct adapters *adapters, struct dra
     *draw = (struct draw)DRAW_INIT;
     draw->prompt = json_string_or(json_get(job, "prompt"), NULL);
     draw->negative_prompt = json_string_or(json_get(job, "negative_prompt"), NULL);
+    draw->dialect =
+        (enum dialect)dialect_by_name(json_string_or(json_get(job, "dialect"), "diffusers"));
     draw->width = (int)json_int_or(json_get(job, "width"), 0);
     draw->height = (int)json_int_or(json_get(job, "height"), 0);
     draw->steps = (int)json_int_or(json_get(job, "steps"), 0);

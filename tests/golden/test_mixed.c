@@ -1,7 +1,7 @@
 /*
- * Pictures drawn together against each drawn alone, byte for byte: other prompts, lengths, samplers
- * and guidance in one batch, on a small committed model. Needs no test library; exit status 77:
- * there is no such device.
+ * Pictures drawn together against each drawn alone, byte for byte: other prompts, lengths,
+ * dialects, samplers and guidance in one batch, on a small committed model. Needs no test library;
+ * exit status 77: there is no such device.
  *
  *     test_mixed BACKEND PRECISION [MODEL]
  */
@@ -11,20 +11,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COUNT 4
+#define COUNT 8
+#define MANY "red roses, old walls and a broken cart in the rain, "
 
 static struct draw request(int i)
 {
-    static const char *const PROMPTS[COUNT] = {"a red cat", "two boats at night", "a house", ""};
-    static const enum sampler SAMPLERS[COUNT] = {SAMPLER_DDIM, SAMPLER_EULER, SAMPLER_EULER_A,
-                                                 SAMPLER_DDIM};
+    static const char *const PROMPTS[COUNT] = {
+        "a red cat",
+        "two boats at night",
+        "a house",
+        "",
+        "a [(cat:1.4)|dog] BREAK on a hill",
+        "a cat :0.7 AND a house AND " MANY MANY MANY MANY MANY MANY MANY,
+        "a (house:1.3) " MANY MANY MANY MANY MANY MANY MANY,
+        "a [cat:dog:2] by the sea"};
+    static const enum dialect DIALECTS[COUNT] = {
+        [4] = DIALECT_A1111, DIALECT_A1111, DIALECT_COMFYUI, DIALECT_A1111};
+    static const enum sampler SAMPLERS[COUNT] = {SAMPLER_DDIM,  SAMPLER_EULER,   SAMPLER_EULER_A,
+                                                 SAMPLER_DDIM,  SAMPLER_HEUN,    SAMPLER_DDIM,
+                                                 SAMPLER_EULER, SAMPLER_DPMPP_2M};
     struct draw draw = DRAW_INIT;
 
     draw.prompt = PROMPTS[i];
+    draw.dialect = DIALECTS[i];
     draw.width = 72;
     draw.height = 64;
     draw.steps = 2 + i % 3;
-    draw.guidance_scale = i == 2 ? 1 : 5 + i;
+    draw.guidance_scale = i == 2 || i == 5 ? 1 : 5 + i;
     draw.sampler = SAMPLERS[i];
     draw.seed = (uint64_t)i;
     return draw;

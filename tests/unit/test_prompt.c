@@ -19,7 +19,7 @@ static struct prompt parse(enum dialect dialect, const char *text)
 {
     struct prompt prompt;
     struct err err;
-    assert_int_equal(prompt_parse(&prompt, dialect, text, STEPS, &err), 0);
+    assert_int_equal(prompt_parse(&prompt, dialect, text, STEPS, true, &err), 0);
     return prompt;
 }
 
@@ -160,15 +160,25 @@ static void test_parts(void **state)
 
 /* ---- chunks ---- */
 
-static struct prompt_tokens tokens_of(enum dialect dialect, const char *text)
+static struct prompt_tokens tokens_with(enum dialect dialect, const char *text,
+                                        const struct prompt_word *words, int word_count)
 {
     struct prompt prompt = parse(dialect, text);
+    struct prompt_reader reader = {.tokenizer = tokenizer,
+                                   .length = TOKENIZER_CLIP_TOKENS,
+                                   .words = words,
+                                   .word_count = word_count};
     struct prompt_tokens tokens;
     struct err err;
     assert_int_equal(
-        prompt_tokenize(&tokens, &prompt, prompt_stage_at(&prompt, 0, 1), tokenizer, &err), 0);
+        prompt_tokenize(&tokens, &prompt, prompt_stage_at(&prompt, 0, 1), &reader, &err), 0);
     prompt_release(&prompt);
     return tokens;
+}
+
+static struct prompt_tokens tokens_of(enum dialect dialect, const char *text)
+{
+    return tokens_with(dialect, text, NULL, 0);
 }
 
 /* Tokens between start and end. */
@@ -251,6 +261,89 @@ static void test_chunks_of_comfyui(void **state)
     prompt_tokens_release(&tokens);
 }
 
+#define TOY 90000u
+#define TOY_BOAT 90010u
+
+/* Each id of a chunk's text with TOY or more, as far as `text` goes: "." for any other. */
+static void assert_words(enum dialect dialect, const char *text, const char *expected)
+{
+    static const struct prompt_word words[] = {{"toy", TOY, 2}, {"toy boat", TOY_BOAT, 3}};
+    struct prompt_tokens tokens = tokens_with(dialect, text, words, 2);
+    char shown[256] = "";
+    for (int i = 0, n = length_of(&tokens, 0); i < n; i++) {
+        uint32_t id = tokens.ids[1 + i];
+        char letter = (char)(id >= TOY_BOAT ? 'A' + id - TOY_BOAT
+                             : id >= TOY    ? 'a' + id - TOY
+                                            : '.');
+        snprintf(shown + i, sizeof(shown) - (size_t)i, "%c", letter);
+    }
+    assert_string_equal(shown, expected);
+    prompt_tokens_release(&tokens);
+}
+
+static void test_words_for_vectors(void **state)
+{
+    (void)state;
+    assert_words(DIALECT_A1111, "a toy, a Toy boat toys", ".ab..ABC.");
+    assert_words(DIALECT_A1111, "a (toy:1.2) boat", ".ab.");
+    assert_words(DIALECT_COMFYUI, "a toy, embedding:toy house", "...ab.");
+    assert_words(DIALECT_COMFYUI, "a (embedding:toy,:1.2) embedding:cat x", ".ab..");
+    assert_words(DIALECT_COMFYUI, "embedding:cat,", ".");
+    assert_words(DIALECT_COMFYUI, "embedding:", "");
+}
+
+/* A word's vectors go into one chunk. */
+static void test_vectors_stay_together(void **state)
+{
+    static const struct prompt_word words[] = {{"toy", TOY, 10}};
+    char text[4096];
+    (void)state;
+    repeat(text, "cat ", 70);
+    strcat(text, "toy");
+    struct prompt_tokens tokens = tokens_with(DIALECT_A1111, text, words, 1);
+    assert_int_equal(tokens.chunks, 2);
+    assert_int_equal(length_of(&tokens, 0), 70);
+    assert_int_equal(length_of(&tokens, 1), 10);
+    prompt_tokens_release(&tokens);
+}
+
+static void test_padding_with_chunks(void **state)
+{
+    struct prompt_tokens tokens = tokens_of(DIALECT_A1111, "a cat");
+    struct err err;
+    (void)state;
+    assert_int_equal(prompt_tokens_pad(&tokens, 3, tokenizer, &err), 0);
+    assert_int_equal(tokens.chunks, 3);
+    assert_int_equal(length_of(&tokens, 0), 2);
+    assert_int_equal(length_of(&tokens, 2), 0);
+    prompt_tokens_release(&tokens);
+}
+
+/* 16 KiB of any kind make no more than the maximum of chunks, but for a BREAK every six bytes. */
+static void test_long_prompts(void **state)
+{
+    static char text[16385];
+    struct prompt_tokens tokens;
+    struct prompt prompt;
+    struct err err;
+    (void)state;
+    memset(text, '1', 16384);
+    tokens = tokens_of(DIALECT_A1111, text);
+    assert_int_equal(tokens.chunks, 219);
+    assert_int_equal(length_of(&tokens, 218), 16384 - 218 * 75);
+    prompt_tokens_release(&tokens);
+    tokens = tokens_of(DIALECT_COMFYUI, text);
+    assert_int_equal(tokens.chunks, 219);
+    prompt_tokens_release(&tokens);
+    repeat(text, "a BREAK ", 300);
+    prompt = parse(DIALECT_A1111, text);
+    struct prompt_reader reader = {.tokenizer = tokenizer, .length = TOKENIZER_CLIP_TOKENS};
+    assert_int_equal(prompt_tokenize(&tokens, &prompt, &prompt.stages[0], &reader, &err), -1);
+    assert_int_equal(err.code, ERR_LIMIT);
+    assert_contains(err.message, "256 chunks");
+    prompt_release(&prompt);
+}
+
 /* ---- weighing ---- */
 
 static void test_weighing(void **state)
@@ -264,16 +357,36 @@ static void test_weighing(void **state)
         empty[i] = 2;
         before += embeds[i];
     }
-    prompt_weigh(DIALECT_COMFYUI, &tokens, WIDTH, empty, embeds);
+    struct prompt_embeds stage = {.tokens = &tokens, .values = embeds, .uses = 1};
+    prompt_weigh(DIALECT_COMFYUI, &stage, 1, WIDTH, empty);
     assert_true(embeds[1 * WIDTH] == 1 + 3 % 7);
     assert_true(embeds[2 * WIDTH] == (1 + 6 % 7 - 2) * 1.5f + 2);
     embeds[2 * WIDTH] = 7, embeds[2 * WIDTH + 1] = 1, embeds[2 * WIDTH + 2] = 2;
-    prompt_weigh(DIALECT_A1111, &tokens, WIDTH, NULL, embeds);
+    prompt_weigh(DIALECT_A1111, &stage, 1, WIDTH, NULL);
     for (int i = 0; i < COUNT; i++)
         after += embeds[i];
     assert_true(fabsf(after / before - 1) < 1e-5f);
     assert_true(fabsf(embeds[2 * WIDTH] / embeds[0] - 7 * 1.5f) < 1e-4f);
     prompt_tokens_release(&tokens);
+}
+
+/* The mean is that of all stages of a part, each as often as it is told. */
+static void test_stages_are_weighed_together(void **state)
+{
+    enum { COUNT = TOKENIZER_CLIP_TOKENS };
+    float plain[COUNT], heavy[COUNT];
+    struct prompt_tokens one = tokens_of(DIALECT_A1111, "a cat");
+    struct prompt_tokens two = tokens_of(DIALECT_A1111, "a (cat:2)");
+    struct prompt_embeds stages[] = {{&one, plain, 3}, {&two, heavy, 1}};
+    float before = 3 * COUNT + COUNT, after = 3 * COUNT + COUNT + 1;
+    (void)state;
+    for (int i = 0; i < COUNT; i++)
+        plain[i] = heavy[i] = 1;
+    prompt_weigh(DIALECT_A1111, stages, 2, 1, NULL);
+    assert_true(fabsf(plain[2] - before / after) < 1e-6f);
+    assert_true(fabsf(heavy[2] - 2 * before / after) < 1e-6f);
+    prompt_tokens_release(&one);
+    prompt_tokens_release(&two);
 }
 
 /* ---- what is hostile ---- */
@@ -297,6 +410,20 @@ static void test_deep_nesting(void **state)
     prompt_release(&prompt);
 }
 
+/* AND joins no negative prompts, and a number at their end is text. */
+static void test_negative_prompts_are_not_joined(void **state)
+{
+    struct prompt prompt;
+    struct err err;
+    (void)state;
+    assert_int_equal(prompt_parse(&prompt, DIALECT_A1111, "a AND [b:c:2]:1.5", 4, false, &err), 0);
+    assert_int_equal(prompt.part_count, 1);
+    assert_int_equal(prompt.stage_count, 2);
+    assert_true(prompt.parts[0].weight == 1);
+    assert_string_equal(prompt_stage_at(&prompt, 0, 3)->text.data, "a AND c:1.5");
+    prompt_release(&prompt);
+}
+
 static void test_too_much(void **state)
 {
     char text[512];
@@ -304,7 +431,7 @@ static void test_too_much(void **state)
     struct err err;
     (void)state;
     repeat(text, "a AND ", 20);
-    assert_int_equal(prompt_parse(&prompt, DIALECT_A1111, text, STEPS, &err), -1);
+    assert_int_equal(prompt_parse(&prompt, DIALECT_A1111, text, STEPS, true, &err), -1);
     assert_int_equal(err.class, ERR_REJECT);
     assert_contains(err.message, "16 parts");
 }
@@ -319,8 +446,14 @@ int main(void)
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_chunks_of_comfyui),
+        cmocka_unit_test(test_words_for_vectors),
+        cmocka_unit_test(test_vectors_stay_together),
+        cmocka_unit_test(test_padding_with_chunks),
+        cmocka_unit_test(test_long_prompts),
         cmocka_unit_test(test_weighing),
+        cmocka_unit_test(test_stages_are_weighed_together),
         cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_negative_prompts_are_not_joined),
         cmocka_unit_test(test_too_much),
     };
     struct err err;

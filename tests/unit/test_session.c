@@ -119,6 +119,8 @@ static void assert_same(const struct drawn *a, const struct drawn *b)
                         3 * (size_t)a->image.width * (size_t)a->image.height);
 }
 
+#define CHANGING "a [(red:1.3)|blue] cat AND a (dog:0.8) BREAK on a hill :0.6"
+
 static struct draw draw_of(const char *prompt, int width, int height, int steps)
 {
     struct draw draw = DRAW_INIT;
@@ -142,6 +144,9 @@ static void make_mix(struct draw mix[SAMPLER_COUNT])
     for (int i = 0; i < SAMPLER_COUNT; i++) {
         mix[i] = draw_of(PROMPTS[i % 4], 72, 64, 2 + i % 3);
         mix[i].negative_prompt = i % 2 ? "blurry" : NULL;
+        if (i % 5 == 0)
+            mix[i].prompt = CHANGING;
+        mix[i].dialect = (enum dialect)(i % DIALECT_COUNT);
         mix[i].guidance_scale = i % 3 == 1 ? 1 : 2 + i;
         mix[i].sampler = (enum sampler)i;
         mix[i].eta = i == SAMPLER_DDIM || i == SAMPLER_TCD ? 0.5 : 0;
@@ -248,7 +253,8 @@ static void test_a_restored_session_ends_in_the_same_bytes(void **state)
     open_or_skip(&f, state);
     assert_int_equal(open_fixture(&fresh, *state, 0), 0);
     for (int i = 0; i < SAMPLER_COUNT; i++) {
-        struct draw draw = draw_of("a red cat", 64, 64, 4);
+        struct draw draw = draw_of(i % 4 ? "a red cat" : CHANGING, 64, 64, 4);
+        draw.dialect = i % 4 ? DIALECT_DIFFUSERS : DIALECT_A1111;
         draw.sampler = (enum sampler)i;
         if (i > SAMPLER_MODEL && sampler_has_schedule(draw.sampler, SCHEDULE_KARRAS))
             draw.schedule = i % 2 ? SCHEDULE_KARRAS : SCHEDULE_NORMAL;
@@ -306,6 +312,67 @@ static void test_damaged_states_are_refused(void **state)
     assert_contains(err.message, OTHER_MODEL);
     free(copy);
     buf_release(&saved);
+    close_fixture(&f);
+}
+
+/* ---- dialects ---- */
+
+/* 16 KiB of text in each dialect, and marks that mean nothing, which are taken literally. */
+static void test_long_and_strange_prompts(void **state)
+{
+    static const char *const UNITS[] = {"a ", "(a:1.2.3) ", "[a:b ", "((", "))", "a:1.5) ", "\\"};
+    static char text[16385];
+    struct fixture f;
+    struct err err;
+
+    open_or_skip(&f, state);
+    for (size_t u = 0; u < sizeof(UNITS) / sizeof(UNITS[0]); u++) {
+        size_t len = strlen(UNITS[u]), long_bytes = u == 0 ? sizeof(text) - 1 : 300;
+        for (size_t i = 0; i < long_bytes; i++)
+            text[i] = UNITS[u][i % len];
+        text[long_bytes] = '\0';
+        for (int dialect = 0; dialect < DIALECT_COUNT; dialect++) {
+            struct draw draw = draw_of(text, 64, 64, 1);
+            struct session *session = NULL;
+            draw.dialect = (enum dialect)dialect;
+            draw.guidance_scale = 1;
+            must(session_create(&session, f.model, &draw, NULL, &err), &err);
+            if (u == 0)
+                step(&f, session, 1);
+            session_free(session);
+        }
+    }
+    close_fixture(&f);
+}
+
+static void assert_refused(struct fixture *f, const struct draw *draw, const char *said)
+{
+    struct session *session;
+    struct err err;
+
+    assert_int_equal(session_create(&session, f->model, draw, NULL, &err), -1);
+    assert_int_equal(err.class, ERR_REJECT);
+    assert_contains(err.message, said);
+}
+
+static void test_prompts_that_are_too_much(void **state)
+{
+    static char text[16385];
+    struct draw draw = draw_of(text, 64, 64, 2);
+    struct fixture f;
+
+    open_or_skip(&f, state);
+    draw.dialect = DIALECT_A1111;
+    for (int i = 0; i < 17; i++)
+        strcat(text, "a AND ");
+    assert_refused(&f, &draw, "prompt: has more than 16 parts");
+    text[0] = '\0';
+    for (int i = 0; i < 300; i++)
+        strcat(text, "BREAK a ");
+    assert_refused(&f, &draw, "256 chunks");
+    draw.negative_prompt = text;
+    draw.prompt = "a";
+    assert_refused(&f, &draw, "negative_prompt");
     close_fixture(&f);
 }
 
@@ -549,6 +616,8 @@ int main(int argc, char **argv)
             TEST(test_what_cannot_be_stepped_together),
             TEST(test_a_restored_session_ends_in_the_same_bytes),
             TEST(test_damaged_states_are_refused),
+            TEST(test_long_and_strange_prompts),
+            TEST(test_prompts_that_are_too_much),
             TEST(test_sizes_in_any_order),
             TEST(test_sizes_that_are_none),
             TEST(test_a_size_that_does_not_fit),

@@ -268,6 +268,68 @@ LEARNED = {
 }
 
 
+MANY = "red roses, old walls and a broken cart in the rain, " * 7
+FEW = "a hill under a very wide sky " * 12
+
+
+def stages(*texts):
+    """A part that is told each text up to a call: (until, piece, piece, ...); pieces are text or (text, weight)."""
+    return [[until, [piece if piece is None else [piece, 1] if isinstance(piece, str) else [*piece] for piece in pieces]]
+            for until, *pieces in texts]
+
+
+def plain(*pieces):
+    return stages((999, *pieces))
+
+
+def said(dialect, prompt, parts, sampler, steps, seed, negative=None, guidance=4.0, **more):
+    """A job whose point is its dialect, with what its prompts mean (dialects.py); `parts` is a part alone, or
+    (weight, part) each."""
+    told = {"prompt": parts if isinstance(parts[0], tuple) else [(1, parts)]}
+    if negative:
+        more["negative_prompt"], told["negative_prompt"] = negative[0], (1, negative[1])
+    more |= {"dialect": dialect, "told": told}
+    return text(prompt, sampler, steps, seed, guidance=guidance, **more)
+
+
+NOTHING = ("", plain(""))
+SAID = {
+    "sd1-small": [
+        said("a1111", "a (red:1.3) cat, [blue] (((dog)))", plain("a ", ("red", 1.3), " cat, ", ("blue", 1 / 1.1), " ",
+             ("dog", 1.1**3)), "ddim", 3, 301, ("(blurry:1.4), a:b", plain(("blurry", 1.4), ", a:b"))),
+        said("a1111", f"a (house:1.2) BREAK {MANY}", plain("a ", ("house", 1.2), None, MANY), "euler", 3, 302, NOTHING),
+        said("a1111", "a [(cat:1.4):dog:0.5] house", stages((2, "a ", ("cat", 1.4), " house"), (4, "a dog house")),
+             "euler", 4, 303, ("[bad:(ugly:0.6):1]", stages((1, "bad"), (4, ("ugly", 0.6))))),
+        said("a1111", "a [cat|dog|(cow:0.5)]", stages(*[(i + 1, *(("a cat",), ("a dog",), ("a ", ("cow", 0.5)))[i % 3])
+             for i in range(6)]), "heun", 3, 304, NOTHING),
+        said("a1111", f"a cat :0.7 AND {MANY} AND a (red:1.2) house:-0.4", [(0.7, plain("a cat")),
+             (1, plain(f" {MANY}")), (-0.4, plain(" a ", ("red", 1.2), " house"))], "ddim", 3, 305, (FEW, plain(FEW))),
+        said("a1111", "a (toy:1.3) boat, flat hills", plain("a ", ("toy", 1.3), " boat, flat hills"), "ddim", 3, 306,
+             ("flat", plain("flat")), embeddings=["toy", "flat"], clip_skip=1),
+        said("a1111", "a [cat:dog:2] AND a house :2", [(1, stages((2, "a cat"), (4, "a dog"))),
+             (2, plain(" a house"))], "dpm++ 2m", 4, 307, NOTHING, guidance=1.0),
+        said("comfyui", "a (red (small:0.5):1.4) cat [blue] BREAK", plain("a ", ("red ", 1.4), ("small", 0.5),
+             " cat [blue] BREAK"), "ddim", 3, 308, (f"({FEW}:0.8)", plain((FEW, 0.8)))),
+        said("comfyui", f"{MANY} (embedding:toy,:1.5) house", plain(MANY, " ", ("embedding:toy,", 1.5), " house"),
+             "euler", 3, 309, NOTHING, embeddings=["toy"], clip_skip=1),
+    ],
+    "sd2-small": [
+        said("a1111", "a (green:1.5) field! BREAK [cows]", plain("a ", ("green", 1.5), " field!", None,
+             ("cows", 1 / 1.1)), "ddim", 3, 311, NOTHING),
+        said("comfyui", "a (green:1.5) field!", plain("a ", ("green", 1.5), " field!"), "ddim", 3, 312, NOTHING),
+    ],
+    "sdxl-small": [
+        said("a1111", f"a (house:1.4) [in rain:{FEW}:0.5]", stages((1, "a ", ("house", 1.4), " in rain"),
+             (3, "a ", ("house", 1.4), f" {FEW}")), None, 3, 313),
+        said("a1111", "a cat AND a (xl-mood:1.2) house :0.6", [(1, plain("a cat ")), (0.6, plain(" a ",
+             ("xl-mood", 1.2), " house"))], "euler_a", 3, 314, (FEW, plain(FEW)), embeddings=["xl-mood"]),
+        said("comfyui", f"a (house:1.4) embedding:xl-mood {MANY}", plain("a ", ("house", 1.4),
+             f" embedding:xl-mood {MANY}"), None, 3, 315, ("(dark:0.7) sky", plain(("dark", 0.7), " sky")),
+             guidance=2.0, embeddings=["xl-mood"], clip_skip=1),
+    ],
+}
+
+
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
@@ -281,3 +343,6 @@ def every():
     for model, jobs in LEARNED.items():
         for number, job in enumerate(jobs):
             yield {"id": f"{model}-learned-{number:02d}", "model": model, **job, "thin": True}
+    for model, jobs in SAID.items():
+        for number, job in enumerate(jobs):
+            yield {"id": f"{model}-said-{number:02d}", "model": model, **job, "thin": True}

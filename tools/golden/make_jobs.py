@@ -16,6 +16,7 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     latents                                the last of them
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
     refiner.<any of the above>             what the refiner is told; its latents go on counting
+    prompt_embeds.<n>, pooled.<n>          of a dialect's further texts, parts and stages in order
     image.thin                             in its place where a model has many jobs: each fourth pixel
                                            of each fourth row, from the third on
 
@@ -35,6 +36,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import adapters
+import dialects
 import jobs
 import load
 import shared
@@ -66,6 +68,8 @@ OPTIONS = {
     "dpm++ 3m sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
 }
 CURVES = ["karras", "exponential", "beta"]
+OWN_OF_DIALECTS = ["prompt", "negative_prompt", "clip_skip"]
+NOT_OF_DIALECTS = ["noise", "timesteps", "model_output.0", "latents"]
 NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_prompt_embeds", "init_image", "latents",
                    "image"]
 
@@ -223,7 +227,9 @@ def refine(job, stages, latents, arguments):
 
 def run(job):
     pipe = load.pipeline(job["model"])
-    adapters.learn(pipe, job.get("embeddings", []))
+    told = dialects.Told(job, pipe) if "told" in job else None
+    if not told:
+        adapters.learn(pipe, job.get("embeddings", []))
     adapters.apply(pipe, job.get("loras", []))
     arguments = {
         "prompt": job["prompt"],
@@ -235,6 +241,9 @@ def run(job):
         "generator": torch.Generator().manual_seed(job["seed"]),
         "output_type": "np",
     }
+    if told:
+        arguments = {name: value for name, value in arguments.items() if name not in OWN_OF_DIALECTS}
+        arguments |= told.arguments()
     if job.get("schedule") == "ays":  # of ten steps
         table = "StableDiffusionXLTimesteps" if "XL" in type(pipe).__name__ else "StableDiffusionTimesteps"
         arguments["timesteps"] = AysSchedules[table]
@@ -266,13 +275,17 @@ def run(job):
     pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
-    with torch.no_grad(), stages.watching():
+    with torch.no_grad(), told or contextlib.nullcontext(), stages.watching():
         image = pipe(**arguments, callback_on_step_end=stages.see_step).images
     if "refiner" in job:
         image = refine(job, stages, image, arguments)
     stages.finish(image)
     if picture and not job.get("thin"):
         stages["init_image"] = torch.from_numpy(numpy.array(picture))
+    if told:
+        told.stages(stages)
+        for name in NOT_OF_DIALECTS:
+            stages.pop(name, None)
     if job.get("thin"):
         stages["image.thin"] = stages.pop("image")[2::4, 2::4]
     return {name: value.contiguous().clone() for name, value in stages.items()}
@@ -299,8 +312,9 @@ def draw_masks():
     Image.fromarray(planes.astype(numpy.uint8)).save(shared.JOBS / "mask-64x88.png", optimize=True)
 
 
-def without_thin(job):
-    return {key: value for key, value in job.items() if key != "thin"}
+def as_job(job):
+    """Without what is for its making alone."""
+    return {key: value for key, value in job.items() if key not in ("thin", "told")}
 
 
 def main():
@@ -310,7 +324,7 @@ def main():
     every = list(jobs.every())
     with open(shared.GOLDEN / "jobs.jsonl", "w") as lines:
         for job in every:
-            lines.write(json.dumps(without_thin(job), ensure_ascii=False) + "\n")
+            lines.write(json.dumps(as_job(job), ensure_ascii=False) + "\n")
     wanted = sys.argv[1:]
     for job in every:
         if wanted and not any(job["id"].startswith(name) for name in wanted):

@@ -216,6 +216,16 @@ void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
     measured(pass, OP_OTHER, begin, 0);
 }
 
+void op_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y)
+{
+    double begin = seconds_now(pass);
+
+    ASSERT(y->c == x->c && tensor_rows(y) == tensor_rows(x));
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->add(pass, x, scale, y);
+    measured(pass, OP_OTHER, begin, 0);
+}
+
 void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
               const struct embedding *positions, struct tensor *y)
 {

@@ -173,6 +173,7 @@ struct backend_ops {
     void (*concat)(struct pass *pass, const struct tensor *a, const struct tensor *b,
                    struct tensor *y);
     void (*silu)(struct pass *pass, const struct tensor *x, struct tensor *y);
+    void (*add)(struct pass *pass, const struct tensor *x, float scale, struct tensor *y);
     /* y[i] = tokens[ids[i]] + positions[i mod y->w]; ids are on the host. */
     void (*embed)(struct pass *pass, const int *ids, const struct embedding *tokens,
                   const struct embedding *positions, struct tensor *y);
@@ -275,6 +276,8 @@ void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm 
 void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b, struct tensor *y);
 /* y = silu(x), which most operators do on their way; y may be x. */
 void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y);
+/* y += scale · x, in f32, rounded once. */
+void op_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y);
 void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
               const struct embedding *positions, struct tensor *y);
 

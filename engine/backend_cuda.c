@@ -591,6 +591,13 @@ static void cuda_silu(struct pass *pass, const struct tensor *x, struct tensor *
     kernel_apply(&cuda_of(pass)->queue, &from, &to, (int64_t)x->h * x->w, &(struct pre){.silu = 1});
 }
 
+static void cuda_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y)
+{
+    struct matrix from = matrix_of(x), to = matrix_of(y);
+
+    kernel_add(&cuda_of(pass)->queue, &from, scale, &to);
+}
+
 static void cuda_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                        const struct embedding *positions, struct tensor *y)
 {
@@ -634,6 +641,7 @@ static const struct backend_ops CUDA_OPS = {
     .layer_norm = cuda_layer_norm,
     .concat = cuda_concat,
     .silu = cuda_silu,
+    .add = cuda_add,
     .embed = cuda_embed,
     .finish = cuda_finish,
     .destroy = cuda_destroy,

@@ -124,6 +124,18 @@ static void dnnl_silu(struct pass *pass, const struct tensor *x, struct tensor *
         }
 }
 
+static void dnnl_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y)
+{
+    int64_t rows = tensor_rows(y);
+
+#pragma omp parallel for schedule(static) num_threads(pass->backend->threads)
+    for (int64_t row = 0; row < rows; row++)
+        for (int c = 0; c < y->c; c++)
+            put(y, row, c,
+                element_to_f32(row_at(y, row), y->dtype, (size_t)c) +
+                    scale * element_to_f32(row_at(x, row), x->dtype, (size_t)c));
+}
+
 static void dnnl_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                        const struct embedding *positions, struct tensor *y)
 {
@@ -168,6 +180,7 @@ static const struct backend_ops DNNL_OPS = {
     .layer_norm = cpu_layer_norm,
     .concat = dnnl_concat,
     .silu = dnnl_silu,
+    .add = dnnl_add,
     .embed = dnnl_embed,
     .finish = dnnl_finish,
     .destroy = dnnl_destroy,

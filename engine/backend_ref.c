@@ -368,6 +368,14 @@ static void ref_silu(struct pass *pass, const struct tensor *x, struct tensor *y
             put(y, row, c, silu(get(x, row, c)));
 }
 
+static void ref_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y)
+{
+    (void)pass;
+    for (int64_t row = 0; row < tensor_rows(y); row++)
+        for (int c = 0; c < y->c; c++)
+            put(y, row, c, get(y, row, c) + (double)scale * get(x, row, c));
+}
+
 static void ref_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                       const struct embedding *positions, struct tensor *y)
 {
@@ -406,6 +414,7 @@ static const struct backend_ops REF_OPS = {
     .layer_norm = ref_layer_norm,
     .concat = ref_concat,
     .silu = ref_silu,
+    .add = ref_add,
     .embed = ref_embed,
     .finish = ref_finish,
     .destroy = ref_destroy,

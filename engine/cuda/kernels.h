@@ -104,6 +104,8 @@ void kernel_layer_norm(struct queue *queue, const struct matrix *x, const struct
 /* y = pre(x) rounded to y's dtype. */
 void kernel_apply(struct queue *queue, const struct matrix *x, const struct matrix *y,
                   int64_t rows_each, const struct pre *pre);
+/* y += scale · x */
+void kernel_add(struct queue *queue, const struct matrix *x, float scale, const struct matrix *y);
 void kernel_concat(struct queue *queue, const struct matrix *a, const struct matrix *b,
                    const struct matrix *y);
 /* Between planes of f32 (n × c × pixels, pinned host memory) and rows. */

@@ -54,6 +54,55 @@ void kernel_apply(struct queue *queue, const struct matrix *x, const struct matr
         enqueue<apply_each>(queue, a, blocks_for(work, BLOCK), 1, 1, BLOCK, 0);
 }
 
+/* ---- add ---- */
+
+struct add {
+    struct matrix x, y;
+    float scale;
+};
+
+__global__ void add_eights(struct add a)
+{
+    int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    int vectors = a.y.columns / 8;
+    int64_t row = i / vectors;
+    int c = (int)(i % vectors) * 8;
+    float x[8], y[8];
+
+    if (row >= a.y.rows)
+        return;
+    load8(x, a.x.data, a.x.dtype, row * a.x.ld + c);
+    load8(y, a.y.data, a.y.dtype, row * a.y.ld + c);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        y[k] = y[k] + a.scale * x[k];
+    store8(a.y.data, a.y.dtype, row * a.y.ld + c, y);
+}
+
+__global__ void add_each(struct add a)
+{
+    int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    int64_t row = i / a.y.columns;
+    int c = (int)(i % a.y.columns);
+
+    if (row >= a.y.rows)
+        return;
+    store_element(a.y.data, a.y.dtype, row * a.y.ld + c,
+                  load_element(a.y.data, a.y.dtype, row * a.y.ld + c) +
+                      a.scale * load_element(a.x.data, a.x.dtype, row * a.x.ld + c));
+}
+
+void kernel_add(struct queue *queue, const struct matrix *x, float scale, const struct matrix *y)
+{
+    struct add a = {*x, *y, scale};
+    int64_t work = y->rows * y->columns;
+
+    if (in_eights(x) && in_eights(y))
+        enqueue<add_eights>(queue, a, blocks_for(work / 8, BLOCK), 1, 1, BLOCK, 0);
+    else
+        enqueue<add_each>(queue, a, blocks_for(work, BLOCK), 1, 1, BLOCK, 0);
+}
+
 /* ---- concat ---- */
 
 struct concat {

@@ -362,6 +362,20 @@ size_t run_silu(struct bench *b, const struct shape *s, const struct input *in, 
     return each;
 }
 
+size_t run_add(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
+               float *planes)
+{
+    size_t each = (size_t)s->in * (size_t)(s->h * s->w);
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
+    struct tensor y =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->more + (size_t)first * each);
+
+    op_add(&b->pass, &x, 0.37f, &y);
+    op_download(&b->pass, planes, &y);
+    return each;
+}
+
 size_t run_embed(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                  float *planes)
 {

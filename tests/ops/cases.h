@@ -45,6 +45,9 @@ size_t run_concat(struct bench *b, const struct shape *s, const struct input *in
                   float *planes);
 size_t run_silu(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                 float *planes);
+/* y += 0.37 · x */
+size_t run_add(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
+               float *planes);
 size_t run_embed(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                  float *planes);
 

@@ -112,6 +112,7 @@ static const struct {
     {"layer_norm", run_layer_norm, SHAPES(LAYER_NORM)},
     {"concat", run_concat, SHAPES(CONCAT)},
     {"silu", run_silu, SHAPES(SILU)},
+    {"add", run_add, SHAPES(SILU)},
     {"embed", run_embed, SHAPES(EMBED)},
 };
 

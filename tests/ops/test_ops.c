@@ -171,6 +171,14 @@ static void test_silu(void **state)
     EVERYWHERE(run_silu, SHAPES);
 }
 
+static void test_add(void **state)
+{
+    static const struct shape SHAPES[] = {{.n = 2, .h = 3, .w = 5, .in = 13},
+                                          {.n = 3, .h = 2, .w = 1, .in = 72}};
+    (void)state;
+    EVERYWHERE(run_add, SHAPES);
+}
+
 static void test_embed(void **state)
 {
     static const struct shape SHAPES[] = {{.n = 2, .h = 1, .w = 11, .in = 13}};
@@ -185,7 +193,8 @@ int main(void)
         cmocka_unit_test(test_matmul),         cmocka_unit_test(test_changed_conv2d),
         cmocka_unit_test(test_changed_matmul), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_layer_norm),     cmocka_unit_test(test_concat),
-        cmocka_unit_test(test_silu),           cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_silu),           cmocka_unit_test(test_add),
+        cmocka_unit_test(test_embed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

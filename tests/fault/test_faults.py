@@ -584,6 +584,36 @@ def not_before_and_deadline(fleet):
     expect(time.time() >= at - 1, "drawn before its time")
 
 
+def lead_with(fleet, *options):
+    """Starts the coordinators anew, with further options."""
+    for name in ("coordinator1", "coordinator2"):
+        fleet.kill(name)
+        fleet.commands[name] = fleet.command(name) + list(options)
+        fleet.start(name)
+    fleet.await_up()
+
+
+@fault
+def backlog_larger_than_memory(fleet):
+    def live():
+        counts = fleet.redis.hgetall("counts")
+        return int(counts.get("waiting", 0)) + int(counts.get("running", 0))
+    lead_with(fleet, "--jobs-max", "32")
+    epoch = fleet.epoch()
+    bulk = some(fleet, 150, "backlog", priority="bulk")
+    fleet.until(lambda: fleet.epoch() == epoch and live() >= 24, 30, "a full window")
+    urgent = names(1, "urgent")
+    fleet.produce([job(id=urgent[0], priority="interactive")], topic="interactive")
+    fleet.wait(urgent, 60)
+    left = sum(not fleet.ends(name) for name in bulk)
+    expect(left > 50, f"an interactive job waited for {150 - left} bulk ones")
+    most = max(live() for _ in range(20) if not time.sleep(0.1))
+    expect(most <= 32, f"{most} live jobs where 32 may be")
+    kill_leader(fleet)  # what it had not read is read by the next one
+    fleet.wait([*bulk, *urgent], 240)
+    lead_with(fleet)
+
+
 @fault
 def redrive(fleet):
     one = job(id=names(1, "redrive")[0], batch="redriven", **fleet.lasting())

@@ -391,6 +391,7 @@ static void release_model(struct model *model)
 {
     for (int i = 0; i < model->encoder_count; i++)
         clip_release(&model->encoders[i].clip);
+    text_cache_release(&model->texts);
     unet_release(&model->unet);
     vae_release(&model->vae);
     for (int i = 0; i < model->encoder_count; i++)

@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "engine/guidance.h"
 #include "engine/rng.h"
+#include "engine/text_cache.h"
 #include "engine/tokenizer.h"
 #include "engine/unet.h"
 #include "engine/vae.h"
@@ -82,6 +83,7 @@ struct model {
     struct vae vae;
     struct adapter *adapters; /* lists of what is loaded for it */
     struct adaptation *adaptations;
+    struct text_cache texts;
     struct adapter_keys *adapter_keys; /* made for the first of them */
     struct sampler_config sampler;
     struct model_info info;

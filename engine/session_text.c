@@ -137,13 +137,23 @@ static int pooled_at(const struct encoding *e, const struct words *words)
     return i;
 }
 
+/* What the encoder's layers are changed by. */
+static struct adapted_rows adapted_of(const struct encoding *e)
+{
+    const struct session *s = e->session;
+    struct adapted_rows adapted = {.count = 0};
+
+    adapted_rows_add(&adapted, e->to == &s->conditioning ? s->adaptation : NULL,
+                     encoder_of(e)->component, 1);
+    return adapted;
+}
+
 /* One encoder's run over one chunk: embeds is tokens × hidden, pooled clip_pooled_width. */
 static int run_encoder(const struct encoding *e, const struct words *words, float *embeds,
                        float *pooled)
 {
-    struct session *s = e->session;
     struct model *m = e->reading->model;
-    struct adapted_rows adapted = {.count = 0};
+    struct adapted_rows adapted = adapted_of(e);
     const struct clip *clip = &encoder_of(e)->clip;
     struct clip_reading reading = {.rows = words->rows,
                                    .row_count = words->row_count,
@@ -155,8 +165,6 @@ static int run_encoder(const struct encoding *e, const struct words *words, floa
     struct tensor y, vector, rows;
     struct pass pass;
 
-    adapted_rows_add(&adapted, e->to == &s->conditioning ? s->adaptation : NULL,
-                     encoder_of(e)->component, 1);
     if (work_plan_find_adapted(m, WORK_TEXT + (enum work)e->number, 1, 1, m->tokens, &adapted,
                                &plan, e->err) != 0 ||
         work_begin(m, &plan, DTYPE_F32, &pass, e->err) != 0)
@@ -176,13 +184,55 @@ static int run_encoder(const struct encoding *e, const struct words *words, floa
     return pass.failed ? -1 : 0;
 }
 
+static struct text_key key_of(const struct encoding *e, const struct words *words)
+{
+    const int tokens = e->reading->model->tokens, width = encoder_of(e)->clip.config.hidden;
+    const struct adapted_rows adapted = adapted_of(e);
+    struct text_key key;
+
+    memset(&key, 0, sizeof(key));
+    key.adapted = adapted.changed ? adapted.id : 0;
+    key.encoder = e->number;
+    key.skip = layers_left_out(e->reading->model, e->part->clip_skip);
+    key.pooled_at = pooled_at(e, words);
+    for (int i = 0; i < tokens; i++)
+        key.ids[i] = words->ids[i];
+    for (int i = 0; i < words->row_count; i++) {
+        key.learned = text_key_mix(key.learned + 1, &words->rows[i].at, sizeof(int));
+        key.learned =
+            text_key_mix(key.learned, words->rows[i].values, (size_t)width * sizeof(float));
+    }
+    return key;
+}
+
+static int encode_words(const struct encoding *e, const struct words *words, float *embeds,
+                        float *pooled)
+{
+    const size_t pooled_count = (size_t)clip_pooled_width(&encoder_of(e)->clip.config);
+    const size_t embed_count =
+        (size_t)e->reading->model->tokens * (size_t)encoder_of(e)->clip.config.hidden;
+    struct text_cache *cache = &e->reading->model->texts;
+    const struct text_key key = key_of(e, words);
+    const float *known = text_cache_find(cache, &key);
+
+    if (known != NULL) {
+        memcpy(embeds, known, embed_count * sizeof(float));
+        memcpy(pooled, known + embed_count, pooled_count * sizeof(float));
+        return 0;
+    }
+    if (run_encoder(e, words, embeds, pooled) != 0)
+        return -1;
+    text_cache_add(cache, &key, embeds, embed_count, pooled, pooled_count);
+    return 0;
+}
+
 static int encode_chunk(const struct encoding *e, const uint32_t *ids, float *embeds, float *pooled)
 {
     struct words words;
     int rc = take_words(e, ids, &words);
 
     if (rc == 0)
-        rc = run_encoder(e, &words, embeds, pooled);
+        rc = encode_words(e, &words, embeds, pooled);
     free(words.values);
     return rc;
 }

@@ -3,6 +3,7 @@
  * not on what it was stepped with, on where it was saved and restored, or on what was drawn before.
  */
 #include "engine/engine.h"
+#include "engine/measure.h"
 
 #include "tests/unit/unit.h"
 
@@ -512,6 +513,51 @@ static void test_the_plan_holds(void **state)
     close_fixture(&f);
 }
 
+/* ---- texts ---- */
+
+/* How many matrix products a session's beginning takes: none without encoding its texts. */
+static long products_to_begin(struct fixture *f, const struct draw *draw, struct session **session)
+{
+    struct profile profile = {0};
+
+    engine_profile(f->engine, &profile);
+    *session = begin(f, draw);
+    engine_profile(f->engine, NULL);
+    return profile.ops[OP_MATMUL].calls;
+}
+
+/* The same prompts again, with another seed, take no encoding and give what a new engine gives. */
+static void test_texts_are_encoded_once(void **state)
+{
+    struct draw draw = draw_of("a red cat", 64, 64, 2), other;
+    struct session *session;
+    struct fixture f, fresh;
+    struct drawn again, anew;
+
+    open_or_skip(&f, state);
+    draw.negative_prompt = "blurry";
+    assert_true(products_to_begin(&f, &draw, &session) > 0);
+    session_free(session);
+    draw.seed = 6;
+    assert_int_equal(products_to_begin(&f, &draw, &session), 0);
+    again = finish(&f, session);
+    other = draw;
+    other.clip_skip = 1;
+    assert_true(products_to_begin(&f, &other, &session) > 0);
+    session_free(session);
+    other = draw;
+    other.negative_prompt = "dark";
+    assert_true(products_to_begin(&f, &other, &session) > 0);
+    session_free(session);
+    close_fixture(&f);
+    open_or_skip(&fresh, state);
+    anew = finish(&fresh, begin(&fresh, &draw));
+    assert_same(&again, &anew);
+    drop(&again);
+    drop(&anew);
+    close_fixture(&fresh);
+}
+
 /* ---- loading meanwhile ---- */
 
 struct loading {
@@ -623,6 +669,7 @@ int main(int argc, char **argv)
             TEST(test_a_size_that_does_not_fit),
             TEST(test_memory_stays),
             TEST(test_the_plan_holds),
+            TEST(test_texts_are_encoded_once),
             TEST(test_models_are_loaded_while_others_draw),
             TEST(test_a_load_leaves_open_sessions_their_room),
         };

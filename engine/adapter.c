@@ -20,7 +20,7 @@ const struct parameters *model_parameters(const struct model *model, enum compon
 /* As LDM numbers the blocks of this UNet, whatever files it came from. */
 static struct ldm_layout layout_of(const struct unet_config *u)
 {
-    struct ldm_layout layout = {.layers = u->layers[0]};
+    struct ldm_layout layout = {.unet = "", .layers = u->layers[0]};
 
     for (int k = 0; k < u->levels; k++)
         layout.up_attention[k] = u->up_depth[u->levels - 1 - k][0] > 0;

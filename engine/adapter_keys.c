@@ -116,7 +116,6 @@ static void enter_unet(struct entry *e, const char *name, const struct ldm_layou
 {
     static const char *const DOTTED[] = {"unet.", "", "base_model.model.",
                                          "unet.base_model.model."};
-    static const char LDM[] = "model.diffusion_model.";
     char other[CHECKPOINT_NAME_MAX_BYTES];
     struct ldm_place place;
 
@@ -130,12 +129,11 @@ static void enter_unet(struct entry *e, const char *name, const struct ldm_layou
             enter(e, "unet.", other, false);
             enter(e, "", other, false);
         }
-    if (!ldm_find(layout, COMPONENT_UNET, name, &place) ||
-        strncmp(place.name, LDM, sizeof(LDM) - 1) != 0)
+    if (!ldm_find(layout, COMPONENT_UNET, name, &place))
         return;
-    enter(e, LDM, place.name + sizeof(LDM) - 1, false);
-    enter(e, "diffusion_model.", place.name + sizeof(LDM) - 1, false);
-    enter(e, "lora_unet_", place.name + sizeof(LDM) - 1, true);
+    enter(e, "model.diffusion_model.", place.name, false);
+    enter(e, "diffusion_model.", place.name, false);
+    enter(e, "lora_unet_", place.name, true);
 }
 
 /* The prefixes of a text encoder's names in files. */

@@ -18,18 +18,6 @@ bool pass_changes(const struct pass *pass, int slot)
     return false;
 }
 
-/* Samples [first, first + count) of a tensor, over the same memory. */
-static struct tensor samples_of(const struct tensor *t, int first, int count)
-{
-    struct tensor view = *t;
-    size_t each = (size_t)t->h * (size_t)t->w * (size_t)t->ld * dtype_bytes(t->dtype);
-
-    view.n = count;
-    if (t->data != NULL)
-        view.data = (char *)t->data + (size_t)first * each;
-    return view;
-}
-
 static struct affine affine_of(const struct affine *all, int first, int channels)
 {
     struct affine view = *all;
@@ -132,8 +120,8 @@ void changed_conv2d(struct pass *pass, const struct conv2d *args)
         struct affine pre;
 
         count = next_samples(pass, &run, args->conv->slot, &change);
-        x = samples_of(args->x, first, count);
-        y = samples_of(args->y, first, count);
+        x = tensor_samples(args->x, first, count);
+        y = tensor_samples(args->y, first, count);
         part.x = &x;
         part.y = &y;
         if (args->pre != NULL) {
@@ -141,11 +129,11 @@ void changed_conv2d(struct pass *pass, const struct conv2d *args)
             part.pre = &pre;
         }
         if (args->time != NULL) {
-            time = samples_of(args->time, first, count);
+            time = tensor_samples(args->time, first, count);
             part.time = &time;
         }
         if (args->residual != NULL) {
-            residual = samples_of(args->residual, first, count);
+            residual = tensor_samples(args->residual, first, count);
             part.residual = &residual;
         }
         conv2d_run(pass, part, change);
@@ -162,8 +150,8 @@ void changed_matmul(struct pass *pass, const struct matmul *args)
         struct affine pre;
 
         count = next_samples(pass, &run, args->linear->slot, &change);
-        x = samples_of(args->x, first, count);
-        y = samples_of(args->y, first, count);
+        x = tensor_samples(args->x, first, count);
+        y = tensor_samples(args->y, first, count);
         part.x = &x;
         part.y = &y;
         if (args->pre != NULL) {
@@ -171,7 +159,7 @@ void changed_matmul(struct pass *pass, const struct matmul *args)
             part.pre = &pre;
         }
         if (args->residual != NULL) {
-            residual = samples_of(args->residual, first, count);
+            residual = tensor_samples(args->residual, first, count);
             part.residual = &residual;
         }
         matmul_run(pass, part, change);

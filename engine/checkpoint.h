@@ -37,6 +37,12 @@ struct checkpoint;
 /* Errors (ERR_REJECT): nothing there, no weights that we read, unreadable JSON, a damaged file, a
  * pipeline of another kind (ERR_UNSUPPORTED); the message names the path. */
 int checkpoint_open(struct checkpoint **checkpoint, const char *path, struct err *err) must_check;
+
+/* The same for a network that stands beside a model, a ControlNet or a T2I-Adapter: a folder with
+ * its weights or one file, whose tensors are COMPONENT_UNET's. */
+int checkpoint_open_control(struct checkpoint **checkpoint, const char *path,
+                            struct err *err) must_check;
+
 /* A checkpoint without files, for measurements: configurations as JSON texts and tensors of
  * whatever shape is asked for, filled with small random f16 values from one shared pool. */
 struct synthetic {
@@ -95,6 +101,9 @@ void checkpoint_stored_name(const struct checkpoint *checkpoint, enum component 
 
 /* The path of the file that a component's tensors come from, for messages. */
 const char *checkpoint_file(const struct checkpoint *checkpoint, enum component component);
+
+/* Of the bytes of a component's files. */
+uint64_t checkpoint_digest(const struct checkpoint *checkpoint, enum component component);
 
 /* Elements and bytes of all usable tensors of a component. */
 void checkpoint_size(const struct checkpoint *checkpoint, enum component component,

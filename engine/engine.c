@@ -438,33 +438,59 @@ static bool spare_memory(struct engine *engine)
     return spared;
 }
 
-static int load_and_list(struct model **out, struct engine *engine, const struct source *source,
-                         struct err *err)
+int load_within_budget(struct engine *engine, const struct loader *loader, void *what,
+                       const char *name, struct err *err)
 {
-    struct model *model = malloc(sizeof(*model));
-    int rc;
-
-    if (model == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a model");
     for (;;) {
-        begin_model(model, engine);
         set_budget(engine);
-        rc = load(model, source, err);
-        if (rc == 0)
-            break;
+        if (loader->load(what, err) == 0)
+            return 0;
         if (err->code == ERR_MEMORY)
             err_set(err, ERR_MEMORY, ERR_RETRY,
                     "%s: its weights do not fit; the engine may use %zu MiB, %zu MiB of it beside "
                     "what pictures need",
-                    source->path != NULL ? source->path : "random weights",
-                    engine->memory_max_bytes >> 20, engine->backend->weights_max_bytes >> 20);
+                    name, engine->memory_max_bytes >> 20, engine->backend->weights_max_bytes >> 20);
         pthread_mutex_lock(&engine->lock);
-        release_model(model);
+        loader->release(what);
         pthread_mutex_unlock(&engine->lock);
-        if (err->code != ERR_MEMORY || !spare_memory(engine)) {
-            free(model);
+        if (err->code != ERR_MEMORY || !spare_memory(engine))
             return -1;
-        }
+    }
+}
+
+/* A model on its way, and what it is loaded from. */
+struct loading {
+    struct model *model;
+    struct engine *engine;
+    const struct source *source;
+};
+
+static int load_model(void *what, struct err *err)
+{
+    const struct loading *l = what;
+
+    begin_model(l->model, l->engine);
+    return load(l->model, l->source, err);
+}
+
+static void drop_model(void *what)
+{
+    release_model(((const struct loading *)what)->model);
+}
+
+static int load_and_list(struct model **out, struct engine *engine, const struct source *source,
+                         struct err *err)
+{
+    static const struct loader MODELS = {.load = load_model, .release = drop_model};
+    const char *name = source->path != NULL ? source->path : "random weights";
+    struct model *model = malloc(sizeof(*model));
+    struct loading loading = {.model = model, .engine = engine, .source = source};
+
+    if (model == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a model");
+    if (load_within_budget(engine, &MODELS, &loading, name, err) != 0) {
+        free(model);
+        return -1;
     }
     pthread_mutex_lock(&engine->lock);
     model->next = engine->models;
@@ -507,6 +533,7 @@ void engine_unload(struct model *model)
         continue;
     *link = model->next;
     model_unload_adapters(model);
+    model_unload_controls(model);
     release_model(model);
     pthread_mutex_unlock(&model->engine->lock);
     free(model);

@@ -42,10 +42,12 @@
 #define ENGINE_SESSIONS_MAX 64 /* in one engine_step */
 #define ENGINE_ADAPTERS_MAX 16 /* of one session */
 #define ENGINE_INVERSIONS_MAX 16
+#define ENGINE_CONTROLS_MAX 8 /* of one session */
 
 struct engine;
 struct model;
 struct adapter;
+struct control;
 struct session;
 
 enum precision {
@@ -134,7 +136,8 @@ void engine_unload(struct model *model);
 const struct model_info *model_info(const struct model *model);
 
 /* Reads only headers and configuration and writes a report for people or, with `json`, a JSON
- * object: family, components, shapes, dtypes, sizes, scheduler, what would be refused and why. */
+ * object: family, components, shapes, dtypes, sizes, scheduler, what would be refused and why.
+ * Of what stands beside models, ControlNets and adapters, it says which kind it is. */
 int model_inspect(const char *path, bool json, struct buf *out, struct err *err) must_check;
 
 /* Bytes of activations that `count` sessions of this size need at once, decoding included. Computes
@@ -163,6 +166,27 @@ struct adapter_info {
 
 const struct adapter_info *adapter_info(const struct adapter *adapter);
 
+/* ---- pictures that guide ---- */
+
+/* Reads a ControlNet for this model: a diffusers folder, or a file with diffusers' or the original
+ * names. Errors (ERR_REJECT): a file that is missing or lies, a network of another family or kind;
+ * the message names the file and the tensor with both shapes, or the field. ERR_MEMORY (ERR_RETRY):
+ * the budget does not hold it. */
+int engine_load_control(struct control **control, struct model *model, const char *path,
+                        struct err *err) must_check;
+
+/* No session of the model uses it any more. Unloading a model unloads its controls. */
+void engine_unload_control(struct control *control); /* NULL is fine */
+
+struct control_info {
+    const char *path;
+    const char *kind; /* "ControlNet" */
+    uint64_t parameters;
+    uint64_t bytes; /* of its weights in memory */
+};
+
+const struct control_info *control_info(const struct control *control);
+
 /* ---- textual inversion ---- */
 
 struct inversion;
@@ -188,6 +212,14 @@ struct draw_adapter {
     double scale;
 };
 
+struct draw_control {
+    struct control *control;   /* of the session's model; lives as long as the session */
+    const struct image *image; /* the hint; another size than the picture's is resampled */
+    double scale;
+    double start, end; /* part of the sampler's calls, 0 … 1 */
+    bool guess_mode;   /* as if there were no prompt: see controlnet.h */
+};
+
 /* What to draw. Strings and images are borrowed for the call. Zero means "not given" only where
  * said. */
 struct draw {
@@ -207,6 +239,8 @@ struct draw {
     int adapter_count;
     struct draw_inversion inversions[ENGINE_INVERSIONS_MAX];
     int inversion_count;
+    struct draw_control controls[ENGINE_CONTROLS_MAX];
+    int control_count;
     const struct image *init_image; /* NULL: text to image; its size is then the picture's size */
     double strength;                /* with init_image, 0 … 1 */
     const struct image *mask;       /* of init_image's size; what is light is redrawn; or NULL */
@@ -258,6 +292,11 @@ int session_height(const struct session *session);
 /* Advances each of sessions[0..count) by one step. `model` takes the next step of all of them; they
  * share width and height and have steps left. On error no session has advanced. */
 int engine_step(struct model *model, struct session *const sessions[], int count,
+                struct err *err) must_check;
+
+/* model_plan for these very sessions, of one model and size, with everything that adapts
+ * or guides them at any step. */
+int engine_plan(struct session *const sessions[], int count, size_t *bytes,
                 struct err *err) must_check;
 
 /* Decodes the latents into 8-bit RGB; the pixels are the caller's to release. Steps may be left. */

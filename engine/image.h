@@ -7,6 +7,8 @@
 #ifndef ATELIER_ENGINE_IMAGE_H
 #define ATELIER_ENGINE_IMAGE_H
 
+#include "common/err.h"
+
 #include <stdint.h>
 
 struct image {
@@ -16,5 +18,12 @@ struct image {
 
 /* Frees the pixels and empties the image. */
 void image_release(struct image *image);
+
+/* `gray` gets as many pixels, each channel the luma of `from`'s, as Pillow rounds it (ITU-R 601-2
+ * in 16 bits); the caller releases it. Fails with ERR_MEMORY (ERR_RETRY). */
+int image_to_gray(const struct image *from, struct image *gray, struct err *err) must_check;
+
+/* The luma of one pixel of three bytes. */
+uint8_t image_luma(const uint8_t *rgb);
 
 #endif

@@ -2,6 +2,7 @@
 #include "engine/clip.h"
 #include "engine/defaults.h"
 #include "engine/engine.h"
+#include "engine/inspect_beside.h"
 #include "engine/unet.h"
 #include "engine/vae.h"
 
@@ -121,6 +122,8 @@ int model_inspect(const char *path, bool json, struct buf *out, struct err *err)
 {
     struct findings f = {0};
 
+    if (inspect_beside(path, json, out))
+        return 0;
     if (checkpoint_open(&f.checkpoint, path, err) != 0)
         return -1;
     look(&f);

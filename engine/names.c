@@ -91,20 +91,39 @@ static bool unet_block(const struct ldm_layout *l, const char *name, char *out)
         return false;
     const char *rest = name + used;
     if (strcmp(kind, "downsamplers") == 0) {
-        snprintf(prefix, sizeof(prefix), "model.diffusion_model.input_blocks.%d.0.op",
-                 (block + 1) * per);
+        snprintf(prefix, sizeof(prefix), "%sinput_blocks.%d.0.op", l->unet, (block + 1) * per);
         return put(out, prefix, strchr(rest, '.') ? strchr(rest, '.') : "", "");
     }
     if (strcmp(kind, "upsamplers") == 0) {
-        snprintf(prefix, sizeof(prefix), "model.diffusion_model.output_blocks.%d.%d.",
-                 block * per + l->layers, l->up_attention[block] ? 2 : 1);
+        snprintf(prefix, sizeof(prefix), "%soutput_blocks.%d.%d.", l->unet, block * per + l->layers,
+                 l->up_attention[block] ? 2 : 1);
         return put(out, prefix, rest, "");
     }
-    snprintf(prefix, sizeof(prefix), "model.diffusion_model.%s_blocks.%d.%d.",
-             down ? "input" : "output", block * per + item + (down ? 1 : 0),
-             strcmp(kind, "attentions") == 0);
+    snprintf(prefix, sizeof(prefix), "%s%s_blocks.%d.%d.", l->unet, down ? "input" : "output",
+             block * per + item + (down ? 1 : 0), strcmp(kind, "attentions") == 0);
     return strcmp(kind, "resnets") == 0 ? put_renamed(out, prefix, UNET_RESNET, rest)
                                         : put(out, prefix, rest, "");
+}
+
+/* The hint's convolutions are every other layer of one sequence, each with its SiLU behind it. */
+static bool controlnet_name(const struct ldm_layout *l, const char *name, char *out)
+{
+    char prefix[64];
+    int at, used = 0;
+
+    if (sscanf(name, "down_blocks.%d%n", &at, &used) == 1)
+        snprintf(prefix, sizeof(prefix), "%szero_convs.%d.0", l->unet, at);
+    else if (sscanf(name, "cond_embedding.blocks.%d%n", &at, &used) == 1 && at + 2 < l->hint_layers)
+        snprintf(prefix, sizeof(prefix), "%sinput_hint_block.%d", l->unet, 2 * at + 2);
+    else if (strncmp(name, "cond_embedding.conv_in", used = 22) == 0)
+        snprintf(prefix, sizeof(prefix), "%sinput_hint_block.0", l->unet);
+    else if (strncmp(name, "cond_embedding.conv_out", used = 23) == 0)
+        snprintf(prefix, sizeof(prefix), "%sinput_hint_block.%d", l->unet, 2 * l->hint_layers - 2);
+    else if (strncmp(name, "mid_block", used = 9) == 0)
+        snprintf(prefix, sizeof(prefix), "%smiddle_block_out.0", l->unet);
+    else
+        return false;
+    return put(out, prefix, name + used, "");
 }
 
 static bool unet_name(const struct ldm_layout *l, const char *name, char *out)
@@ -117,11 +136,13 @@ static bool unet_name(const struct ldm_layout *l, const char *name, char *out)
     for (int i = 0; i < 2; i++) {
         snprintf(prefix, sizeof(prefix), "mid_block.resnets.%d", i);
         if ((rest = after(name, prefix)) != NULL && *rest == '.') {
-            snprintf(prefix, sizeof(prefix), "model.diffusion_model.middle_block.%d.", i * 2);
+            snprintf(prefix, sizeof(prefix), "%smiddle_block.%d.", l->unet, i * 2);
             return put_renamed(out, prefix, UNET_RESNET, rest + 1);
         }
     }
-    return put_renamed(out, "model.diffusion_model.", UNET_TOP, name);
+    if (strncmp(name, "controlnet_", 11) == 0)
+        return controlnet_name(l, name + 11, out);
+    return put_renamed(out, l->unet, UNET_TOP, name);
 }
 
 static bool vae_name(const struct ldm_layout *l, const char *name, char *out)

@@ -12,6 +12,8 @@
 struct ldm_layout {
     const char *text[COMPONENT_COUNT]; /* what a text encoder's names begin with; NULL: not there */
     bool open_clip[COMPONENT_COUNT];   /* it has OpenCLIP's names, not transformers' */
+    const char *unet;                  /* what the UNet's or the ControlNet's names begin with */
+    int hint_layers;                   /* convolutions of a ControlNet's hint */
     int layers;                        /* resnets of one level on the way down: 2 */
     int vae_levels;
     /* Whether the up block has attention, which moves its upsampler from .1 to .2. */

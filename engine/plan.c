@@ -15,7 +15,8 @@ static void plan_text(struct pass *pass, const struct clip *clip, int rows, int 
     pass_drop(pass, &y);
 }
 
-static void plan_step(struct pass *pass, const struct model *model, const struct work_plan *plan)
+static void plan_step(struct pass *pass, const struct model *model,
+                      const struct controlled_rows *controlled, const struct work_plan *plan)
 {
     int rows = plan->rows, h = plan->height, w = plan->width;
     const struct unet_config *u = &model->unet.config;
@@ -24,8 +25,9 @@ static void plan_step(struct pass *pass, const struct model *model, const struct
     struct tensor pooled = pass_tensor_of(pass, DTYPE_F32, rows, 1, 1, u->pooled);
     struct tensor y = pass_tensor_of(pass, DTYPE_F32, rows, h, w, u->out_channels);
 
-    unet_forward(pass, &model->unet,
-                 &(struct unet_input){.latents = &x, .text = &text, .pooled = &pooled}, &y);
+    controlled_forward(pass, &model->unet,
+                       &(struct unet_input){.latents = &x, .text = &text, .pooled = &pooled},
+                       controlled, &y);
     pass_drop(pass, &y);
     pass_drop(pass, &pooled);
     pass_drop(pass, &text);
@@ -48,8 +50,18 @@ static void plan_vae(struct pass *pass, const struct model *model, bool decode, 
     pass_drop(pass, &latents);
 }
 
+/* What is made lies in memory of its own. */
+static void plan_hint(struct pass *pass, const struct control *control, int h, int w)
+{
+    struct tensor made[T2I_BLOCKS_MAX];
+
+    for (int i = 0; i < control_made_count(control); i++)
+        made[i] = control_made(control, i, h, w);
+    control_forward(pass, control, NULL, h, w, made);
+}
+
 /* Runs the forward function over addresses without memory. */
-static int make_plan(const struct model *model, const struct adapted_rows *adapted,
+static int make_plan(const struct model *model, const struct work_variant *variant,
                      struct work_plan *plan, struct err *err)
 {
     struct arena arena;
@@ -59,18 +71,21 @@ static int make_plan(const struct model *model, const struct adapted_rows *adapt
     pass = pass_begin(model->engine->backend, &arena,
                       plan->work <= WORK_TEXT_2 ? DTYPE_F32 : model_act(model), err);
     pass.planning = true;
-    pass_adapt(&pass, adapted);
+    pass_adapt(&pass, variant->adapted);
     switch (plan->work) {
     case WORK_TEXT:
     case WORK_TEXT_2:
         plan_text(&pass, &model->encoders[plan->work - WORK_TEXT].clip, plan->rows, plan->width);
         break;
     case WORK_STEP:
-        plan_step(&pass, model, plan);
+        plan_step(&pass, model, variant->controlled, plan);
         break;
     case WORK_DECODE:
     case WORK_ENCODE:
         plan_vae(&pass, model, plan->work == WORK_DECODE, plan->rows, plan->height, plan->width);
+        break;
+    case WORK_HINT:
+        plan_hint(&pass, variant->hinted, plan->height, plan->width);
         break;
     }
     plan->arena_bytes = arena.peak_bytes;
@@ -117,14 +132,23 @@ void pass_adapt(struct pass *pass, const struct adapted_rows *adapted)
 static bool same_work(const struct work_plan *a, const struct work_plan *b)
 {
     return a->work == b->work && a->rows == b->rows && a->height == b->height &&
-           a->width == b->width && a->tokens == b->tokens && a->adapted == b->adapted;
+           a->width == b->width && a->tokens == b->tokens && a->variant == b->variant;
+}
+
+/* 0: nothing sets it apart. */
+static uint64_t variant_id(const struct work_variant *v)
+{
+    uint64_t adapted = v->adapted != NULL && v->adapted->changed ? v->adapted->id : 0;
+    uint64_t controlled = v->controlled != NULL ? v->controlled->id : 0;
+
+    return adapted ^ controlled * 3 ^ (v->hinted != NULL ? v->hinted->id : 0);
 }
 
 /* `plan` says what is wanted and receives the rest. */
-static int find(struct model *model, const struct adapted_rows *adapted, struct work_plan *plan,
+static int find(struct model *model, const struct work_variant *variant, struct work_plan *plan,
                 struct err *err)
 {
-    plan->adapted = adapted != NULL && adapted->changed ? adapted->id : 0;
+    plan->variant = variant_id(variant);
     for (int i = 0; i < model->plan_count; i++) {
         struct work_plan *known = &model->plans[i];
         if (!same_work(known, plan))
@@ -132,12 +156,12 @@ static int find(struct model *model, const struct adapted_rows *adapted, struct 
         /* What it was to prepare may have been made since, and then counts as weights. */
         if (known->prepare_bytes > 0 &&
             known->weights_bytes != model->engine->backend->weights_bytes &&
-            make_plan(model, adapted, known, err) != 0)
+            make_plan(model, variant, known, err) != 0)
             return -1;
         *plan = *known;
         return work_plans_fit(model, plan, 1, err);
     }
-    if (make_plan(model, adapted, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
+    if (make_plan(model, variant, plan, err) != 0 || work_plans_fit(model, plan, 1, err) != 0)
         return -1;
     model->plans[model->plan_count < PLANS_MAX ? model->plan_count++
                                                : model->plan_next++ % PLANS_MAX] = *plan;
@@ -155,16 +179,23 @@ int work_plan_find_adapted(struct model *model, enum work work, int rows, int he
                            struct err *err)
 {
     *plan = (struct work_plan){.work = work, .rows = rows, .height = height, .width = width};
-    ASSERT(work != WORK_STEP);
-    return find(model, adapted, plan, err);
+    ASSERT(work != WORK_STEP && work != WORK_HINT);
+    return find(model, &(struct work_variant){.adapted = adapted}, plan, err);
 }
 
 int work_plan_find_step(struct model *model, int rows, int height, int width, int tokens,
-                        const struct adapted_rows *adapted, struct work_plan *plan, struct err *err)
+                        const struct work_variant *variant, struct work_plan *plan, struct err *err)
 {
     *plan = (struct work_plan){
         .work = WORK_STEP, .rows = rows, .height = height, .width = width, .tokens = tokens};
-    return find(model, adapted, plan, err);
+    return find(model, variant, plan, err);
+}
+
+int work_plan_find_hint(struct model *model, int height, int width, const struct control *control,
+                        struct work_plan *plan, struct err *err)
+{
+    *plan = (struct work_plan){.work = WORK_HINT, .rows = 1, .height = height, .width = width};
+    return find(model, &(struct work_variant){.hinted = control}, plan, err);
 }
 
 static int grow_arena(struct engine *engine, size_t bytes, struct err *err)

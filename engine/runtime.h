@@ -14,6 +14,7 @@
 #include "engine/checkpoint.h"
 #include "engine/clip.h"
 #include "engine/conditioning.h"
+#include "engine/control.h"
 #include "engine/engine.h"
 #include "engine/guidance.h"
 #include "engine/rng.h"
@@ -53,17 +54,24 @@ struct engine {
 struct reading;
 
 /* WORK_TEXT + i is the model's encoder i. */
-enum work { WORK_TEXT, WORK_TEXT_2, WORK_STEP, WORK_DECODE, WORK_ENCODE };
+enum work { WORK_TEXT, WORK_TEXT_2, WORK_STEP, WORK_DECODE, WORK_ENCODE, WORK_HINT };
 
 /* The arena that one kind of work needs at one shape. */
 struct work_plan {
     enum work work;
     int rows, height, width; /* samples of a pass; latent pixels, or tokens by one */
     int tokens;              /* of each sample's text, in a step */
-    uint64_t adapted;        /* adapted_rows.id of the samples */
+    uint64_t variant;        /* what sets it apart, see struct work_variant */
     size_t arena_bytes;
     size_t prepare_bytes; /* weights in further forms, made when it first runs */
     size_t weights_bytes; /* on the device when this was planned */
+};
+
+/* What sets some samples of a pass apart from the model's plain ones; each may be NULL. */
+struct work_variant {
+    const struct adapted_rows *adapted;
+    const struct controlled_rows *controlled; /* WORK_STEP */
+    const struct control *hinted;             /* WORK_HINT */
 };
 
 struct encoder {
@@ -85,6 +93,7 @@ struct model {
     struct adaptation *adaptations;
     struct text_cache texts;
     struct adapter_keys *adapter_keys; /* made for the first of them */
+    struct control *controls;
     struct sampler_config sampler;
     struct model_info info;
     uint64_t fingerprint;
@@ -106,6 +115,8 @@ struct session {
     struct guidance guidance;
     struct conditioning conditioning;
     struct adaptation *adaptation; /* NULL: no adapters */
+    struct session_control controls[ENGINE_CONTROLS_MAX];
+    int control_count;
     struct sampler_plan plan;
     struct sampler_state state;
     int end;               /* of the plan's calls; the sequel takes over there */
@@ -125,6 +136,17 @@ struct session {
     struct stage_observer observer;
 };
 
+/* How something with weights is loaded, and what a failed try leaves released. */
+struct loader {
+    int (*load)(void *what, struct err *err);
+    void (*release)(void *what); /* the lock is held */
+};
+
+/* Loads it into the room that open sessions were not promised; while it does not fit and something
+ * is idle, that goes and it is tried again. `name` is for messages. The lock is not held. */
+int load_within_budget(struct engine *engine, const struct loader *loader, void *what,
+                       const char *name, struct err *err) must_check;
+
 /* Finds or makes the plan; fails with ERR_MEMORY when the budget does not hold it. */
 int work_plan_find(struct model *model, enum work work, int rows, int height, int width,
                    struct work_plan *plan, struct err *err) must_check;
@@ -137,8 +159,12 @@ int work_plan_find_adapted(struct model *model, enum work work, int rows, int he
 
 /* The same of a step whose texts have so many tokens. */
 int work_plan_find_step(struct model *model, int rows, int height, int width, int tokens,
-                        const struct adapted_rows *adapted, struct work_plan *plan,
+                        const struct work_variant *variant, struct work_plan *plan,
                         struct err *err) must_check;
+
+/* The same of what a control makes of a hint. */
+int work_plan_find_hint(struct model *model, int height, int width, const struct control *control,
+                        struct work_plan *plan, struct err *err) must_check;
 void pass_adapt(struct pass *pass, const struct adapted_rows *adapted);
 
 /* Whether the budget holds what all these plans prepare, and the largest arena of them. */

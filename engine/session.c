@@ -81,7 +81,7 @@ static int resolve(struct draw *d, const struct model *model, struct err *err)
     if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
         return session_refuse(err, "width and height", "the model's VAE does not divide them");
     if (session_check_images(model, d, err) != 0 || check_refiner(model, d, err) != 0 ||
-        session_check_text(model, d, err) != 0)
+        session_check_text(model, d, err) != 0 || control_check(model, d, err) != 0)
         return -1;
     if (d->image_guidance_scale < 0)
         d->image_guidance_scale = IMAGE_GUIDANCE_SCALE;
@@ -150,8 +150,9 @@ void session_free(struct session *s)
 {
     if (s == NULL)
         return;
-    if (s->adaptation != NULL) {
+    if (s->adaptation != NULL || s->control_count > 0) {
         pthread_mutex_lock(&s->model->engine->lock);
+        session_controls_release(s);
         adaptation_release(s->adaptation);
         pthread_mutex_unlock(&s->model->engine->lock);
     }
@@ -163,6 +164,28 @@ void session_free(struct session *s)
     free(s);
 }
 
+/* A step of all rows that are told texts of one length, with all that ever guides them. */
+static int plan_length(struct model *model, const struct session *s, const struct conditioning *c,
+                       int tokens, struct work_plan *plan, struct err *err)
+{
+    struct adapted_rows adapted = {.count = 0};
+    struct controlled_rows controlled = {.count = 0};
+    struct work_variant variant = {.adapted = &adapted, .controlled = &controlled};
+    struct guided_row guided[CONDITIONING_ROWS_MAX];
+    int rows = conditioning_rows_of(c, tokens), rc;
+
+    for (int i = 0; i < rows; i++) /* the last ones, which every control guides */
+        guided[i] = (struct guided_row){.session = s, .row = c->row_count - rows + i};
+    if (model == s->model) {
+        adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
+        if (controlled_rows_make(&controlled, guided, rows, CONTROLLED_EVER, err) != 0)
+            return -1;
+    }
+    rc = work_plan_find_step(model, rows, s->latent_h, s->latent_w, tokens, &variant, plan, err);
+    controlled_rows_release(&controlled);
+    return rc;
+}
+
 /* The largest plan of a step: for each length of text that rows are told, as if they were told all
  * of that length at once. */
 static int check_steps(struct model *model, const struct session *s, const struct conditioning *c,
@@ -170,13 +193,8 @@ static int check_steps(struct model *model, const struct session *s, const struc
 {
     *largest = (struct work_plan){.arena_bytes = 0};
     for (int i = 0; i < c->text_count; i++) {
-        int tokens = conditioning_tokens(c, i), rows = conditioning_rows_of(c, tokens);
-        struct adapted_rows adapted = {.count = 0};
         struct work_plan plan;
-        if (model == s->model)
-            adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
-        if (work_plan_find_step(model, rows, s->latent_h, s->latent_w, tokens, &adapted, &plan,
-                                err) != 0)
+        if (plan_length(model, s, c, conditioning_tokens(c, i), &plan, err) != 0)
             return -1;
         if (plan.arena_bytes > largest->arena_bytes)
             *largest = plan;
@@ -188,13 +206,16 @@ static int check_steps(struct model *model, const struct session *s, const struc
 static int check_plans(struct model *model, const struct session *s, const struct conditioning *c,
                        bool from_image, struct err *err)
 {
-    struct work_plan plans[3];
+    struct work_plan plans[4];
     int h = s->latent_h, w = s->latent_w, count = 0;
 
     if (check_steps(model, s, c, &plans[count++], err) != 0 ||
         decode_plan(model, h, w, &plans[count++], err) != 0)
         return -1;
     if (from_image && work_plan_find(model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
+        return -1;
+    if (model == s->model && s->control_count > 0 &&
+        session_controls_plan(s, &plans[count++], err) != 0)
         return -1;
     return work_plans_fit(model, plans, count, err);
 }
@@ -215,6 +236,7 @@ void session_hand_over(struct session *s)
     conditioning_release(&s->conditioning);
     adaptation_release(s->adaptation);
     s->adaptation = NULL;
+    session_controls_release(s);
     s->model = sequel->model;
     s->conditioning = sequel->conditioning;
     s->plan = sequel->plan;
@@ -286,7 +308,8 @@ static int prepare(struct session *s, const struct draw *d, struct err *err)
 {
     if (make_plans(s, d, err) != 0 ||
         adaptation_acquire(&s->adaptation, s->model, d->adapters, d->adapter_count, err) != 0 ||
-        prepare_texts(s, d, err) != 0 || session_start(s, d, err) != 0)
+        session_controls_init(s, d, err) != 0 || prepare_texts(s, d, err) != 0 ||
+        session_controls_embed(s, err) != 0 || session_start(s, d, err) != 0)
         return -1;
     if (s->sequel && s->end == s->plan.begin)
         session_hand_over(s);
@@ -426,7 +449,8 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
         return -1;
     rows = each * (count < fit ? count : fit > 0 ? fit : 1);
     pthread_mutex_lock(&model->engine->lock);
-    rc = work_plan_find_step(model, rows, h, w, model->tokens, NULL, &step, err) ||
+    rc = work_plan_find_step(model, rows, h, w, model->tokens, &(struct work_variant){0}, &step,
+                             err) ||
          decode_plan(model, h, w, &decoding, err);
     pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0)

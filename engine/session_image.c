@@ -69,11 +69,10 @@ static int encode_planes(struct session *s, const float *planes, enum posterior 
 
 /* ---- masks ---- */
 
-/* As PIL makes a picture gray, ITU-R 601-2 in 16 bits, and a half or more counts as white. */
+/* A half or more of the luma counts as white. */
 static bool is_redrawn(const struct image *mask, size_t pixel)
 {
-    const uint8_t *p = mask->rgb + 3 * pixel;
-    return (p[0] * 19595u + p[1] * 38470u + p[2] * 7471u + 0x8000u) >> 16 >= 128;
+    return image_luma(mask->rgb + 3 * pixel) >= 128;
 }
 
 /* The mask of latent pixels: nearest, which is each block's first pixel. */

@@ -5,7 +5,7 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 6
+#define STATE_VERSION 7
 
 struct header {
     uint32_t magic, version;
@@ -16,6 +16,7 @@ struct header {
     int32_t width, height;
     int32_t end, steps_before;
     int32_t blends, adapters;
+    int32_t controls, reserved;
     struct guidance guidance;
 };
 
@@ -53,6 +54,7 @@ static struct header header_of(const struct session *s)
                            .end = s->end,
                            .steps_before = s->steps_before,
                            .blends = s->blends,
+                           .controls = s->control_count,
                            .guidance = s->guidance};
 }
 
@@ -64,9 +66,10 @@ int session_save(const struct session *s, struct buf *out, struct err *err)
 
     pthread_mutex_lock(&s->model->engine->lock);
     header.adapters = adaptation_save(s->adaptation, adapters);
-    pthread_mutex_unlock(&s->model->engine->lock);
     buf_append(out, &header, sizeof(header));
     buf_append(out, adapters, sizeof(adapters));
+    session_controls_save(s, out);
+    pthread_mutex_unlock(&s->model->engine->lock);
     buf_append(out, &s->plan, sizeof(s->plan));
     buf_append(out, &s->state, sizeof(s->state));
     buf_append(out, &s->rng, sizeof(s->rng));
@@ -114,7 +117,8 @@ static int check_header(const struct header *h, const char *rest, size_t len, st
     if (h->magic != STATE_MAGIC || h->version != STATE_VERSION)
         return err_set(err, ERR_FORMAT, ERR_REJECT,
                        "a saved session is damaged or of another version of the engine");
-    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) || !sized)
+    if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) || !sized ||
+        h->controls < 0 || h->controls > ENGINE_CONTROLS_MAX)
         return damaged(err);
     return 0;
 }
@@ -139,6 +143,18 @@ static void take_conditioning(struct rest *rest, struct conditioning *c,
 {
     if (!rest->failed && conditioning_restore(c, unet, &rest->at, rest->end) != 0)
         rest->failed = true;
+}
+
+/* The lock is held. */
+static int take_controls(struct session *s, int count, struct rest *rest, struct err *err)
+{
+    size_t bytes = session_controls_bytes(s, count);
+    const char *at = rest->at;
+
+    if ((size_t)(rest->end - at) < bytes)
+        return damaged(err);
+    rest->at += bytes;
+    return session_controls_restore(s, at, count, err);
 }
 
 /* Fills a session that has the state's size. */
@@ -192,6 +208,8 @@ int session_restore(struct session **out, struct model *model, struct model *ref
         goto fail;
     pthread_mutex_lock(&model->engine->lock);
     rc = adaptation_restore(&s->adaptation, model, adapters, header.adapters, err);
+    if (rc == 0)
+        rc = take_controls(s, header.controls, &rest, err);
     pthread_mutex_unlock(&model->engine->lock);
     if (rc != 0 || take_state(s, &header, &rest, err) != 0)
         goto fail;

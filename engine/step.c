@@ -3,6 +3,7 @@
  * of one length go through it together, since no row's result depends on the others. A session's
  * outputs are put together when all of its rows have been computed.
  */
+#include "engine/decode.h"
 #include "engine/runtime.h"
 
 #include <stdio.h>
@@ -36,6 +37,7 @@ struct batch {
     double timesteps[STEP_ROWS_MAX];
     double guidance[STEP_ROWS_MAX];
     struct adapted_rows adapted;
+    struct controlled_rows controlled;
 };
 
 /* ---- what is asked ---- */
@@ -156,6 +158,25 @@ static void batch_fill_row(struct batch *b, int i)
     b->guidance[i] = c->guidance_scale;
 }
 
+/* What guides the batch's rows. */
+static int batch_guide(struct batch *b, enum controlled which, struct err *err)
+{
+    struct guided_row guided[STEP_ROWS_MAX];
+
+    for (int i = 0; i < b->count; i++)
+        guided[i] = (struct guided_row){.session = b->rows[i]->session, .row = b->rows[i]->row};
+    return controlled_rows_make(&b->controlled, guided, b->count, which, err);
+}
+
+static int batch_plan(const struct batch *b, struct work_plan *plan, struct err *err)
+{
+    const struct session *s = b->rows[0]->session;
+    struct work_variant variant = {.adapted = &b->adapted, .controlled = &b->controlled};
+
+    return work_plan_find_step(s->model, b->count, s->latent_h, s->latent_w, b->tokens, &variant,
+                               plan, err);
+}
+
 static int batch_compute(struct batch *b, struct err *err)
 {
     const struct session *s = b->rows[0]->session;
@@ -165,9 +186,7 @@ static int batch_compute(struct batch *b, struct err *err)
     struct tensor x, text, text_rows, pooled, y;
     struct pass pass;
 
-    if (work_plan_find_step(m, b->count, s->latent_h, s->latent_w, b->tokens, &b->adapted, &plan,
-                            err) != 0 ||
-        work_begin(m, &plan, model_act(m), &pass, err) != 0)
+    if (batch_plan(b, &plan, err) != 0 || work_begin(m, &plan, model_act(m), &pass, err) != 0)
         return -1;
     pass_adapt(&pass, &b->adapted);
     x = pass_tensor_of(&pass, DTYPE_F32, b->count, s->latent_h, s->latent_w, u->in_channels);
@@ -180,14 +199,14 @@ static int batch_compute(struct batch *b, struct err *err)
     op_upload(&pass, &x, b->input);
     op_upload(&pass, &text_rows, b->text);
     op_upload(&pass, &pooled, b->pooled);
-    unet_forward(&pass, &m->unet,
-                 &(struct unet_input){.latents = &x,
-                                      .timesteps = b->timesteps,
-                                      .text = &text,
-                                      .pooled = &pooled,
-                                      .ids = b->ids,
-                                      .guidance = b->guidance},
-                 &y);
+    controlled_forward(&pass, &m->unet,
+                       &(struct unet_input){.latents = &x,
+                                            .timesteps = b->timesteps,
+                                            .text = &text,
+                                            .pooled = &pooled,
+                                            .ids = b->ids,
+                                            .guidance = b->guidance},
+                       &b->controlled, &y);
     op_download(&pass, b->output, &y);
     return pass.failed ? -1 : 0;
 }
@@ -201,7 +220,10 @@ static int batch_run(struct batch *b, struct err *err)
         return -1;
     for (int i = 0; i < b->count; i++)
         batch_fill_row(b, i);
-    rc = batch_compute(b, err);
+    rc = batch_guide(b, CONTROLLED_NOW, err);
+    if (rc == 0)
+        rc = batch_compute(b, err);
+    controlled_rows_release(&b->controlled);
     for (int i = 0; i < b->count && rc == 0; i++)
         memcpy(b->rows[i]->output, b->output + (size_t)i * each, each * sizeof(float));
     free(b->input);
@@ -276,6 +298,49 @@ int engine_step(struct model *model, struct session *const sessions[], int count
     pthread_mutex_lock(&model->engine->lock);
     rc = run(step, sessions, count, err);
     pthread_mutex_unlock(&model->engine->lock);
+    free(step);
+    return rc;
+}
+
+/* ---- planning ---- */
+
+/* The largest of the passes that a step of these sessions would take. */
+static int plan_passes(struct step *step, struct session *const sessions[], int count,
+                       size_t *bytes, struct err *err)
+{
+    struct work_plan plan;
+    struct batch batch;
+    int rc = ask(step, sessions, count, err);
+
+    while (rc == 0 && batch_take(&batch, step)) {
+        rc = batch_guide(&batch, CONTROLLED_EVER, err);
+        if (rc == 0)
+            rc = batch_plan(&batch, &plan, err);
+        controlled_rows_release(&batch.controlled);
+        if (rc == 0 && plan.arena_bytes > *bytes)
+            *bytes = plan.arena_bytes;
+    }
+    free(step->outputs);
+    return rc;
+}
+
+int engine_plan(struct session *const sessions[], int count, size_t *bytes, struct err *err)
+{
+    const struct session *first = sessions[0];
+    struct engine *engine = first->model->engine;
+    struct step *step = malloc(sizeof(*step));
+    struct work_plan decoding;
+    int rc;
+
+    ASSERT(count >= 1 && count <= ENGINE_SESSIONS_MAX);
+    if (step == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a step");
+    pthread_mutex_lock(&engine->lock);
+    rc = decode_plan(first->model, first->latent_h, first->latent_w, &decoding, err);
+    *bytes = rc == 0 ? decoding.arena_bytes : 0;
+    if (rc == 0)
+        rc = plan_passes(step, sessions, count, bytes, err);
+    pthread_mutex_unlock(&engine->lock);
     free(step);
     return rc;
 }

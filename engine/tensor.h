@@ -52,6 +52,18 @@ static inline struct tensor tensor_columns(const struct tensor *t, int first, in
     return view;
 }
 
+/* Samples [first, first + count), over the same memory. */
+static inline struct tensor tensor_samples(const struct tensor *t, int first, int count)
+{
+    struct tensor view = *t;
+    size_t each = (size_t)t->h * (size_t)t->w * (size_t)t->ld * dtype_bytes(t->dtype);
+
+    view.n = count;
+    if (t->data != NULL)
+        view.data = (char *)t->data + (size_t)first * each;
+    return view;
+}
+
 static inline float bf16_to_f32(uint16_t v)
 {
     uint32_t bits = (uint32_t)v << 16;

@@ -84,23 +84,29 @@ static int up_depth_at(const struct json *json, int levels, int i, int j)
                : depth_at(json_get(json, "transformer_layers_per_block"), i, j);
 }
 
+static int heads_at(const struct json *json, int level)
+{
+    const struct json *heads = json_get(json, "num_attention_heads");
+
+    if (heads == NULL || heads->type == JSON_NULL)
+        heads = json_get(json, "attention_head_dim"); /* diffusers' name for the number of heads */
+    return int_at(heads, level, 8);
+}
+
 static int read_level(struct unet_config *u, const struct json *json, int i, struct checkpoint *c,
                       struct err *err)
 {
     const char *down = string_at(json_get(json, "down_block_types"), i);
     const char *up = string_at(json_get(json, "up_block_types"), u->levels - 1 - i);
-    const struct json *heads = json_get(json, "num_attention_heads");
     bool attention = strcmp(down, "CrossAttnDownBlock2D") == 0;
 
     if (!attention && strcmp(down, "DownBlock2D") != 0)
         return refuse(c, err, "down_block_types", down);
     if (strcmp(up, attention ? "CrossAttnUpBlock2D" : "UpBlock2D") != 0)
         return refuse(c, err, "up_block_types", up);
-    if (heads == NULL || heads->type == JSON_NULL)
-        heads = json_get(json, "attention_head_dim"); /* diffusers' name for the number of heads */
     u->channels[i] = int_at(json_get(json, "block_out_channels"), i, 0);
     u->layers[i] = int_at(json_get(json, "layers_per_block"), i, 2);
-    u->heads[i] = int_at(heads, i, 8);
+    u->heads[i] = heads_at(json, i);
     for (int j = 0; attention && j < u->layers[i] && j < UNET_LAYERS_MAX; j++)
         u->down_depth[i][j] = depth_at(json_get(json, "transformer_layers_per_block"), i, j);
     for (int j = 0; attention && j <= u->layers[i] && j <= UNET_LAYERS_MAX; j++)
@@ -184,6 +190,10 @@ static void way_up_from_shapes(struct unet_config *u, struct checkpoint *c)
             COUNT_TENSORS(u->up_depth[i][j], UNET_DEPTH_MAX,
                           "up_blocks.%d.attentions.%d.transformer_blocks.%d.attn2.to_k.weight",
                           u->levels - 1 - i, j, u->up_depth[i][j]);
+}
+
+static void mid_from_shapes(struct unet_config *u, struct checkpoint *c)
+{
     COUNT_TENSORS(u->mid_depth, UNET_DEPTH_MAX,
                   "mid_block.attentions.0.transformer_blocks.%d.attn2.to_k.weight", u->mid_depth);
 }
@@ -218,6 +228,7 @@ static void config_from_shapes(struct unet_config *u, struct checkpoint *c)
         level_from_shapes(u, c, i);
     }
     way_up_from_shapes(u, c);
+    mid_from_shapes(u, c);
     added_from_shapes(u, c);
 }
 
@@ -240,6 +251,15 @@ static int check_depths(const struct unet_config *u, struct checkpoint *c, struc
     return 0;
 }
 
+static int check_heads(const struct unet_config *u, struct checkpoint *c, struct err *err)
+{
+    for (int i = 0; i < u->levels; i++)
+        if (u->heads[i] < 1 || u->channels[i] % u->heads[i] != 0)
+            return refuse(c, err, "attention_head_dim",
+                          "a number of heads that does not divide its width");
+    return 0;
+}
+
 static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct err *err)
 {
     if ((u->in_channels != 4 && u->in_channels != 8 && u->in_channels != 9) || u->out_channels != 4)
@@ -254,13 +274,10 @@ static int check_sizes(const struct unet_config *u, struct checkpoint *c, struct
             u->channels[i] % u->groups != 0)
             return refuse(c, err, "block_out_channels",
                           "a width that norm_num_groups does not divide");
-        if (u->heads[i] < 1 || u->channels[i] % u->heads[i] != 0)
-            return refuse(c, err, "attention_head_dim",
-                          "a number of heads that does not divide its width");
         if (u->layers[i] < 1 || u->layers[i] > UNET_LAYERS_MAX)
             return refuse(c, err, "layers_per_block", "a number outside of 1 to 4");
     }
-    return check_depths(u, c, err);
+    return check_heads(u, c, err) != 0 ? -1 : check_depths(u, c, err);
 }
 
 int unet_config_read(struct unet_config *config, struct checkpoint *checkpoint, struct err *err)
@@ -272,4 +289,42 @@ int unet_config_read(struct unet_config *config, struct checkpoint *checkpoint, 
     else if (config_from_json(config, json, checkpoint, err) != 0)
         return -1;
     return check_sizes(config, checkpoint, err);
+}
+
+/* Fields of a ControlNet's config.json that change what it computes. */
+static int check_copy_fields(const struct json *json, struct checkpoint *c, struct err *err)
+{
+    const char *mid = json_string_or(json_get(json, "mid_block_type"), "UNetMidBlock2DCrossAttn");
+
+    if (strcmp(mid, "UNetMidBlock2DCrossAttn") != 0 && strcmp(mid, "UNetMidBlock2D") != 0)
+        return refuse(c, err, "mid_block_type", mid);
+    return 0;
+}
+
+int unet_config_copy(struct unet_config *u, const struct unet_config *model, struct checkpoint *c,
+                     struct err *err)
+{
+    const struct json *json = checkpoint_config(c, COMPONENT_UNET);
+
+    *u = *model;
+    u->in_channels = u->out_channels;
+    u->guidance_width = 0;
+    u->mid_depth = 0;
+    memset(u->layers, 0, sizeof(u->layers));
+    memset(u->down_depth, 0, sizeof(u->down_depth));
+    for (int i = 0; i < u->levels; i++) {
+        level_from_shapes(u, c, i);
+        if (u->layers[i] != model->layers[i])
+            return err_set(err, ERR_FORMAT, ERR_REJECT,
+                           "%s: has %d layers at level %d, the model has %d; it belongs to a model "
+                           "of another family",
+                           checkpoint_file(c, COMPONENT_UNET), u->layers[i], i, model->layers[i]);
+        if (json != NULL)
+            u->heads[i] = heads_at(json, i);
+    }
+    u->context = model->context; /* binding compares it with the file's */
+    mid_from_shapes(u, c);
+    if (json != NULL && check_copy_fields(json, c, err) != 0)
+        return -1;
+    return check_heads(u, c, err);
 }

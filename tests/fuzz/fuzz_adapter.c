@@ -1,7 +1,8 @@
 /*
- * Any bytes as an adapter's or a textual inversion's file for a small model: it loads and unloads,
- * or is refused with a message that names it. An input that is no safetensors file is taken as a
- * list of keys, one a line, which reaches the mapper without a header.
+ * Any bytes as the file of an adapter, a textual inversion, a ControlNet or a T2I-Adapter for a
+ * small model: it loads and unloads, or is refused with a message that names it. An input that is
+ * no safetensors file is taken as a list of keys, one a line, which reaches the mapper without a
+ * header.
  */
 #include "engine/adapter.h"
 
@@ -19,7 +20,7 @@ static struct adapter_keys *make_keys(void)
     static const char *const NAMES[] = {"conv_in", "down_blocks.0.attentions.0.proj_in",
                                         "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
                                         "up_blocks.1.upsamplers.0.conv"};
-    struct ldm_layout layout = {.layers = 2};
+    struct ldm_layout layout = {.unet = "", .layers = 2};
     struct adapter_keys *keys;
     struct err err;
 
@@ -61,10 +62,11 @@ static void try_file(const uint8_t *data, size_t size)
 {
     static struct engine *engine;
     static struct model *model;
-    char path[] = "/tmp/fuzz-adapter-XXXXXX";
+    char path[] = "/tmp/fuzz-adapter-XXXXXX.safetensors";
     struct engine_options options = ENGINE_OPTIONS_INIT;
     struct inversion *inversion;
     struct adapter *adapter;
+    struct control *control;
     struct err err;
     int fd;
 
@@ -74,7 +76,7 @@ static void try_file(const uint8_t *data, size_t size)
         fprintf(stderr, "%s\n", err.message);
         abort();
     }
-    fd = mkstemp(path);
+    fd = mkstemps(path, (int)strlen(".safetensors"));
     if (fd < 0 || write(fd, data, size) != (ssize_t)size)
         abort();
     close(fd);
@@ -84,6 +86,10 @@ static void try_file(const uint8_t *data, size_t size)
         ASSERT(strstr(err.message, path) != NULL || err.code == ERR_MEMORY);
     if (engine_load_inversion(&inversion, model, path, &err) == 0)
         engine_unload_inversion(inversion);
+    if (engine_load_control(&control, model, path, &err) == 0)
+        engine_unload_control(control);
+    else
+        ASSERT(strstr(err.message, path) != NULL || err.code == ERR_MEMORY);
     unlink(path);
 }
 

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define STAGE_LIMIT 1e-4
 #define PSNR_F32 50.0
@@ -127,7 +128,7 @@ static int codec_decode(struct image *image, const void *bytes, size_t len, stru
 }
 #endif
 
-static int read_init_image(const char *name, struct image *image, struct err *err)
+static int read_picture(const char *name, struct image *image, struct err *err)
 {
     char path[512];
     FILE *file;
@@ -165,14 +166,18 @@ static void read_pair(const struct json *json, int pair[2])
 
 #define LOADED_ADAPTERS_MAX 16
 
-/* A model's adapters that jobs have asked for. */
+/* A model's adapters and controls that jobs have asked for. */
 struct adapters {
     struct model *model;
-    int count;
+    int count, control_count;
     struct {
         struct adapter *adapter;
         char name[64];
     } items[LOADED_ADAPTERS_MAX];
+    struct {
+        struct control *control;
+        char name[64];
+    } controls[LOADED_ADAPTERS_MAX];
 };
 
 /* The models that are loaded, by name: the job's and its refiner. */
@@ -215,6 +220,66 @@ static int read_loras(const struct json *job, struct adapters *adapters, struct 
     return 0;
 }
 
+/* A folder or a file of its own, or one that is committed packed beside the models. */
+static int load_control(struct control **control, struct model *model, const char *name,
+                        struct err *err)
+{
+    static const char *const PLACES[] = {GOLDEN "models/controlnets/%s",
+                                         GOLDEN "models/controlnets/%s.safetensors",
+                                         GOLDEN "models/%s.safetensors"};
+    char path[512];
+
+    for (size_t i = 0; i < sizeof(PLACES) / sizeof(PLACES[0]); i++) {
+        snprintf(path, sizeof(path), PLACES[i], name);
+        if (access(path, R_OK) == 0)
+            return engine_load_control(control, model, path, err);
+    }
+    return err_set(err, ERR_NOT_FOUND, ERR_REJECT, "no ControlNet %s", name);
+}
+
+static struct control *need_control(struct adapters *adapters, const char *name, struct err *err)
+{
+    int i = 0;
+
+    while (i < adapters->control_count && strcmp(adapters->controls[i].name, name) != 0)
+        i++;
+    if (i < adapters->control_count)
+        return adapters->controls[i].control;
+    if (i == LOADED_ADAPTERS_MAX ||
+        load_control(&adapters->controls[i].control, adapters->model, name, err) != 0)
+        return NULL;
+    snprintf(adapters->controls[i].name, sizeof(adapters->controls[i].name), "%s", name);
+    adapters->control_count++;
+    return adapters->controls[i].control;
+}
+
+/* The pictures that a job names; the caller releases them. */
+struct pictures {
+    struct image init, mask, hints[ENGINE_CONTROLS_MAX];
+};
+
+static int read_controls(const struct json *job, struct adapters *adapters, struct draw *draw,
+                         struct pictures *pictures, struct err *err)
+{
+    const struct json *list = json_get(job, "controlnets");
+
+    for (const struct json *c = list ? list->child : NULL; c != NULL; c = c->next) {
+        struct image *hint = &pictures->hints[draw->control_count];
+        struct draw_control *to = &draw->controls[draw->control_count++];
+        *to = (struct draw_control){
+            .control = need_control(adapters, json_string_or(json_get(c, "name"), ""), err),
+            .image = hint,
+            .scale = json_double_or(json_get(c, "scale"), 1),
+            .start = json_double_or(json_get(c, "start"), 0),
+            .end = json_double_or(json_get(c, "end"), 1),
+            .guess_mode = json_bool_or(json_get(c, "guess_mode"), false)};
+        if (to->control == NULL ||
+            read_picture(json_string_or(json_get(c, "image"), ""), hint, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* The caller unloads them. */
 static int read_words(const struct json *job, const struct adapters *adapters, struct draw *draw,
                       struct err *err)
@@ -235,7 +300,7 @@ static int read_words(const struct json *job, const struct adapters *adapters, s
 }
 
 static int draw_of(const struct json *job, struct adapters *adapters, struct draw *draw,
-                   struct image *init, struct image *mask, struct err *err)
+                   struct pictures *pictures, struct err *err)
 {
     const char *mask_name = json_string_or(json_get(job, "mask"), NULL);
     const char *sampler = json_string_or(json_get(job, "sampler"), NULL);
@@ -264,15 +329,16 @@ static int draw_of(const struct json *job, struct adapters *adapters, struct dra
     draw->negative_aesthetic_score = json_double_or(json_get(job, "negative_aesthetic_score"), -1);
     draw->switch_at = json_double_or(json_get(json_get(job, "refiner"), "switch_at"), 0);
     draw->image_guidance_scale = json_double_or(json_get(job, "image_guidance_scale"), -1);
-    if (read_loras(job, adapters, draw, err) != 0 || read_words(job, adapters, draw, err) != 0)
+    if (read_loras(job, adapters, draw, err) != 0 || read_words(job, adapters, draw, err) != 0 ||
+        read_controls(job, adapters, draw, pictures, err) != 0)
         return -1;
     if (image == NULL)
         return 0;
-    draw->mask = mask_name ? mask : NULL;
-    if (mask_name != NULL && read_init_image(mask_name, mask, err) != 0)
+    draw->mask = mask_name ? &pictures->mask : NULL;
+    if (mask_name != NULL && read_picture(mask_name, &pictures->mask, err) != 0)
         return -1;
-    draw->init_image = init;
-    return read_init_image(image, init, err);
+    draw->init_image = &pictures->init;
+    return read_picture(image, &pictures->init, err);
 }
 
 static int load_model(struct engine *engine, struct loaded *loaded, const char *name,
@@ -315,12 +381,13 @@ static int draw_job(struct loaded loaded[2], const struct json *job, struct chec
                     struct err *err)
 {
     struct stage_observer observer = {.see = see, .user = check};
-    struct image init = {0}, mask = {0}, image = {0};
+    struct pictures pictures = {0};
+    struct image image = {0};
     struct session *session = NULL;
     struct draw draw;
     int rc = -1;
 
-    if (draw_of(job, &loaded[0].adapters, &draw, &init, &mask, err) != 0)
+    if (draw_of(job, &loaded[0].adapters, &draw, &pictures, err) != 0)
         goto out;
     if (json_get(job, "refiner") != NULL)
         draw.refiner = loaded[1].model;
@@ -335,8 +402,10 @@ out:
         engine_unload_inversion((struct inversion *)draw.inversions[i].inversion);
     session_free(session);
     image_release(&image);
-    image_release(&init);
-    image_release(&mask);
+    image_release(&pictures.init);
+    image_release(&pictures.mask);
+    for (int i = 0; i < ENGINE_CONTROLS_MAX; i++)
+        image_release(&pictures.hints[i]);
     return rc;
 }
 
@@ -346,7 +415,7 @@ static bool left_out(const struct json *job)
     (void)job;
     return false;
 #else
-    return json_get(job, "init_image") != NULL;
+    return json_get(job, "init_image") != NULL || json_get(job, "controlnets") != NULL;
 #endif
 }
 

@@ -3,7 +3,7 @@
  * dialects, samplers and guidance in one batch, on a small committed model. Needs no test library;
  * exit status 77: there is no such device.
  *
- *     test_mixed BACKEND PRECISION [MODEL]
+ *     test_mixed BACKEND PRECISION [MODEL [CONTROLNET]]
  */
 #include "engine/engine.h"
 
@@ -13,6 +13,17 @@
 
 #define COUNT 8
 #define MANY "red roses, old walls and a broken cart in the rain, "
+
+/* With a ControlNet the middle two are guided, each by another part of one picture. */
+static struct control *control;
+static uint8_t pixels[COUNT * 72 * 64 * 3];
+
+static void guide(struct draw *draw, int i, struct image *hint)
+{
+    *hint = (struct image){.width = 72, .height = 64 - 8 * i, .rgb = pixels + 72 * 3 * i};
+    draw->controls[draw->control_count++] = (struct draw_control){
+        .control = control, .image = hint, .scale = 0.5 * i, .start = 0.3 * (i - 1), .end = 1};
+}
 
 static struct draw request(int i)
 {
@@ -52,6 +63,9 @@ static int draw_together(struct model *model, int first, int count, struct image
 
     for (int i = 0; i < count && rc == 0; i++) {
         struct draw draw = request(first + i);
+        struct image hint;
+        if (control != NULL && (first + i == 1 || first + i == 2))
+            guide(&draw, first + i, &hint);
         rc = session_create(&sessions[i], model, &draw, NULL, err);
     }
     for (bool more = true; more && rc == 0;) {
@@ -100,7 +114,7 @@ int main(int argc, char **argv)
     int different;
 
     if (argc < 3) {
-        fprintf(stderr, "usage: test_mixed BACKEND PRECISION [MODEL]\n");
+        fprintf(stderr, "usage: test_mixed BACKEND PRECISION [MODEL [CONTROLNET]]\n");
         return 2;
     }
     options.backend = argv[1];
@@ -111,7 +125,13 @@ int main(int argc, char **argv)
         printf("SKIP %s\n", err.message);
         return 77;
     }
-    different = engine_load(&model, engine, path, NULL, &err) == 0 ? compare(model, &err) : -1;
+    for (size_t i = 0; i < sizeof(pixels); i++)
+        pixels[i] = (uint8_t)(i * i / 11);
+    different = engine_load(&model, engine, path, NULL, &err);
+    if (different == 0 && argc > 4)
+        different = engine_load_control(&control, model, argv[4], &err);
+    if (different == 0)
+        different = compare(model, &err);
     if (different < 0)
         printf("FAIL %s\n", err.message);
     else

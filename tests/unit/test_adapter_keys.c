@@ -111,6 +111,7 @@ static void begin(int levels, const int *depth, bool xl, bool alone)
 
     memset(&names, 0, sizeof(names));
     names.alone = alone;
+    names.layout.unet = "";
     names.layout.layers = 2;
     assert_int_equal(adapter_keys_create(&names.keys, &err), 0);
     for (int i = 0; i < levels; i++)

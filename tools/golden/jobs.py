@@ -330,6 +330,57 @@ SAID = {
 }
 
 
+HINT = "jobs/hint-101x53.png"
+
+
+def control(name, hint=FIRST, scale=1.0, start=0.0, end=1.0, guess_mode=False):
+    return {"name": name, "image": hint, "scale": scale, "start": start, "end": end, "guess_mode": guess_mode}
+
+
+def guided(job, *controls):
+    """A job whose point is the pictures that guide it."""
+    return {**job, "controlnets": list(controls)}
+
+
+GUIDED = {
+    "sd1-plain": [
+        guided(text("a red cat", "ddim", 3, 301, 72, 64, 4.0), control("sd1-canny", scale=0.8)),
+        guided(
+            text("a red cat", "euler", 5, 302, 64, 72, 3.0, negative_prompt="dog"),
+            control("sd1-canny", HINT, 0.6, 0.0, 0.6),
+            control("sd1-depth", SECOND, 1.3, 0.2, 1.0),
+        ),
+        guided(text("a house", "euler_a", 3, 303, 64, 64, 3.0), control("sd1-pose", HINT, guess_mode=True)),
+        guided(text("a house", "heun", 3, 304, 64, 64, 1.0), control("sd1-pose", SECOND, 0.5, 0.25, 0.8)),
+        guided(image("a boat", FIRST, 0.7, None, 5, 305, 3.0), control("sd1-depth", HINT, 1.0, 0.0, 0.7)),
+        guided(masked("a boat", FIRST, 0.8, "dpm++ 2m", 4, 306), control("sd1-canny", SECOND, 0.7)),
+        guided(text("a red cat", "euler", 3, 321, 72, 88, 4.0), control("sd1-sketch", HINT, 0.8)),
+        guided(text("a house", "ddim", 3, 322, 64, 64, 3.0), control("sd1-sketch", HINT, 0.6),
+               control("sd1-sketch", SECOND, 1.1)),
+    ],
+    "sd1-single": [
+        guided(text("a castle", "ddim", 3, 323, 72, 64, 3.0), control("sd1-color", HINT, 0.9)),
+    ],
+    "sd1-inpaint": [
+        guided(masked("a red cat", SECOND, 1.0, "ddim", 3, 307), control("sd1-pose", HINT, 0.9)),
+    ],
+    "sd2-small": [
+        guided(text("a green field", None, 3, 308, 64, 64, 3.0), control("sd2-lines", HINT, 0.7)),
+    ],
+    "sdxl-small": [
+        guided(text("a red cat", None, 3, 309, 64, 72, 3.0), control("sdxl-canny", HINT, 0.6)),
+        guided(
+            text("a red cat", "euler_a", 4, 310, 64, 64, 3.0, negative_prompt="dog", crop=[8, 0]),
+            control("sdxl-canny", SECOND, 0.5, 0.0, 0.5, True),
+            control("sdxl-canny", HINT, 0.4, 0.25, 1.0, True),
+        ),
+        guided(image("a boat", SECOND, 0.8, None, 4, 311, 3.0), control("sdxl-canny", FIRST, 0.8)),
+        guided(text("a boat", None, 4, 312, 64, 64, 3.0, refiner=refiner(0.5)), control("sdxl-canny", HINT, 0.7, 0, 0.8)),
+        guided(text("a boat", None, 4, 324, 64, 96, 3.0), control("sdxl-sketch", HINT, 0.8, 0.0, 0.6)),
+    ],
+}
+
+
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
@@ -346,3 +397,6 @@ def every():
     for model, jobs in SAID.items():
         for number, job in enumerate(jobs):
             yield {"id": f"{model}-said-{number:02d}", "model": model, **job, "thin": True}
+    for model, jobs in GUIDED.items():
+        for number, job in enumerate(jobs):
+            yield {"id": f"{model}-guided-{number:02d}", "model": model, **job, "thin": True}

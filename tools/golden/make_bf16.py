@@ -12,6 +12,7 @@ import sys
 import torch
 from safetensors.torch import load_file
 
+import controls
 import jobs
 import load
 import make_jobs
@@ -66,6 +67,12 @@ def pipeline_in_bf16(name, original=load.pipeline):
     return pipe
 
 
+def control_in_bf16(name, original=controls.network):
+    net = original(name)
+    compute_in_bf16(net)
+    return net
+
+
 def decibels(want, got):
     error = ((want.double() - got.double()) ** 2).mean().item()
     return 200.0 if error == 0 else -10 * math.log10(error)
@@ -73,6 +80,7 @@ def decibels(want, got):
 
 def main():
     load.pipeline = pipeline_in_bf16
+    controls.network = control_in_bf16
     path = shared.GOLDEN / "bf16.json"
     wanted = sys.argv[1:]
     before = json.loads(path.read_text()) if wanted else {}

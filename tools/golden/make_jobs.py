@@ -24,6 +24,7 @@ Of a job that is marked `latents_only` the text's tensors, the pictures and the 
 """
 
 import contextlib
+import inspect
 import json
 import sys
 
@@ -36,6 +37,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import adapters
+import controls
 import dialects
 import jobs
 import load
@@ -72,6 +74,10 @@ OWN_OF_DIALECTS = ["prompt", "negative_prompt", "clip_skip"]
 NOT_OF_DIALECTS = ["noise", "timesteps", "model_output.0", "latents"]
 NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_prompt_embeds", "init_image", "latents",
                    "image"]
+
+# What a job that is about its pictures' guides has of the text is as in other jobs.
+NOT_OF_GUIDES = ["tokens", "negative_tokens", "tokens_2", "negative_tokens_2", "prompt_embeds", "negative_prompt_embeds",
+                 "pooled", "negative_pooled", "time_ids", "negative_time_ids", "noise", "init_latents", "latents"]
 
 # transformers 5.6 dropped the wrapper that the pipelines' clip skip still asks for.
 transformers.CLIPTextModel.text_model = property(lambda self: self)
@@ -177,7 +183,7 @@ def is_xl(pipe):
     return hasattr(pipe, "text_encoder_2")
 
 
-def as_pipeline(pipe, kind):
+def as_pipeline(pipe, kind, **more):
     """The same parts and settings in another of the family's pipelines."""
     name = f"StableDiffusion{'XL' if is_xl(pipe) else ''}{kind}Pipeline"
     settings = {
@@ -187,7 +193,9 @@ def as_pipeline(pipe, kind):
     }
     if not is_xl(pipe):
         settings = {"requires_safety_checker": False}
-    return getattr(diffusers, name)(**pipe.components, **settings)
+    kind = getattr(diffusers, name)
+    wanted = inspect.signature(kind.__init__).parameters
+    return kind(**{key: value for key, value in {**pipe.components, **more, **settings}.items() if key in wanted})
 
 
 def sdxl_arguments(job, pipe):
@@ -197,6 +205,27 @@ def sdxl_arguments(job, pipe):
         scores = ("aesthetic_score", "negative_aesthetic_score")
         arguments |= {name: job[name] for name in scores if name in job}
     return arguments
+
+
+def guide(job, pipe, arguments):
+    """The pipeline with the job's ControlNets or T2I-Adapters, and what it is told of them."""
+    kind = type(pipe).__name__.removeprefix("StableDiffusion").removeprefix("XL").removesuffix("Pipeline")
+    nets = [controls.network(control["name"]) for control in job["controlnets"]]
+    if isinstance(nets[0], diffusers.T2IAdapter):
+        net, told = controls.adapter_arguments(job["controlnets"], nets)
+        if is_xl(pipe):
+            told["adapter_conditioning_factor"] = job["controlnets"][0]["end"]
+        arguments.pop("clip_skip")
+        return as_pipeline(pipe, "Adapter", adapter=net), {**arguments, **told}
+    hints, told = controls.arguments(job["controlnets"])
+    name = "control_image" if kind else "image"
+    if kind:
+        told |= {"width": arguments["image"].width, "height": arguments["image"].height}
+    return as_pipeline(pipe, f"ControlNet{kind}", controlnet=nets if len(nets) > 1 else nets[0]), {
+        **arguments,
+        **told,
+        name: hints,
+    }
 
 
 def refine(job, stages, latents, arguments):
@@ -270,13 +299,19 @@ def run(job):
     else:
         arguments |= {"width": job["width"], "height": job["height"]}
     arguments |= sdxl_arguments(job, pipe)
+    if "controlnets" in job:
+        pipe, arguments = guide(job, pipe, arguments)
     if "refiner" in job:
         arguments |= {"denoising_end": job["refiner"]["switch_at"], "output_type": "latent"}
     pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
     with torch.no_grad(), told or contextlib.nullcontext(), stages.watching():
-        image = pipe(**arguments, callback_on_step_end=stages.see_step).images
+        if "Adapter" in type(pipe).__name__:
+            arguments["callback"] = lambda *step: stages.see_step(pipe, *step[:2], {"latents": step[2]})
+        else:
+            arguments["callback_on_step_end"] = stages.see_step
+        image = pipe(**arguments).images
     if "refiner" in job:
         image = refine(job, stages, image, arguments)
     stages.finish(image)
@@ -312,6 +347,16 @@ def draw_masks():
     Image.fromarray(planes.astype(numpy.uint8)).save(shared.JOBS / "mask-64x88.png", optimize=True)
 
 
+def draw_hint():
+    """Lines on black, of another size than any picture."""
+    y, x = numpy.mgrid[0:53, 0:101].astype(numpy.float64)
+    lines = numpy.abs(numpy.sin(x / 7) + numpy.cos(y / 5)) < 0.25
+    pixels = numpy.stack([lines * 255, lines * x * 2.5, lines * y * 4], -1)
+    Image.fromarray(pixels.astype(numpy.uint8)).save(shared.JOBS / "hint-101x53.png", optimize=True)
+
+
+def without_thin(job):
+    return {key: value for key, value in job.items() if key != "thin"}
 def as_job(job):
     """Without what is for its making alone."""
     return {key: value for key, value in job.items() if key not in ("thin", "told")}
@@ -321,6 +366,7 @@ def main():
     shared.JOBS.mkdir(parents=True, exist_ok=True)
     draw_inits()
     draw_masks()
+    draw_hint()
     every = list(jobs.every())
     with open(shared.GOLDEN / "jobs.jsonl", "w") as lines:
         for job in every:
@@ -331,6 +377,8 @@ def main():
             continue
         stages = run(job)
         for name in NOT_OF_SAMPLERS if job.get("latents_only") else ():
+            stages.pop(name, None)
+        for name in NOT_OF_GUIDES if job.get("controlnets") else ():
             stages.pop(name, None)
         save_file(stages, shared.JOBS / f"{job['id']}.safetensors")
         print("made", job["id"])

@@ -1,5 +1,6 @@
 /* atelier generate: one picture, through the same contract as a jobs file's line. */
 #include "cli/command.h"
+#include "cli/generate_beside.h"
 #include "cli/setup.h"
 #include "common/file.h"
 #include "common/json.h"
@@ -17,7 +18,7 @@
 struct generate_options {
     struct setup_options setup;
     const char *model, *prompt, *negative_prompt;
-    const char *sampler, *schedule, *init_image;
+    const char *sampler, *schedule, *init_image, *loras, *controlnets;
     const char *width, *height, *steps, *guidance_scale, *seed, *strength, *clip_skip;
     const char *out;
 };
@@ -44,6 +45,10 @@ static const struct conf_row rows[] = {
     FIELD("clip-skip", clip_skip, "N", "layers of the text encoder to leave out"),
     FIELD("init-image", init_image, "FILE", "picture to start from"),
     FIELD("strength", strength, "X", "how much of the init image to redraw"),
+    FIELD("lora", loras, "NAME[:SCALE],…", "adapters in the models directory"),
+    FIELD(
+        "controlnet", controlnets, "NAME=FILE[:SCALE],…",
+        "ControlNets or T2I-Adapters in the models directory, and the picture that each one sees"),
     SETUP_ROWS(struct generate_options, setup),
 };
 
@@ -105,6 +110,7 @@ static void write_request(const struct generate_options *options, struct buf *ou
     /* The file is read from where the user stands; an absolute path is his to name. */
     if (options->init_image)
         put_text(out, "init_image", "init");
+    beside_write(options->loras, options->controlnets, out);
     buf_char(out, '}');
 }
 
@@ -131,6 +137,7 @@ struct drawing {
     struct model *model;
     struct session *session;
     struct image init, image;
+    struct beside beside;
 };
 
 static int read_request(struct drawing *drawing, struct err *err)
@@ -196,7 +203,9 @@ static int draw(struct drawing *drawing, struct err *err)
     support_fill(&drawing->job, model_info(drawing->model));
     wanted = support_draw(&drawing->job, 0);
     wanted.init_image = drawing->init.rgb ? &drawing->init : NULL;
-    if (session_create(&drawing->session, drawing->model, &wanted, NULL, err) != 0)
+    if (beside_acquire(&drawing->beside, drawing->models, drawing->number, &drawing->job,
+                       drawing->options->controlnets, &wanted, err) != 0 ||
+        session_create(&drawing->session, drawing->model, &wanted, NULL, err) != 0)
         return -1;
     int total = session_steps_total(drawing->session);
     for (int left; (left = session_steps_left(drawing->session)) > 0;) {
@@ -234,6 +243,7 @@ static void close_all(struct drawing *drawing)
     image_release(&drawing->image);
     image_release(&drawing->init);
     session_free(drawing->session);
+    beside_release(&drawing->beside);
     if (drawing->model)
         models_release(drawing->models, drawing->number);
     models_free(drawing->models);

@@ -237,7 +237,7 @@ static int read_file(struct catalogue *catalogue, struct err *err)
 
 #define ADAPTERS_LISTED_MAX 512
 
-/* FOLDER/NAME.safetensors, or a file of a known name in FOLDER/NAME. */
+/* FOLDER/NAME.safetensors, a file of a known name in FOLDER/NAME, or that folder. */
 static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH_MAX_BYTES])
 {
     static const char *const inner[] = {"pytorch_lora_weights.safetensors",
@@ -251,7 +251,10 @@ static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH
     for (int i = 0; inner[i]; i++)
         if (file_join(path, below, inner[i], NULL) == 0 && file_exists(path))
             return true;
-    return false;
+    if (file_join(path, below, "config.json", NULL) != 0 || !file_exists(path))
+        return false;
+    snprintf(path, FILE_PATH_MAX_BYTES, "%s", below); /* a ControlNet's folder is read whole */
+    return true;
 }
 
 /* The names of a folder's adapters, up to `max`, each the caller's to free. */

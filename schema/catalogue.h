@@ -9,10 +9,10 @@
  *                                 "source": "s3://models/tiny-shapes.tar", "sha256": "…",
  *                                 "defaults": {"steps": 20, "guidance_scale": 4, "width": 128}}}}
  *
- * Adapters lie beside the models, or in the folders loras and embeddings; they are looked for when
- * a job names one. A model with a source need not be there: a worker fetches it. An unknown key, or
- * a model that is neither there nor has a source, is an error. Read once, then constant: any
- * thread.
+ * Adapters lie beside the models, or in the folders loras, embeddings and controlnets; they are
+ * looked for when a job names one. A model with a source need not be there: a worker fetches it. An
+ * unknown key, or a model that is neither there nor has a source, is an error. Read once, then
+ * constant: any thread.
  */
 #ifndef ATELIER_SCHEMA_CATALOGUE_H
 #define ATELIER_SCHEMA_CATALOGUE_H
@@ -65,10 +65,10 @@ int catalogue_find(const struct catalogue *catalogue, const char *name);
 /* Writes a hint with the nearest names, "; did you mean …?", or all names when there are few. */
 void catalogue_hint(const struct catalogue *catalogue, const char *name, char *out, size_t size);
 
-/* Where an adapter's file is: NAME.safetensors or a folder NAME with a pytorch_lora_weights or
- * learned_embeds file, in `folder` ("loras", "embeddings") below the models directory or in that
- * itself. Errors: ERR_INVALID for what is no file's name, ERR_NOT_FOUND with the nearest names;
- * both ERR_REJECT, without the name itself. */
+/* Where an adapter is: NAME.safetensors, the pytorch_lora_weights or learned_embeds file in a
+ * folder NAME, or such a folder with a config.json, in `folder` ("loras", "embeddings",
+ * "controlnets") below the models directory or in that itself. Errors: ERR_INVALID for what is no
+ * file's name, ERR_NOT_FOUND with the nearest names; both ERR_REJECT, without the name itself. */
 int catalogue_adapter(const struct catalogue *catalogue, const char *folder, const char *name,
                       char path[FILE_PATH_MAX_BYTES], struct err *err) must_check;
 

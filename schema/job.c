@@ -475,6 +475,20 @@ static void read_object(struct job_problems *problems, const char *path,
 
 /* ---- what fields say together ---- */
 
+static void check_controlnet(const struct job_controlnet *c, size_t i,
+                             struct job_problems *problems)
+{
+    char field[48];
+    bool given = c->low_threshold >= 0 || c->high_threshold >= 0;
+    if (c->start > c->end) {
+        snprintf(field, sizeof(field), "controlnets[%zu].start", i);
+        job_problem_add(problems, field, NULL, "is after its end");
+    }
+    snprintf(field, sizeof(field), "controlnets[%zu].low_threshold", i);
+    if (given && !c->preprocess)
+        job_problem_add(problems, field, NULL, "and high_threshold need \"preprocess\": \"canny\"");
+}
+
 static void check_together(struct job *job, struct job_problems *problems)
 {
     char value[48];
@@ -495,10 +509,7 @@ static void check_together(struct job *job, struct job_problems *problems)
         job->deadline_ns < job->not_before_ns)
         job_problem_add(problems, "deadline", NULL, "is earlier than not_before");
     for (size_t i = 0; i < job->controlnet_count; i++)
-        if (job->controlnets[i].start > job->controlnets[i].end) {
-            snprintf(value, sizeof(value), "controlnets[%zu].start", i);
-            job_problem_add(problems, value, NULL, "is after its end");
-        }
+        check_controlnet(&job->controlnets[i], i, problems);
     if (job->init_image && job->strength < 0)
         job->strength = job->mask ? DEFAULT_STRENGTH_MASKED : DEFAULT_STRENGTH;
 }

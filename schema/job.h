@@ -50,6 +50,8 @@ struct job_controlnet {
     double scale;
     double start, end; /* part of the steps, 0 … 1 */
     bool guess_mode;
+    const char *preprocess;               /* "canny", or NULL: the picture is the hint */
+    double low_threshold, high_threshold; /* of canny; -1: not given */
 };
 
 struct job_refiner {

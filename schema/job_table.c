@@ -18,6 +18,7 @@ static const char *const schedules[] = {"normal", "karras", "exponential", "sgm_
 static const char *const dialects[] = {"diffusers", "a1111", "comfyui", NULL};
 static const char *const generators[] = {"torch", "philox", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16", "f16", NULL};
+static const char *const preprocessors[] = {"canny", NULL};
 static const char *const priorities[] = {"interactive", "normal", "bulk", NULL};
 static const char *const tiers[] = {"fast", "standard", "premium", NULL};
 static const char *const formats[] = {"png", "jpeg", "webp", NULL};
@@ -48,6 +49,12 @@ static const struct field controlnet_rows[] = {
      .number = 1, .help = "part of the steps at which it ends"},
     {"guess_mode", FIELD_BOOL, .has_default = true, AT(job_controlnet, guess_mode), .number = 0,
      .help = "let the hint speak without a prompt"},
+    {"preprocess", FIELD_CHOICE, AT(job_controlnet, preprocess), .choices = preprocessors,
+     .help = "makes the hint of the picture: canny, its edges; by default the picture is the hint"},
+    {"low_threshold", FIELD_NUMBER, AT(job_controlnet, low_threshold), .min = 0, .max = 10000,
+     .number = -1, .help = "of canny: an edge goes on where it is steeper than this; 100"},
+    {"high_threshold", FIELD_NUMBER, AT(job_controlnet, high_threshold), .min = 0, .max = 10000,
+     .number = -1, .help = "of canny: an edge begins where it is steeper than this; 200"},
 };
 static const struct field_table controlnet_table = {controlnet_rows, COUNT(controlnet_rows),
                                                     sizeof(struct job_controlnet)};

@@ -5,9 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct loaded_adapter {
-    struct loaded_adapter *next;
+enum part_kind { PART_LORA, PART_CONTROL };
+
+/* What stands beside a model: one of the two. */
+struct part {
+    struct part *next;
     struct adapter *adapter;
+    struct control *control;
+    enum part_kind kind;
     int holders;
     uint64_t used; /* order of the last release */
     char name[MODELS_ADAPTER_NAME_BYTES];
@@ -15,7 +20,7 @@ struct loaded_adapter {
 
 struct entry {
     struct model *model;
-    struct loaded_adapter *adapters; /* of that model; they go with it */
+    struct part *parts; /* of that model; they go with it */
     int holders;
     uint64_t used; /* order of the last release */
     bool broken;   /* `err` says why; not tried again */
@@ -54,12 +59,12 @@ int models_create(struct models **out, struct engine *engine, const struct catal
     return 0;
 }
 
-/* Forgets the adapters of a model that is being unloaded. */
-static void forget_adapters(struct entry *entry)
+/* Forgets the parts of a model that is being unloaded. */
+static void forget_parts(struct entry *entry)
 {
-    while (entry->adapters) {
-        struct loaded_adapter *first = entry->adapters;
-        entry->adapters = first->next;
+    while (entry->parts) {
+        struct part *first = entry->parts;
+        entry->parts = first->next;
         free(first);
     }
 }
@@ -69,7 +74,7 @@ void models_free(struct models *models)
     if (!models)
         return;
     for (size_t i = 0; i < models->catalogue->count; i++) {
-        forget_adapters(&models->entries[i]);
+        forget_parts(&models->entries[i]);
         if (models->entries[i].model)
             engine_unload(models->entries[i].model);
     }
@@ -79,25 +84,33 @@ void models_free(struct models *models)
     free(models);
 }
 
-/* Unloads the adapter that was idle longest; false when none is idle. */
-static bool drop_adapter(struct models *models)
+static void unload_part(const struct part *part)
 {
-    struct loaded_adapter **oldest = NULL;
-    struct adapter *adapter = NULL;
+    if (part->kind == PART_LORA)
+        engine_unload_adapter(part->adapter);
+    else
+        engine_unload_control(part->control);
+}
+
+/* Unloads the part that was idle longest; false when none is idle. */
+static bool drop_part(struct models *models)
+{
+    struct part **oldest = NULL, *dropped = NULL;
     pthread_mutex_lock(&models->lock);
     for (size_t i = 0; i < models->catalogue->count; i++)
-        for (struct loaded_adapter **at = &models->entries[i].adapters; *at; at = &(*at)->next)
+        for (struct part **at = &models->entries[i].parts; *at; at = &(*at)->next)
             if ((*at)->holders == 0 && (!oldest || (*at)->used < (*oldest)->used))
                 oldest = at;
     if (oldest) {
-        struct loaded_adapter *dropped = *oldest;
-        adapter = dropped->adapter;
+        dropped = *oldest;
         *oldest = dropped->next;
-        free(dropped);
     }
     pthread_mutex_unlock(&models->lock);
-    engine_unload_adapter(adapter);
-    return adapter != NULL;
+    if (!dropped)
+        return false;
+    unload_part(dropped);
+    free(dropped);
+    return true;
 }
 
 /* The idle model that was used longest ago, or NULL. The lock is held. */
@@ -118,14 +131,14 @@ static void drop_model(struct models *models, struct entry *entry)
 {
     struct model *model = entry->model;
     entry->model = NULL;
-    forget_adapters(entry);
+    forget_parts(entry);
     pthread_mutex_unlock(&models->lock);
     engine_unload(model);
 }
 
 bool models_drop_idle(struct models *models)
 {
-    if (drop_adapter(models))
+    if (drop_part(models))
         return true;
     pthread_mutex_lock(&models->lock);
     struct entry *oldest = oldest_idle(models, -1);
@@ -138,7 +151,7 @@ bool models_drop_idle(struct models *models)
 
 bool models_make_room(struct models *models, int beside)
 {
-    if (drop_adapter(models))
+    if (drop_part(models))
         return true;
     pthread_mutex_lock(&models->lock);
     for (;;) {
@@ -236,75 +249,116 @@ void models_release(struct models *models, int number)
     pthread_mutex_unlock(&models->lock);
 }
 
-/* ---- adapters ---- */
+/* ---- parts ---- */
 
-static int load_adapter(struct models *models, int number, const char *name,
-                        struct adapter **adapter, struct err *err)
+/* What a job calls them, and where they lie in the models directory. */
+static const char *const fields[] = {[PART_LORA] = "loras", [PART_CONTROL] = "controlnets"};
+
+static int load_file(struct part *part, struct model *model, const char *path, struct err *err)
 {
+    return part->kind == PART_LORA ? engine_load_adapter(&part->adapter, model, path, err)
+                                   : engine_load_control(&part->control, model, path, err);
+}
+
+static int load_part(struct models *models, int number, struct part *part, struct err *err)
+{
+    const char *field = fields[part->kind];
     char path[FILE_PATH_MAX_BYTES];
-    if (catalogue_adapter(models->catalogue, "loras", name, path, err) != 0) {
+    if (catalogue_adapter(models->catalogue, field, part->name, path, err) != 0) {
         err->class = ERR_RETRY;
-        return err_prefix(err, "loras: \"%.80s\"", name);
+        return err_prefix(err, "%s: \"%.80s\"", field, part->name);
     }
     do {
-        if (engine_load_adapter(adapter, models->entries[number].model, path, err) == 0)
+        if (load_file(part, models->entries[number].model, path, err) == 0)
             return 0;
     } while (err->code == ERR_MEMORY && models_make_room(models, number));
     if (err->code == ERR_MEMORY)
         err->class = ERR_REJECT;
-    return err_prefix(err, "loras: \"%.80s\"", name);
+    return err_prefix(err, "%s: \"%.80s\"", field, part->name);
 }
 
-/* The lock is held. */
-static struct loaded_adapter *find_adapter(const struct entry *entry, const char *name)
+/* The part if it is loaded, held once more; else NULL. */
+static struct part *hold_part(struct models *models, int number, enum part_kind kind,
+                              const char *name)
 {
-    struct loaded_adapter *at = entry->adapters;
-    while (at && strcmp(at->name, name) != 0)
+    pthread_mutex_lock(&models->lock);
+    struct part *at = models->entries[number].parts;
+    while (at && (at->kind != kind || strcmp(at->name, name) != 0))
         at = at->next;
+    if (at)
+        at->holders++;
+    pthread_mutex_unlock(&models->lock);
     return at;
 }
 
-int models_acquire_adapter(struct models *models, int number, const char *name,
-                           struct adapter **adapter, struct err *err)
+static int acquire_part(struct models *models, int number, enum part_kind kind, const char *name,
+                        struct part **out, struct err *err)
 {
     struct entry *entry = &models->entries[number];
-    struct loaded_adapter *found;
-    pthread_mutex_lock(&models->lock);
-    found = find_adapter(entry, name);
-    if (found)
-        found->holders++;
-    pthread_mutex_unlock(&models->lock);
-    if (found) {
-        *adapter = found->adapter;
+    struct part *part = hold_part(models, number, kind, name);
+    *out = part;
+    if (part)
         return 0;
-    }
-    found = calloc(1, sizeof(*found));
-    if (!found)
+    part = calloc(1, sizeof(*part));
+    if (!part)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "out of memory for an adapter");
-    if (load_adapter(models, number, name, &found->adapter, err) != 0) {
-        free(found);
+    part->kind = kind;
+    part->holders = 1;
+    snprintf(part->name, sizeof(part->name), "%s", name);
+    if (load_part(models, number, part, err) != 0) {
+        free(part);
         return -1;
     }
-    snprintf(found->name, sizeof(found->name), "%s", name);
-    found->holders = 1;
-    *adapter = found->adapter;
     pthread_mutex_lock(&models->lock);
-    found->next = entry->adapters;
-    entry->adapters = found;
+    part->next = entry->parts;
+    entry->parts = part;
     pthread_mutex_unlock(&models->lock);
+    *out = part;
     return 0;
 }
 
-void models_release_adapter(struct models *models, int number, const struct adapter *adapter)
+/* The one that is not NULL. */
+static void release_part(struct models *models, int number, const struct adapter *adapter,
+                         const struct control *control)
 {
     pthread_mutex_lock(&models->lock);
-    struct loaded_adapter *at = models->entries[number].adapters;
-    while (at && at->adapter != adapter)
+    struct part *at = models->entries[number].parts;
+    while (at && (at->adapter != adapter || at->control != control))
         at = at->next;
     ASSERT(at && at->holders > 0);
     at->holders--;
     at->used = ++models->clock;
     pthread_mutex_unlock(&models->lock);
+}
+
+int models_acquire_adapter(struct models *models, int number, const char *name,
+                           struct adapter **adapter, struct err *err)
+{
+    struct part *part;
+    if (acquire_part(models, number, PART_LORA, name, &part, err) != 0)
+        return -1;
+    *adapter = part->adapter;
+    return 0;
+}
+
+void models_release_adapter(struct models *models, int number, const struct adapter *adapter)
+{
+    release_part(models, number, adapter, NULL);
+}
+
+int models_acquire_control(struct models *models, int number, const char *name,
+                           struct control **control, struct err *err)
+{
+    struct part *part;
+    if (acquire_part(models, number, PART_CONTROL, name, &part, err) != 0)
+        return -1;
+    *control = part->control;
+    return 0;
+}
+
+void models_release_control(struct models *models, int number, const struct control *control)
+{
+    release_part(models, number, NULL, control);
 }
 
 size_t models_resident_adapters(struct models *models, char names[][MODELS_ADAPTER_NAME_BYTES],
@@ -313,8 +367,7 @@ size_t models_resident_adapters(struct models *models, char names[][MODELS_ADAPT
     size_t count = 0;
     pthread_mutex_lock(&models->lock);
     for (size_t i = 0; i < models->catalogue->count; i++)
-        for (struct loaded_adapter *at = models->entries[i].adapters; at && count < max;
-             at = at->next) {
+        for (struct part *at = models->entries[i].parts; at && count < max; at = at->next) {
             size_t same = 0;
             while (same < count && strcmp(names[same], at->name) != 0)
                 same++;

@@ -1,6 +1,7 @@
 /*
- * models.h: the models in memory and their adapters: loaded when a job first asks, kept while the
- * engine's budget holds them, what was idle longest unloaded first, adapters before models.
+ * models.h: the models in memory and their adapters and ControlNets: loaded when a job first asks,
+ * kept while the engine's budget holds them, what was idle longest unloaded first, adapters before
+ * models.
  *
  * One thread acquires; any thread releases.
  */
@@ -39,6 +40,11 @@ int models_acquire_adapter(struct models *models, int number, const char *name,
                            struct adapter **adapter, struct err *err) must_check;
 void models_release_adapter(struct models *models, int number, const struct adapter *adapter);
 
+/* The same of a network that guides the model by a picture. */
+int models_acquire_control(struct models *models, int number, const char *name,
+                           struct control **control, struct err *err) must_check;
+void models_release_control(struct models *models, int number, const struct control *control);
+
 /* Unloads what was idle longest, an adapter or, when there is none, a model; never waits. False
  * when nothing is idle. For the thread that acquires. */
 bool models_drop_idle(struct models *models);
@@ -53,7 +59,8 @@ const char *models_loading(struct models *models);
 /* The numbers of up to `max` models that are in memory, in no order. Any thread. */
 size_t models_resident(struct models *models, int *numbers, size_t max);
 
-/* The names of up to `max` adapters that are in memory, each once, in no order. Any thread. */
+/* The names of up to `max` adapters and ControlNets that are in memory, each once, in no order. Any
+ * thread. */
 size_t models_resident_adapters(struct models *models, char names[][MODELS_ADAPTER_NAME_BYTES],
                                 size_t max);
 

@@ -77,6 +77,8 @@ struct task {
     /* ---- the pipeline's own ---- */
     struct adapter *adapters[JOB_LORAS_MAX]; /* of `held`, the job's loras in order; as long */
     size_t adapter_count;
+    struct control *controls[JOB_CONTROLNETS_MAX]; /* the job's controlnets, likewise */
+    size_t control_count;
     struct model *held;    /* the model, between prepare and publish */
     struct model *refiner; /* the job's refiner, likewise; NULL: none */
     int refiner_number;    /* in the catalogue */

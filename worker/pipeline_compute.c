@@ -47,14 +47,17 @@ static bool same_shape(const struct picture *a, const struct picture *b)
 static bool fits(const struct pipeline *pipeline, const struct batch *batch,
                  const struct picture *picture)
 {
+    struct session *sessions[ENGINE_SESSIONS_MAX];
     size_t bytes;
     struct err err;
     double pixels = (double)session_width(picture->session) * session_height(picture->session);
     double most = pipeline->options.batch_pixels;
     if (most > 0 && pixels * (batch->count + 1) > most)
         return false;
-    return model_plan(session_model(picture->session), session_width(picture->session),
-                      session_height(picture->session), batch->count + 1, &bytes, &err) == 0;
+    for (int i = 0; i < batch->count; i++)
+        sessions[i] = batch->pictures[i]->session;
+    sessions[batch->count] = picture->session;
+    return engine_plan(sessions, batch->count + 1, &bytes, &err) == 0;
 }
 
 /* The first that waits and is of the batch's shape joins it. False when there is none. */

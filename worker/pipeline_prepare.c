@@ -1,4 +1,5 @@
 /* The first stage: everything that a picture needs before its first step. */
+#include "engine/canny.h"
 #include "worker/input.h"
 #include "worker/pipeline_parts.h"
 #include "worker/support.h"
@@ -89,12 +90,23 @@ static int hold_adapters(const struct pipeline *pipeline, struct task *task, str
     return 0;
 }
 
+static int hold_controls(const struct pipeline *pipeline, struct task *task, struct err *err)
+{
+    for (size_t i = 0; i < task->job.controlnet_count; i++) {
+        if (models_acquire_control(pipeline->options.models, task->model,
+                                   task->job.controlnets[i].name, &task->controls[i], err) != 0)
+            return -1;
+        task->control_count++;
+    }
+    return 0;
+}
+
 static int hold_models(const struct pipeline *pipeline, struct task *task, struct err *err)
 {
     const struct pipeline_options *options = &pipeline->options;
     const char *refiner = task->job.refiner.model;
     if (models_acquire(options->models, task->model, -1, &task->held, err) != 0 ||
-        hold_adapters(pipeline, task, err) != 0)
+        hold_adapters(pipeline, task, err) != 0 || hold_controls(pipeline, task, err) != 0)
         return -1;
     if (!refiner)
         return 0;
@@ -110,7 +122,7 @@ static int hold_models(const struct pipeline *pipeline, struct task *task, struc
 
 /* The files that a job names, while it is prepared. */
 struct inputs {
-    struct image init, mask;
+    struct image init, mask, hints[JOB_CONTROLNETS_MAX];
     struct inversion *inversions[JOB_EMBEDDINGS_MAX];
 };
 
@@ -118,6 +130,8 @@ static void inputs_release(struct inputs *inputs)
 {
     image_release(&inputs->init);
     image_release(&inputs->mask);
+    for (size_t i = 0; i < JOB_CONTROLNETS_MAX; i++)
+        image_release(&inputs->hints[i]);
     for (size_t i = 0; i < JOB_EMBEDDINGS_MAX; i++)
         engine_unload_inversion(inputs->inversions[i]);
 }
@@ -148,6 +162,17 @@ static int load_inversions(const struct pipeline *pipeline, struct task *task,
     return 0;
 }
 
+/* The picture that guides, made of the one that the job names. */
+static int read_hint(const struct pipeline *pipeline, const struct job_controlnet *c,
+                     struct image *hint, struct err *err)
+{
+    double low = c->low_threshold < 0 ? CANNY_LOW : c->low_threshold;
+    double high = c->high_threshold < 0 ? CANNY_HIGH : c->high_threshold;
+    if (read_input(pipeline, c->image, hint, err) != 0)
+        return -1;
+    return c->preprocess ? canny_apply(hint, low, high, err) : 0;
+}
+
 static int read_inputs(const struct pipeline *pipeline, const struct job *job,
                        struct inputs *inputs, struct err *err)
 {
@@ -155,6 +180,9 @@ static int read_inputs(const struct pipeline *pipeline, const struct job *job,
         return err_prefix(err, "init_image");
     if (job->mask && read_input(pipeline, job->mask, &inputs->mask, err) != 0)
         return err_prefix(err, "mask");
+    for (size_t i = 0; i < job->controlnet_count; i++)
+        if (read_hint(pipeline, &job->controlnets[i], &inputs->hints[i], err) != 0)
+            return err_prefix(err, "controlnets[%zu].image", i);
     return 0;
 }
 
@@ -195,6 +223,15 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
     for (size_t i = 0; i < task->adapter_count; i++)
         draw.adapters[draw.adapter_count++] =
             (struct draw_adapter){.adapter = task->adapters[i], .scale = task->job.loras[i].scale};
+    for (size_t i = 0; i < task->control_count; i++) {
+        const struct job_controlnet *c = &task->job.controlnets[i];
+        draw.controls[draw.control_count++] = (struct draw_control){.control = task->controls[i],
+                                                                    .image = &inputs->hints[i],
+                                                                    .scale = c->scale,
+                                                                    .start = c->start,
+                                                                    .end = c->end,
+                                                                    .guess_mode = c->guess_mode};
+    }
     if (pipeline->options.dump_dir) {
         picture->dumping = true;
         tensor_file_init(&picture->dump);

@@ -163,6 +163,9 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
     for (size_t i = 0; i < task->adapter_count; i++)
         models_release_adapter(pipeline->options.models, task->model, task->adapters[i]);
     task->adapter_count = 0;
+    for (size_t i = 0; i < task->control_count; i++)
+        models_release_control(pipeline->options.models, task->model, task->controls[i]);
+    task->control_count = 0;
     if (task->refiner)
         models_release(pipeline->options.models, task->refiner_number);
     if (task->held)

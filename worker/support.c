@@ -64,7 +64,6 @@ void support_check(const struct job *job, const struct engine_info *engine,
                    struct job_problems *problems)
 {
     check_names(job, engine, problems);
-    refuse(problems, job->controlnet_count > 0, "controlnets");
     refuse(problems, job->output.prefix != NULL, "output.prefix");
 }
 
@@ -78,6 +77,12 @@ void support_check_models(const struct job *job, const struct catalogue *catalog
             continue;
         snprintf(field, sizeof(field), "loras[%zu].name", i);
         job_problem_add(problems, field, job->loras[i].name, "%s", err.message);
+    }
+    for (size_t i = 0; i < job->controlnet_count; i++) {
+        if (catalogue_adapter(catalogue, "controlnets", job->controlnets[i].name, path, &err) == 0)
+            continue;
+        snprintf(field, sizeof(field), "controlnets[%zu].name", i);
+        job_problem_add(problems, field, job->controlnets[i].name, "%s", err.message);
     }
     for (size_t i = 0; i < job->embedding_count; i++) {
         if (catalogue_adapter(catalogue, "embeddings", job->embeddings[i], path, &err) == 0)
@@ -100,6 +105,7 @@ static void check_local(const char *field, const char *uri, struct job_problems 
 
 void support_check_local(const struct job *job, struct job_problems *problems)
 {
+    char field[64];
     if (job->callback)
         job_problem_add(problems, "callback", job->callback,
                         "is called by a fleet, not by atelier run; leave it out");
@@ -108,6 +114,10 @@ void support_check_local(const struct job *job, struct job_problems *problems)
                         "needs a fleet with a confidential pool; atelier run has none");
     check_local("init_image", job->init_image, problems);
     check_local("mask", job->mask, problems);
+    for (size_t i = 0; i < job->controlnet_count; i++) {
+        snprintf(field, sizeof(field), "controlnets[%zu].image", i);
+        check_local(field, job->controlnets[i].image, problems);
+    }
 }
 
 struct draw support_draw(const struct job *job, int index)

@@ -70,6 +70,17 @@ class Lines(e2e.Case):
         self.check(e2e.job(loras=[{"name": "../sd1-peft"}]), "loras[0].name",
                    "must be a file's name")
 
+    def test_pictures_that_cannot_guide(self):
+        def guided(**more):
+            return e2e.job(controlnets=[{"name": "sd1-canny", "image": "x.png", **more}])
+
+        self.check(guided(name="sd1-cany"), "controlnets[0].name", "there is no such file in", 'did you mean "sd1-canny"')
+        self.check(e2e.job(controlnets=[{"name": "sd1-canny"}]), "controlnets[0].image", "is required")
+        self.check(guided(image="s3://a/b"), "controlnets[0].image", "reads only local files")
+        self.check(guided(preprocess="cany"), "controlnets[0].preprocess", 'did you mean "canny"')
+        self.check(guided(low_threshold=5), "controlnets[0].low_threshold", 'need "preprocess"')
+        self.check(guided(start=0.5, end=0.4), "controlnets[0].start", "is after its end")
+
     def test_a_schedule_that_the_sampler_lacks(self):
         self.check(e2e.job(sampler="ddim", schedule="karras"), "schedule",
                    "the sampler ddim has none such: it has normal, sgm_uniform")

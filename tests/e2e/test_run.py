@@ -234,6 +234,48 @@ class Results(e2e.Case):
         self.assertIn("mask: ", errors["not-there"])
         self.assertIn("none.png", errors["not-there"])
 
+    def test_pictures_guide(self):
+        jobs = pathlib.Path(e2e.ROOT) / "tests" / "golden" / "jobs"
+        for name in ("init-72x64.png", "hint-101x53.png"):
+            (self.dir / name).write_bytes((jobs / name).read_bytes())
+        (self.dir / "torn.png").write_bytes((jobs / "hint-101x53.png").read_bytes()[:500])
+        fields = {"model": "sd1-plain", "width": 72, "height": 64, "steps": 3, "guidance_scale": 4, "seed": 5}
+
+        def guided(name, *controls, **more):
+            nets = [{"name": net, "image": image, **rest} for net, image, rest in controls]
+            return e2e.job(id=name, controlnets=nets, **{**fields, **more})
+
+        hint, init = "hint-101x53.png", "init-72x64.png"
+        self.write_jobs([
+            e2e.job(id="plain", **fields),
+            guided("one", ("sd1-canny", hint, {})),
+            guided("two", ("sd1-canny", hint, {"scale": 0.5}), ("sd1-pose", init, {"end": 0.5}), images=2),
+            guided("edges", ("sd1-depth", init, {"preprocess": "canny"})),
+            guided("fewer", ("sd1-depth", init, {"preprocess": "canny", "low_threshold": 300, "high_threshold": 600})),
+            guided("guess", ("sd1-canny", hint, {"guess_mode": True})),
+            guided("xl", ("sdxl-canny", hint, {}), model="sdxl-small", loras=[{"name": "sdxl-kohya"}]),
+            guided("wrong", ("sdxl-canny", hint, {})),
+            guided("gone", ("sd1-canny", "none.png", {})),
+            guided("torn", ("sd1-canny", "torn.png", {})),
+        ])
+        self.run_jobs(expect=4)
+        together = self.manifests()
+        self.assertEqual(set(together), {"plain", "one", "two", "edges", "fewer", "guess", "xl"})
+        hashes = {file["sha256"] for manifest in together.values() for file in manifest["files"]}
+        self.assertEqual(len(hashes), 8)
+        self.assertEqual(together["one"]["request"]["controlnets"][0],
+                         {"name": "sd1-canny", "image": hint, "scale": 1, "start": 0, "end": 1, "guess_mode": False})
+        errors = {record["id"]: record["error"] for record in self.records("failed.jsonl")}
+        self.assertIn("attn2.to_k.weight' has the shape [12, 40], the model needs [16, 16]", errors["wrong"])
+        self.assertIn("controlnets[0].image: ", errors["gone"])
+        self.assertIn("none.png", errors["gone"])
+        self.assertIn("torn.png", errors["torn"])
+        self.out = self.dir / "alone"
+        self.run_jobs("--batch-max", "1", expect=4)
+        alone = self.manifests()
+        for name, manifest in together.items():
+            self.assertEqual(manifest["files"], alone[name]["files"], name)
+
     def test_stages_are_dumped(self):
         self.write_jobs([e2e.job(id="a", steps=3, guidance_scale=5)])
         self.run_jobs("--dump-stages", self.dir / "stages")
@@ -517,11 +559,38 @@ class Commands(e2e.Case):
             self.assertIn(part, result.stderr)
         self.call("generate", "--model", "m", expect=2)
 
+    def test_generate_with_what_stands_beside_a_model(self):
+        jobs = pathlib.Path(e2e.ROOT) / "tests" / "golden" / "jobs"
+        common = ("generate", "--models", e2e.MODELS, "--model", "sdxl-small", "--prompt", "a cat", "--steps", "2",
+                  "--width", "64", "--height", "64", "--seed", "5")
+        variants = {
+            "plain": (),
+            "lora": ("--lora", "sdxl-kohya:0.5,sdxl-peft"),
+            "net": ("--controlnet", f"sdxl-canny={jobs / 'hint-101x53.png'}:0.7"),
+            "both": ("--lora", "sdxl-peft", "--controlnet",
+                     f"sdxl-canny={jobs / 'hint-101x53.png'}:0.7,sdxl-sketch={jobs / 'init-72x64.png'}"),
+        }
+        for name, more in variants.items():
+            self.call(*common, *more, "--out", self.dir / f"{name}.webp")
+        self.assertEqual(len({(self.dir / f"{name}.webp").read_bytes() for name in variants}), 4)
+        result = self.call(*common, "--lora", "sdxl-koyha", "--controlnet", "sdxl-canny", expect=5)
+        self.assertIn('did you mean "sdxl-kohya"', result.stderr)
+        self.assertIn("controlnets[0].image: is required", result.stderr)
+        result = self.call(*common, "--controlnet", "sdxl-canny=none.png", expect=5)
+        self.assertIn("none.png", result.stderr)
+
     def test_model_inspect(self):
         path = pathlib.Path(e2e.MODELS) / e2e.MODEL
         self.assertIn("sd1", self.call("model", "inspect", path).stdout)
         json.loads(self.call("model", "inspect", path, "--json").stdout)
         self.call("model", "inspect", "/no/such", expect=5)
+        beside = {"controlnets/sd1-canny": "ControlNet", "controlnets/sd1-pose.safetensors": "ControlNet",
+                  "controlnets/sdxl-sketch": "T2I-Adapter", "loras/sd1-kohya.safetensors": "LoRA",
+                  "loras/sdxl-peft.safetensors": "LoRA", "embeddings/xl-mood.safetensors": "textual inversion"}
+        for name, kind in beside.items():
+            path = e2e.ROOT / "tests" / "golden" / "models" / name
+            self.assertIn(kind, self.call("model", "inspect", path).stdout)
+            self.assertEqual(json.loads(self.call("model", "inspect", path, "--json").stdout)["kind"], kind)
 
     def test_own_schedulers(self):
         """A tree's scheduler file of a few-step class is its default; one of another kind is refused."""

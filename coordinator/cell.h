@@ -63,6 +63,7 @@ struct entry {
     int attempts;
     uint16_t crashes, returns;
     float effort;             /* in pictures of its profile */
+    float work;               /* of an evaluation, see cost_work */
     float predicted_s, price; /* RUNNING; negative: unknown */
     uint16_t profile;
     uint8_t state;    /* enum entry_state */
@@ -232,6 +233,9 @@ void cell_cancel(struct cell *cell, struct entry *entry);
 /* The number of the job's profile, registered with the scheduler. NAMES_NONE: no class may draw it,
  * and cell->scratch says why not. */
 uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort);
+
+/* What ControlNets and a refiner make of the job's evaluations, see cost_work. */
+double cell_work(const struct cell *cell, const struct job *job, uint32_t model);
 
 /* The classes that may draw it now. */
 void cell_route(const struct cell *cell, const struct entry *entry, struct policy_route *route);

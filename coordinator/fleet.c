@@ -346,7 +346,8 @@ static void learn(struct cell *cell, const struct entry *entry, const struct rep
                                .height = report->height,
                                .steps = report->steps,
                                .images = report->images,
-                               .guidance = entry->guided};
+                               .guidance = entry->guided,
+                               .work = entry->work};
     if (!class || policy_class_find(cell->policy, class) < 0 || report->adopted ||
         report->width <= 0 || report->steps <= 0)
         return;

@@ -225,6 +225,7 @@ static struct entry *new_entry(struct cell *cell, const struct job *job, int mod
     ASSERT(profile != NAMES_NONE); /* cell_read has seen to it */
     entry->profile = (uint16_t)profile;
     entry->effort = (float)effort;
+    entry->work = (float)cell_work(cell, job, entry->model);
     entry->tenant = names_enter(&cell->tenants, job->tenant);
     entry->batch = job->batch ? names_enter(&cell->batches, job->batch) : NAMES_NONE;
     if (cell->tenants.count > tenants)

@@ -92,6 +92,17 @@ static void tell(struct cell *cell, uint32_t number, const struct scheduler_prof
     cell_step(cell, &event);
 }
 
+double cell_work(const struct cell *cell, const struct job *job, uint32_t model)
+{
+    int refiner = job->refiner.model ? catalogue_find(&cell->catalogue, job->refiner.model) : -1;
+    const char *refines = refiner >= 0 ? cell->catalogue.models[refiner].family : NULL;
+    double controls = 0;
+    for (size_t i = 0; i < job->controlnet_count; i++)
+        controls += job->controlnets[i].end - job->controlnets[i].start;
+    return cost_work(cell->catalogue.models[model].family, controls, refines,
+                     refines ? 1 - job->refiner.switch_at : 0);
+}
+
 uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort)
 {
     char name[256], classes[SCHEDULER_CLASSES_MAX + 1] = "";
@@ -108,7 +119,7 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
     int steps = job->steps ? job->steps : PROFILE_STEPS;
     profile.tenant = names_enter(&cell->tenants, job->tenant);
     snprintf(profile.tier, sizeof(profile.tier), "%s", job->tier ? job->tier : "standard");
-    *effort = job->images * (own / pixels) * steps / PROFILE_STEPS;
+    *effort = job->images * (own / pixels) * steps / PROFILE_STEPS * cell_work(cell, job, model);
     /* Predictions may be of a size nearby; the policy's limits are exact. */
     if (!find_route(cell, &profile, &route))
         return NAMES_NONE;

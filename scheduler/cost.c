@@ -46,13 +46,14 @@ struct family_seed {
     const char *name;
     double rate; /* seconds per evaluation of a megapixel on an A100 */
     double exponent;
+    double control; /* a ControlNet's work beside the UNet's, by their operations */
 };
 
 static const struct family_seed families[] = {
-    {"sd15", 0.085, 1.25},
-    {"sd21", 0.080, 1.20},
-    {"sdxl", 0.070, 1.15},
-    {"sdxl-refiner", 0.060, 1.15},
+    {"sd15", 0.085, 1.25, 0.36},
+    {"sd21", 0.080, 1.20, 0.36},
+    {"sdxl", 0.070, 1.15, 0.45},
+    {"sdxl-refiner", 0.060, 1.15, 0.45},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -75,12 +76,20 @@ static const struct family_seed *family_of(const char *name)
     return &families[0];
 }
 
+double cost_work(const char *name, double controls, const char *refiner, double refined)
+{
+    const struct family_seed *family = family_of(name);
+    double own = 1 + controls * family->control;
+    return refiner ? (1 - refined) * own + refined * family_of(refiner)->rate / family->rate : own;
+}
+
 static double guess(const struct cost_query *query)
 {
     const struct class_seed *class = class_of(query->class);
     const struct family_seed *family = family_of(query->family);
     double megapixels = (double)query->width * query->height * 1e-6;
-    double evaluations = (double)query->steps * (query->guidance ? 2 : 1);
+    double work = query->work > 0 ? query->work : 1;
+    double evaluations = (double)query->steps * (query->guidance ? 2 : 1) * work;
     double step = family->rate * pow(megapixels, family->exponent) / class->speed;
     return class->per_job_s + query->images * (class->per_picture_s + evaluations * step);
 }

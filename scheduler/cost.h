@@ -46,11 +46,17 @@ struct cost_query {
     int width, height, steps;
     int images;
     bool guidance; /* two evaluations a step */
+    double work;   /* of an evaluation beside the model's own, see cost_work; 0: as much */
 };
 
 /* `options` may be NULL. */
 int cost_create(struct cost **cost, const struct cost_options *options, struct err *err) must_check;
 void cost_free(struct cost *cost);
+
+/* How much an evaluation takes beside the family's own where so many ControlNets go with it, each
+ * counted by its part of the steps, and where a model of the family `refiner`, or none with NULL,
+ * draws the part `refined` of the steps by itself. */
+double cost_work(const char *family, double controls, const char *refiner, double refined);
 
 /* Seconds of the whole job, on a worker that has the model. Always above 0. */
 double cost_predict(struct cost *cost, const struct cost_query *query);

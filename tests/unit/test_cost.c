@@ -61,6 +61,18 @@ static void test_first_guesses_are_in_order(void **state)
     query.guidance = false;
     assert_true(predict(query) < one);
     query = usual("a100", "m");
+    query.work = cost_work("sd15", 0, NULL, 0);
+    assert_true(predict(query) == one);
+    query.work = cost_work("sd15", 1, NULL, 0); /* one ControlNet, all along */
+    assert_true(predict(query) > 1.2 * one && predict(query) < 1.5 * one);
+    query.work = cost_work("sd15", 2.5, NULL, 0);
+    assert_true(predict(query) > 1.6 * one && predict(query) < 2 * one);
+    /* The refiner is the lighter one, and draws without the base's ControlNets. */
+    assert_true(cost_work("sdxl", 0, "sdxl-refiner", 0.2) < 1);
+    assert_true(cost_work("sdxl", 0, "sdxl-refiner", 1) <
+                cost_work("sdxl", 0, "sdxl-refiner", 0.2));
+    assert_true(cost_work("sdxl", 2, "sdxl-refiner", 0.5) < cost_work("sdxl", 2, NULL, 0));
+    query = usual("a100", "m");
     query.images = 4;
     assert_true(predict(query) > 3 * one && predict(query) < 4.1 * one);
     query = usual("a100", "m");

@@ -1,11 +1,10 @@
 """CLIP's tokenizer files, made from OpenAI's published list of merges (models/clip)."""
 
-import gzip
 import json
 import os
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SOURCE = os.path.join(ROOT, "models", "clip", "bpe_simple_vocab_16e6.txt.gz")
+SOURCE = os.path.join(ROOT, "models", "clip", "merges.txt")
 FOLDER = os.path.join(ROOT, "build", "model", "tokenizer")
 
 
@@ -19,8 +18,7 @@ def _bytes():
 def write(folder):
     """Writes vocab.json, merges.txt and the two small configuration files."""
     os.makedirs(folder, exist_ok=True)
-    lines = gzip.open(SOURCE, "rt", encoding="utf-8").read().split("\n")
-    merges = lines[1:49152 - 256 - 2 + 1]
+    merges = open(SOURCE, encoding="utf-8").read().splitlines()
     entries = _bytes() + [b + "</w>" for b in _bytes()] + ["".join(m.split()) for m in merges]
     entries += ["<|startoftext|>", "<|endoftext|>"]
     assert len(entries) == 49408

@@ -82,21 +82,27 @@ def save_original(name, net, dtype):
 def save_packed(name, net, dtype):
     """Beside the models, packed as their single files are."""
     for parameter in net.parameters():
-        if parameter.ndim > 1 and parameter.numel() > 600:
-            make_models.repeat(parameter, 499)
+        if parameter.ndim > 1 and parameter.numel() > 150:
+            make_models.repeat(parameter, 149)
     path = shared.MODELS / f"{name}.safetensors"
     save_file(state(net, dtype), path, metadata={"format": "pt"})
     with tarfile.open(path.with_suffix(".tar.xz"), "w:xz", preset=9) as archive:
         archive.add(path, path.name)
 
 
+# With less attention than its model, as the published small ones for SDXL.
+SMALL = {
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "transformer_layers_per_block": 1,
+}
+
 # name: what it is, how it is saved, and in which type
 CONTROLS = {
     "sd1-canny": (lambda: copy_of("sd1-plain", 701), save_folder, torch.float16),
-    "sd1-depth": (lambda: copy_of("sd1-plain", 702), save_single, torch.bfloat16),
     "sd1-pose": (lambda: copy_of("sd1-plain", 703), save_original, torch.float16),
     "sd2-lines": (lambda: copy_of("sd2-small", 704), save_packed, torch.float16),
-    "sdxl-canny": (lambda: copy_of("sdxl-small", 705), save_folder, torch.float16),
+    "sdxl-canny": (lambda: copy_of("sdxl-small", 705, **SMALL), save_folder, torch.bfloat16),
     "sd1-sketch": (lambda: adapter(711, "full_adapter", [8, 16], 1), save_folder, torch.float16),
     "sd1-color": (lambda: adapter(712, "light_adapter", [32, 32, 32]), save_single, torch.float16),
     "sdxl-sketch": (

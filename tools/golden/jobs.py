@@ -348,11 +348,11 @@ GUIDED = {
         guided(
             text("a red cat", "euler", 5, 302, 64, 72, 3.0, negative_prompt="dog"),
             control("sd1-canny", HINT, 0.6, 0.0, 0.6),
-            control("sd1-depth", SECOND, 1.3, 0.2, 1.0),
+            control("sd1-pose", SECOND, 1.3, 0.2, 1.0),
         ),
         guided(text("a house", "euler_a", 3, 303, 64, 64, 3.0), control("sd1-pose", HINT, guess_mode=True)),
         guided(text("a house", "heun", 3, 304, 64, 64, 1.0), control("sd1-pose", SECOND, 0.5, 0.25, 0.8)),
-        guided(image("a boat", FIRST, 0.7, None, 5, 305, 3.0), control("sd1-depth", HINT, 1.0, 0.0, 0.7)),
+        guided(image("a boat", FIRST, 0.7, None, 5, 305, 3.0), control("sd1-pose", HINT, 1.0, 0.0, 0.7)),
         guided(masked("a boat", FIRST, 0.8, "dpm++ 2m", 4, 306), control("sd1-canny", SECOND, 0.7)),
         guided(text("a red cat", "euler", 3, 321, 72, 88, 4.0), control("sd1-sketch", HINT, 0.8)),
         guided(text("a house", "ddim", 3, 322, 64, 64, 3.0), control("sd1-sketch", HINT, 0.6),

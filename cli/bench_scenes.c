@@ -1,6 +1,7 @@
 /*
  * atelier bench scenes: the five scenes that engines are shown with, at full size: SD1.5 and SDXL
- * plain, SD1.5 with a LoRA at mixed sizes, three models in turn, SDXL with its refiner.
+ * plain, SD1.5 with a LoRA and a ControlNet at mixed sizes, three models in turn, SDXL with its
+ * refiner.
  *
  * Few steps of each picture are drawn; what a picture of the usual length takes follows from them.
  */
@@ -9,7 +10,9 @@
 #include "engine/measure.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MODELS_MAX 3
 #define SD_STEPS 20 /* of a picture, as users ask for them */
@@ -126,22 +129,54 @@ static int draw_xl(struct stage_set *set, struct err *err)
                                             : draw_picture(set, set->models[0], &draw, true, err);
 }
 
+static int load_controlnet(struct model *model, struct control **control, struct err *err)
+{
+    char path[BENCH_PATH_BYTES];
+    int rc;
+
+    if (bench_temporary(path, err) != 0)
+        return -1;
+    rc = measure_controlnet(model, path, err);
+    if (rc == 0)
+        rc = engine_load_control(control, model, path, err);
+    unlink(path);
+    return rc;
+}
+
+/* A picture with both, guided by a picture of nothing: what it shows costs nothing. */
+static int draw_guided(struct stage_set *set, struct adapter *adapter, struct control *control,
+                       const int size[2], bool fresh, struct err *err)
+{
+    struct image hint = {.width = size[0], .height = size[1]};
+    struct draw draw = draw_of(set, size[0], size[1]);
+    int rc;
+
+    hint.rgb = calloc((size_t)size[0] * (size_t)size[1], 3);
+    if (hint.rgb == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a hint");
+    draw.adapters[draw.adapter_count++] = (struct draw_adapter){.adapter = adapter, .scale = 0.75};
+    draw.controls[draw.control_count++] =
+        (struct draw_control){.control = control, .image = &hint, .scale = 0.8, .end = 1};
+    rc = draw_picture(set, set->models[0], &draw, fresh, err);
+    image_release(&hint);
+    return rc;
+}
+
 static int draw_adapted(struct stage_set *set, struct err *err)
 {
     static const int SIZES[][2] = {{512, 512}, {640, 448}, {448, 640}, {512, 512}};
+    struct control *control = NULL;
     struct adapter *adapter;
     struct bench_lora lora;
-    int rc = 0;
+    int rc;
 
     if (add_model(set, "sd1", err) != 0 ||
         bench_load_lora(set->models[0], &adapter, &lora, err) != 0)
         return -1;
-    for (size_t i = 0; i < sizeof(SIZES) / sizeof(SIZES[0]) && rc == 0; i++) {
-        struct draw draw = draw_of(set, SIZES[i][0], SIZES[i][1]);
-        draw.adapters[draw.adapter_count++] =
-            (struct draw_adapter){.adapter = adapter, .scale = 0.75};
-        rc = draw_picture(set, set->models[0], &draw, i < 3, err);
-    }
+    rc = load_controlnet(set->models[0], &control, err);
+    for (size_t i = 0; i < sizeof(SIZES) / sizeof(SIZES[0]) && rc == 0; i++)
+        rc = draw_guided(set, adapter, control, SIZES[i], i < 3, err);
+    engine_unload_control(control);
     engine_unload_adapter(adapter);
     return rc;
 }
@@ -178,7 +213,7 @@ static const struct scene {
 } SCENES[] = {
     {"sd15", "SD1.5 512x512", draw_sd, SD_STEPS},
     {"sdxl", "SDXL 1024x1024", draw_xl, XL_STEPS},
-    {"sd15_lora_sizes", "SD1.5, LoRA, three sizes", draw_adapted, SD_STEPS},
+    {"sd15_lora_controlnet", "SD1.5, LoRA, ControlNet, sizes", draw_adapted, SD_STEPS},
     {"three_models", "three SD1.5 in turn, 512x512", draw_in_turn, SD_STEPS},
     {"sdxl_refiner", "SDXL and refiner 1024x1024", draw_refined, XL_STEPS},
 };

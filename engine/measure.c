@@ -39,6 +39,11 @@ int measure_file(const struct model *model, const char *path, struct err *err)
     return synthetic_write(model->checkpoint, path, err);
 }
 
+int measure_controlnet(const struct model *model, const char *path, struct err *err)
+{
+    return synthetic_write_controlnet(model->checkpoint, &model->unet.config, path, err);
+}
+
 /* One operator on its own arena; runs `op` TRIES times and returns the shortest. */
 struct trial {
     struct backend *backend;

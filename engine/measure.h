@@ -51,6 +51,9 @@ int engine_ceiling(struct engine *engine, struct ceiling *ceiling, struct err *e
 /* Writes a synthetic SD1.5 as the single file that it could have come from. ERR_IO. */
 int measure_file(const struct model *model, const char *path, struct err *err) must_check;
 
+/* Writes a ControlNet for a synthetic model. ERR_IO. */
+int measure_controlnet(const struct model *model, const char *path, struct err *err) must_check;
+
 /* Appends a LoRA file for the model as trainers make them: f16, `rank` for every matrix of the
  * UNet's attentions and feed-forwards, kohya's names, random values. ERR_MEMORY. */
 int measure_lora(const struct model *model, int rank, struct buf *out, struct err *err) must_check;

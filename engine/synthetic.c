@@ -86,6 +86,22 @@ struct header {
     uint64_t bytes; /* of the tensors described so far */
 };
 
+static void add_tensor(struct header *header, const char *name, const int64_t *dims, int rank)
+{
+    uint64_t count = 1;
+
+    buf_printf(&header->text, "%s\"%s\":{\"dtype\":\"F16\",\"shape\":[",
+               header->bytes > 0 ? "," : "{", name);
+    for (int i = 0; i < rank; i++) {
+        buf_printf(&header->text, "%s%lld", i ? "," : "", (long long)dims[i]);
+        count *= (uint64_t)dims[i];
+    }
+    buf_printf(&header->text, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)header->bytes,
+               (unsigned long long)(header->bytes + 2 * count));
+    header->bytes += 2 * count;
+}
+
+/* Under the name that an LDM file has for it. */
 static void describe(void *user, enum component component, const char *name, const int64_t *dims,
                      int rank)
 {
@@ -96,21 +112,11 @@ static void describe(void *user, enum component component, const char *name, con
         .up_attention = {false, true, true, true}};
     struct header *header = user;
     struct ldm_place place;
-    uint64_t count = 1;
 
-    if (!ldm_find(&LAYOUT, component, name, &place)) {
+    if (ldm_find(&LAYOUT, component, name, &place))
+        add_tensor(header, place.name, dims, rank);
+    else
         header->text.failed = true;
-        return;
-    }
-    buf_printf(&header->text, "%s\"%s\":{\"dtype\":\"F16\",\"shape\":[",
-               header->bytes > 0 ? "," : "{", place.name);
-    for (int i = 0; i < rank; i++) {
-        buf_printf(&header->text, "%s%lld", i ? "," : "", (long long)dims[i]);
-        count *= (uint64_t)dims[i];
-    }
-    buf_printf(&header->text, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)header->bytes,
-               (unsigned long long)(header->bytes + 2 * count));
-    header->bytes += 2 * count;
 }
 
 static bool write_values(FILE *file, const uint16_t *values, uint64_t bytes)
@@ -125,23 +131,93 @@ static bool write_values(FILE *file, const uint16_t *values, uint64_t bytes)
     return written;
 }
 
+static int write_file(struct header *header, const uint16_t *values, const char *path,
+                      struct err *err)
+{
+    FILE *file = fopen(path, "wb");
+    bool written = false;
+    uint64_t length;
+
+    buf_char(&header->text, '}');
+    length = header->text.len;
+    if (file != NULL && !header->text.failed)
+        written = fwrite(&length, sizeof(length), 1, file) == 1 &&
+                  fwrite(header->text.data, 1, length, file) == length &&
+                  write_values(file, values, header->bytes);
+    if (file != NULL && fclose(file) != 0)
+        written = false;
+    buf_release(&header->text);
+    return written ? 0 : err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
+}
+
 int synthetic_write(const struct checkpoint *checkpoint, const char *path, struct err *err)
 {
     struct header header = {.bytes = 0};
-    FILE *file = fopen(path, "wb");
-    uint64_t length;
-    bool written = false;
 
     buf_init(&header.text, 1u << 20);
     checkpoint_synthesized(checkpoint, describe, &header);
-    buf_char(&header.text, '}');
-    length = header.text.len;
-    if (file != NULL && !header.text.failed)
-        written = fwrite(&length, sizeof(length), 1, file) == 1 &&
-                  fwrite(header.text.data, 1, length, file) == length &&
-                  write_values(file, checkpoint_pool(checkpoint), header.bytes);
-    buf_release(&header.text);
-    if (file != NULL && fclose(file) != 0)
-        written = false;
-    return written ? 0 : err_set(err, ERR_IO, ERR_FATAL, "%s cannot be written", path);
+    return write_file(&header, checkpoint_pool(checkpoint), path, err);
+}
+
+/* ---- a ControlNet ---- */
+
+/* A copy of the way down and the middle. */
+static void describe_copy(void *user, enum component component, const char *name,
+                          const int64_t *dims, int rank)
+{
+    static const char *const KEPT[] = {"conv_in.", "time_embedding.", "down_blocks.", "mid_block."};
+
+    for (size_t i = 0; i < sizeof(KEPT) / sizeof(KEPT[0]); i++)
+        if (component == COMPONENT_UNET && strncmp(name, KEPT[i], strlen(KEPT[i])) == 0)
+            add_tensor(user, name, dims, rank);
+}
+
+static void add_conv(struct header *header, const char *name, int in, int out, int kernel)
+{
+    char full[CHECKPOINT_NAME_MAX_BYTES];
+
+    snprintf(full, sizeof(full), "%s.weight", name);
+    add_tensor(header, full, (int64_t[]){out, in, kernel, kernel}, 4);
+    snprintf(full, sizeof(full), "%s.bias", name);
+    add_tensor(header, full, (int64_t[]){out}, 1);
+}
+
+/* The published one halves the picture three times. */
+static void add_hint(struct header *header, int channels)
+{
+    static const int WIDTHS[] = {16, 16, 32, 32, 96, 96, 256};
+    char name[64];
+
+    add_conv(header, "controlnet_cond_embedding.conv_in", 3, WIDTHS[0], 3);
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof(name), "controlnet_cond_embedding.blocks.%d", i);
+        add_conv(header, name, WIDTHS[i], WIDTHS[i + 1], 3);
+    }
+    add_conv(header, "controlnet_cond_embedding.conv_out", WIDTHS[6], channels, 3);
+}
+
+static void add_zeros(struct header *header, const struct unet_config *u)
+{
+    char name[64];
+    int number = 0;
+
+    for (int i = 0; i < u->levels; i++)
+        for (int j = i == 0 ? -1 : 0; j < u->layers[i] + (i + 1 < u->levels); j++) {
+            snprintf(name, sizeof(name), "controlnet_down_blocks.%d", number++);
+            add_conv(header, name, u->channels[i], u->channels[i], 1);
+        }
+    add_conv(header, "controlnet_mid_block", u->channels[u->levels - 1], u->channels[u->levels - 1],
+             1);
+}
+
+int synthetic_write_controlnet(const struct checkpoint *checkpoint, const struct unet_config *unet,
+                               const char *path, struct err *err)
+{
+    struct header header = {.bytes = 0};
+
+    buf_init(&header.text, 1u << 20);
+    checkpoint_synthesized(checkpoint, describe_copy, &header);
+    add_hint(&header, unet->channels[0]);
+    add_zeros(&header, unet);
+    return write_file(&header, checkpoint_pool(checkpoint), path, err);
 }

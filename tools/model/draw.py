@@ -18,7 +18,7 @@ combinations, by hash. Everything random comes from a `random.Random` that the c
 import hashlib
 import math
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 SIDE = 128      # pixels of a finished picture
 SCALE = 4       # supersampling
@@ -233,6 +233,28 @@ def picture(scene, rng):
     for shape, colour, x, y, r in _layout(scene, rng):
         _draw_object(image, shape, colour, scene["style"], x * SCALE, y * SCALE, r * SCALE, dark)
     return image.reduce(SCALE)
+
+
+# ---- neon -------------------------------------------------------------------------------------
+
+NIGHT = (12, 10, 22)
+
+
+def neon_picture(scene, rng):
+    """The same scene as glowing tubes at night, whatever its background and style."""
+    large = SIDE * SCALE
+    tubes, cores = Image.new("RGB", (large, large), (0, 0, 0)), Image.new("RGB", (large, large), (0, 0, 0))
+    for shape, colour, x, y, r in _layout(scene, rng):
+        r *= SCALE
+        points = outline(shape, x * SCALE, y * SCALE, 0.92 * r)
+        points += points[:2]
+        wide = round(max(4.0 * SCALE, 0.17 * r))
+        ImageDraw.Draw(tubes).line(points, fill=COLOURS[colour], width=wide, joint="curve")
+        ImageDraw.Draw(cores).line(points, fill=_mix(COLOURS[colour], PAPER, 0.65),
+                                   width=round(0.3 * wide), joint="curve")
+    glow = tubes.filter(ImageFilter.GaussianBlur(5 * SCALE)).point(lambda v: round(0.8 * v))
+    lit = ImageChops.add(Image.new("RGB", (large, large), NIGHT), glow)
+    return ImageChops.lighter(ImageChops.lighter(lit, tubes), cores).reduce(SCALE)
 
 
 # ---- prompts ----------------------------------------------------------------------------------

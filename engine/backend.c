@@ -206,6 +206,16 @@ void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b
     measured(pass, OP_OTHER, begin, 0);
 }
 
+void op_damp(struct pass *pass, struct tensor *x, float by)
+{
+    double begin = seconds_now(pass);
+
+    ASSERT(x->n == 1);
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->damp(pass, x, by);
+    measured(pass, OP_OTHER, begin, 0);
+}
+
 void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
 {
     double begin = seconds_now(pass);

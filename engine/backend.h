@@ -174,6 +174,8 @@ struct backend_ops {
                    struct tensor *y);
     void (*silu)(struct pass *pass, const struct tensor *x, struct tensor *y);
     void (*add)(struct pass *pass, const struct tensor *x, float scale, struct tensor *y);
+    /* The lowest frequencies of one sample's channels times `by`; freeu.h has the formula. */
+    void (*damp)(struct pass *pass, struct tensor *x, float by);
     /* y[i] = tokens[ids[i]] + positions[i mod y->w]; ids are on the host. */
     void (*embed)(struct pass *pass, const int *ids, const struct embedding *tokens,
                   const struct embedding *positions, struct tensor *y);
@@ -278,6 +280,8 @@ void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b
 void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y);
 /* y += scale · x, in f32, rounded once. */
 void op_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y);
+/* In place, of one sample; in f32 until it is stored. */
+void op_damp(struct pass *pass, struct tensor *x, float by);
 void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
               const struct embedding *positions, struct tensor *y);
 

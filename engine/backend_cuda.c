@@ -598,6 +598,13 @@ static void cuda_add(struct pass *pass, const struct tensor *x, float scale, str
     kernel_add(&cuda_of(pass)->queue, &from, scale, &to);
 }
 
+static void cuda_damp(struct pass *pass, struct tensor *x, float by)
+{
+    struct matrix m = matrix_of(x);
+
+    kernel_damp(&cuda_of(pass)->queue, &m, x->h, x->w, by);
+}
+
 static void cuda_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                        const struct embedding *positions, struct tensor *y)
 {
@@ -642,6 +649,7 @@ static const struct backend_ops CUDA_OPS = {
     .concat = cuda_concat,
     .silu = cuda_silu,
     .add = cuda_add,
+    .damp = cuda_damp,
     .embed = cuda_embed,
     .finish = cuda_finish,
     .destroy = cuda_destroy,

@@ -2,6 +2,7 @@
  * The CPU back end's table: opening it, weights, and the small operators. See cpu/cpu.h.
  */
 #include "engine/cpu/direct.h"
+#include "engine/freeu.h"
 
 #include <math.h>
 #include <omp.h>
@@ -112,6 +113,40 @@ static void dnnl_concat(struct pass *pass, const struct tensor *a, const struct 
     }
 }
 
+#define DAMP_CHANNELS 32 /* of one thread at a time: a cache line of 16-bit values */
+
+static void damp_channels(struct tensor *x, float by, int first, int count)
+{
+    double sums[FREEU_WAVES][DAMP_CHANNELS] = {{0}}, waves[FREEU_WAVES];
+    double factor = ((double)by - 1) / ((double)x->h * x->w);
+    int64_t rows = tensor_rows(x);
+
+    for (int64_t row = 0; row < rows; row++) {
+        freeu_waves(waves, (int)(row / x->w), x->h, (int)(row % x->w), x->w);
+        for (int c = 0; c < count; c++) {
+            double v = element_to_f32(row_at(x, row), x->dtype, (size_t)(first + c));
+            for (int k = 0; k < FREEU_WAVES; k++)
+                sums[k][c] += waves[k] * v;
+        }
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        freeu_waves(waves, (int)(row / x->w), x->h, (int)(row % x->w), x->w);
+        for (int c = 0; c < count; c++) {
+            double low = 0, v = element_to_f32(row_at(x, row), x->dtype, (size_t)(first + c));
+            for (int k = 0; k < FREEU_WAVES; k++)
+                low += waves[k] * sums[k][c];
+            put(x, row, first + c, (float)(v + factor * low));
+        }
+    }
+}
+
+static void dnnl_damp(struct pass *pass, struct tensor *x, float by)
+{
+#pragma omp parallel for schedule(static) num_threads(pass->backend->threads)
+    for (int first = 0; first < x->c; first += DAMP_CHANNELS)
+        damp_channels(x, by, first, x->c - first < DAMP_CHANNELS ? x->c - first : DAMP_CHANNELS);
+}
+
 static void dnnl_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
 {
     int64_t rows = tensor_rows(y);
@@ -181,6 +216,7 @@ static const struct backend_ops DNNL_OPS = {
     .concat = dnnl_concat,
     .silu = dnnl_silu,
     .add = dnnl_add,
+    .damp = dnnl_damp,
     .embed = dnnl_embed,
     .finish = dnnl_finish,
     .destroy = dnnl_destroy,

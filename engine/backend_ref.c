@@ -4,6 +4,7 @@
  * only liberty is that weights become f32 (rounded to bf16 first when the engine computes in bf16).
  */
 #include "engine/backend.h"
+#include "engine/freeu.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -376,6 +377,29 @@ static void ref_add(struct pass *pass, const struct tensor *x, float scale, stru
             put(y, row, c, get(y, row, c) + (double)scale * get(x, row, c));
 }
 
+static void ref_damp(struct pass *pass, struct tensor *x, float by)
+{
+    double waves[FREEU_WAVES], sums[FREEU_WAVES];
+    double factor = ((double)by - 1) / ((double)x->h * x->w);
+
+    (void)pass;
+    for (int c = 0; c < x->c; c++) {
+        memset(sums, 0, sizeof(sums));
+        for (int64_t row = 0; row < tensor_rows(x); row++) {
+            freeu_waves(waves, (int)(row / x->w), x->h, (int)(row % x->w), x->w);
+            for (int k = 0; k < FREEU_WAVES; k++)
+                sums[k] += waves[k] * get(x, row, c);
+        }
+        for (int64_t row = 0; row < tensor_rows(x); row++) {
+            double low = 0;
+            freeu_waves(waves, (int)(row / x->w), x->h, (int)(row % x->w), x->w);
+            for (int k = 0; k < FREEU_WAVES; k++)
+                low += waves[k] * sums[k];
+            put(x, row, c, get(x, row, c) + factor * low);
+        }
+    }
+}
+
 static void ref_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
                       const struct embedding *positions, struct tensor *y)
 {
@@ -415,6 +439,7 @@ static const struct backend_ops REF_OPS = {
     .concat = ref_concat,
     .silu = ref_silu,
     .add = ref_add,
+    .damp = ref_damp,
     .embed = ref_embed,
     .finish = ref_finish,
     .destroy = ref_destroy,

@@ -329,5 +329,5 @@ void controlled_forward(struct pass *pass, const struct unet *unet, const struct
         apply_run(pass, rows, at, n, in, &middle);
     }
     pass->run_count = runs;
-    unet_decode(pass, unet, in->text, &middle, y);
+    unet_decode(pass, unet, in, &middle, y);
 }

@@ -26,6 +26,7 @@
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "engine/freeu.h"
 #include "engine/image.h"
 #include "engine/prompt.h"
 #include "engine/rng.h"
@@ -229,6 +230,9 @@ struct draw {
     int width, height;           /* pixels; 0: the model's own */
     int steps;                   /* 0: the model's */
     double guidance_scale;       /* at most 1 turns guidance off; negative: the model's */
+    double guidance_rescale;     /* 0 … 1: how much of the prompt's own contrast is restored */
+    double guidance_interval[2]; /* guidance only where low < sigma <= high; negative: always */
+    struct freeu freeu;          /* all 0: none */
     enum sampler sampler;        /* SAMPLER_MODEL: the model's own scheduler file */
     enum schedule schedule;      /* SCHEDULE_MODEL: the model's own */
     double eta;                  /* ddim and tcd */
@@ -254,9 +258,9 @@ struct draw {
 };
 #define DRAW_INIT                                                                                  \
     {                                                                                              \
-        .guidance_scale = -1, .strength = 0.8, .original_size = {-1, -1}, .target_size = {-1, -1}, \
-        .crop = {-1, -1}, .image_guidance_scale = -1, .aesthetic_score = -1,                       \
-        .negative_aesthetic_score = -1                                                             \
+        .guidance_scale = -1, .guidance_interval = {-1, -1}, .strength = 0.8,                      \
+        .original_size = {-1, -1}, .target_size = {-1, -1}, .crop = {-1, -1},                      \
+        .image_guidance_scale = -1, .aesthetic_score = -1, .negative_aesthetic_score = -1          \
     }
 
 /* One named tensor on its way through: f32, row-major, `dims[0..rank)`. Borrowed for the call. */

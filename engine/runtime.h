@@ -113,6 +113,7 @@ struct session {
     int width, height;   /* pixels */
     int latent_h, latent_w;
     struct guidance guidance;
+    struct freeu freeu;
     struct conditioning conditioning;
     struct adaptation *adaptation; /* NULL: no adapters */
     struct session_control controls[ENGINE_CONTROLS_MAX];

@@ -495,6 +495,17 @@ float *step_keep(struct step *step)
     return step_output(step, 0);
 }
 
+double sampler_sigma(const struct sampler_plan *plan, const struct sampler_state *state)
+{
+    const struct sampler_kind *kind = sampler_kind(plan->sampler);
+    int index = state->index;
+
+    ASSERT(index < plan->calls);
+    if (kind->scales_noise || kind->make == schedule_make_lambda)
+        return plan->sigmas[index];
+    return schedule_sigma((float)plan_alpha(plan, (int)plan->timesteps[index]));
+}
+
 static void add_noise(const struct sampler_plan *plan, int index, float *latents,
                       const float *noise, const float *image, size_t n)
 {

@@ -192,6 +192,9 @@ int sampler_calls_total(const struct sampler_plan *plan);
 int sampler_calls_left(const struct sampler_plan *plan, const struct sampler_state *state);
 float sampler_timestep(const struct sampler_plan *plan, const struct sampler_state *state);
 
+/* How much noise the next call's latents have, to a signal of 1. */
+double sampler_sigma(const struct sampler_plan *plan, const struct sampler_state *state);
+
 /* The latents that the first call starts from: unit `noise`, scaled, or `image` (borrowed, may be
  * NULL) with as much noise as the first timestep has. `latents` may be either of them. */
 void sampler_noise(const struct sampler_plan *plan, float *latents, const float *noise,

@@ -63,6 +63,37 @@ static int check_refiner(const struct model *model, const struct draw *d, struct
     return 0;
 }
 
+static int check_guidance(const struct model *model, const struct draw *d, struct err *err)
+{
+    const double *interval = d->guidance_interval;
+    bool asks = d->guidance_rescale > 0 || interval[0] >= 0;
+
+    if (!(d->guidance_rescale >= 0 && d->guidance_rescale <= 1))
+        return session_refuse(err, "guidance_rescale", "must be a number from 0 to 1");
+    if (interval[0] >= 0 && !(interval[1] > interval[0]))
+        return session_refuse(err, "guidance_interval",
+                              "must be two sigmas, the lower one first; guidance is left out where "
+                              "the noise is below or above them");
+    if (freeu_is_on(&d->freeu) ? !(d->freeu.b2 > 0 && d->freeu.s1 > 0 && d->freeu.s2 > 0)
+                               : d->freeu.b2 > 0 || d->freeu.s1 > 0 || d->freeu.s2 > 0)
+        return session_refuse(err, "freeu", "needs b1, b2, s1 and s2, all above 0");
+    if (asks && model_is_instructed(model))
+        return session_refuse(err, interval[0] >= 0 ? "guidance_interval" : "guidance_rescale",
+                              "does not go with a model that follows instructions; leave it out");
+    return 0;
+}
+
+static struct guidance guidance_of(const struct draw *d)
+{
+    bool limited = d->guidance_interval[0] >= 0;
+
+    return (struct guidance){.scale = d->guidance_scale,
+                             .image_scale = d->image_guidance_scale,
+                             .rescale = d->guidance_rescale,
+                             .low = limited ? d->guidance_interval[0] : -1,
+                             .high = limited ? d->guidance_interval[1] : INFINITY};
+}
+
 /* `draw` with the model's defaults filled in. */
 static int resolve(struct draw *d, const struct model *model, struct err *err)
 {
@@ -81,7 +112,8 @@ static int resolve(struct draw *d, const struct model *model, struct err *err)
     if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
         return session_refuse(err, "width and height", "the model's VAE does not divide them");
     if (session_check_images(model, d, err) != 0 || check_refiner(model, d, err) != 0 ||
-        session_check_text(model, d, err) != 0 || control_check(model, d, err) != 0)
+        check_guidance(model, d, err) != 0 || session_check_text(model, d, err) != 0 ||
+        control_check(model, d, err) != 0)
         return -1;
     if (d->image_guidance_scale < 0)
         d->image_guidance_scale = IMAGE_GUIDANCE_SCALE;
@@ -227,7 +259,7 @@ static void begin(struct session *s)
     sampler_begin(&s->plan, &s->state);
 }
 
-/* What adapted the model before the sequel does not go with it. */
+/* What adapted the model before the sequel does not go with it, nor does its FreeU. */
 void session_hand_over(struct session *s)
 {
     struct sequel *sequel = s->sequel;
@@ -237,6 +269,7 @@ void session_hand_over(struct session *s)
     adaptation_release(s->adaptation);
     s->adaptation = NULL;
     session_controls_release(s);
+    s->freeu = (struct freeu){.b1 = 0};
     s->model = sequel->model;
     s->conditioning = sequel->conditioning;
     s->plan = sequel->plan;
@@ -327,8 +360,8 @@ int session_create(struct session **out, struct model *model, const struct draw 
         session_alloc(&s, model, d.width, d.height, d.mask != NULL && !model_inpaints(model),
                       err) != 0)
         return -1;
-    s->guidance =
-        (struct guidance){.scale = d.guidance_scale, .image_scale = d.image_guidance_scale};
+    s->guidance = guidance_of(&d);
+    s->freeu = d.freeu;
     if (observer != NULL)
         s->observer = *observer;
     rng_seed(&s->rng, d.rng, d.seed);

@@ -18,6 +18,7 @@ struct header {
     int32_t blends, adapters;
     int32_t controls, reserved;
     struct guidance guidance;
+    struct freeu freeu;
 };
 
 static size_t picture_count(const struct session *s)
@@ -55,7 +56,8 @@ static struct header header_of(const struct session *s)
                            .steps_before = s->steps_before,
                            .blends = s->blends,
                            .controls = s->control_count,
-                           .guidance = s->guidance};
+                           .guidance = s->guidance,
+                           .freeu = s->freeu};
 }
 
 int session_save(const struct session *s, struct buf *out, struct err *err)
@@ -163,6 +165,7 @@ static int take_state(struct session *s, const struct header *h, struct rest *re
     struct sequel *sequel = s->sequel;
 
     s->guidance = h->guidance;
+    s->freeu = h->freeu;
     s->end = h->end;
     s->steps_before = h->steps_before;
     take(rest, &s->plan, sizeof(s->plan));

@@ -36,6 +36,7 @@ struct batch {
     float *ids;    /* count × ids */
     double timesteps[STEP_ROWS_MAX];
     double guidance[STEP_ROWS_MAX];
+    struct freeu freeu[STEP_ROWS_MAX];
     struct adapted_rows adapted;
     struct controlled_rows controlled;
 };
@@ -51,6 +52,9 @@ static int ask(struct step *step, struct session *const sessions[], int count, s
         for (int row = 0; row < sessions[i]->conditioning.row_count; row++) {
             struct session *s = sessions[i];
             int text = conditioning_text_at(&s->conditioning, row, session_calls_made(s));
+            double sigma = sampler_sigma(&s->plan, &s->state);
+            if (!guidance_asks(&s->guidance, &s->conditioning, row, sigma))
+                continue;
             step->rows[step->count++] = (struct asked){.session = s, .row = row, .text = text};
         }
     step->outputs = malloc((size_t)step->count * each * sizeof(float));
@@ -156,6 +160,7 @@ static void batch_fill_row(struct batch *b, int i)
     memcpy(b->ids + i * c->id_count, c->rows[a->row].ids, (size_t)c->id_count * sizeof(float));
     b->timesteps[i] = sampler_timestep(&s->plan, &s->state);
     b->guidance[i] = c->guidance_scale;
+    b->freeu[i] = s->freeu;
 }
 
 /* What guides the batch's rows. */
@@ -205,7 +210,8 @@ static int batch_compute(struct batch *b, struct err *err)
                                             .text = &text,
                                             .pooled = &pooled,
                                             .ids = b->ids,
-                                            .guidance = b->guidance},
+                                            .guidance = b->guidance,
+                                            .freeu = b->freeu},
                        &b->controlled, &y);
     op_download(&pass, b->output, &y);
     return pass.failed ? -1 : 0;
@@ -236,7 +242,8 @@ static void advance(struct session *s, float *outputs)
 {
     char name[32];
 
-    guidance_combine(&s->guidance, &s->conditioning, outputs, s->count);
+    guidance_combine(&s->guidance, &s->conditioning, sampler_sigma(&s->plan, &s->state), outputs,
+                     s->count);
     if (sampler_draws(&s->plan, &s->state))
         rng_normal(&s->rng, s->noise, s->count);
     snprintf(name, sizeof(name), "latents.%d", session_calls_made(s));

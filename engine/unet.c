@@ -60,18 +60,33 @@ static void skip_pop(struct pass *pass, struct skips *skips, struct tensor *x)
     *x = y;
 }
 
+/* What FreeU does before block `k` of the way up joins x and a skip, sample by sample. */
+static void freeu_apply(struct pass *pass, const struct freeu *freeu, int k, struct tensor *x,
+                        struct tensor *skip)
+{
+    for (int i = 0; freeu != NULL && k < 2 && i < x->n && !pass->planning && !pass->failed; i++) {
+        struct tensor channels = tensor_samples(x, i, 1), low = tensor_samples(skip, i, 1);
+        if (!freeu_is_on(&freeu[i]))
+            continue;
+        channels = tensor_columns(&channels, 0, x->c / 2);
+        op_add(pass, &channels, (float)((k == 0 ? freeu[i].b1 : freeu[i].b2) - 1), &channels);
+        op_damp(pass, &low, (float)(k == 0 ? freeu[i].s1 : freeu[i].s2));
+    }
+}
+
 static void up_forward(struct pass *pass, const struct unet *unet, struct tensor *x,
-                       const struct tensor *time, const struct tensor *text, struct skips *skips)
+                       const struct tensor *time, const struct unet_input *in, struct skips *skips)
 {
     const struct unet_config *u = &unet->config;
 
     for (int k = 0; k < u->levels; k++) {
         int i = u->levels - 1 - k;
         for (int j = 0; j <= u->layers[i]; j++) {
+            freeu_apply(pass, in->freeu, k, x, &skips->items[skips->count - 1]);
             skip_pop(pass, skips, x);
             resnet_apply(pass, &unet->up[k].resnets[j], x, time);
             if (u->up_depth[i][j] > 0)
-                transformer_apply(pass, &unet->up[k].attentions[j], text, x);
+                transformer_apply(pass, &unet->up[k].attentions[j], in->text, x);
         }
         if (i > 0) {
             const struct tensor *next = &skips->items[skips->count - 1];
@@ -93,12 +108,12 @@ struct unet_middle unet_encode(struct pass *pass, const struct unet *unet,
     return m;
 }
 
-void unet_decode(struct pass *pass, const struct unet *unet, const struct tensor *text,
+void unet_decode(struct pass *pass, const struct unet *unet, const struct unet_input *in,
                  struct unet_middle *m, struct tensor *y)
 {
     struct affine pre;
 
-    up_forward(pass, unet, &m->x, &m->time, text, &m->skips);
+    up_forward(pass, unet, &m->x, &m->time, in, &m->skips);
     pre = op_group_norm(pass, &m->x, &unet->norm_out, true);
     op_conv2d(pass, &(struct conv2d){.conv = &unet->conv_out, .x = &m->x, .y = y, .pre = &pre});
     affine_drop(pass, &pre);

@@ -40,7 +40,7 @@ struct unet_middle unet_encode(struct pass *pass, const struct unet *unet,
                                const struct unet_input *input);
 
 /* y: n × h × w × out_channels. `middle` is used up. */
-void unet_decode(struct pass *pass, const struct unet *unet, const struct tensor *text,
+void unet_decode(struct pass *pass, const struct unet *unet, const struct unet_input *input,
                  struct unet_middle *middle, struct tensor *y);
 
 #endif

@@ -10,6 +10,7 @@
 #define ATELIER_ENGINE_UNET_ENCODER_H
 
 #include "engine/blocks.h"
+#include "engine/freeu.h"
 #include "engine/transformer.h"
 
 #define UNET_WIDTH_MAX 8192
@@ -80,6 +81,7 @@ struct unet_input {
     const struct tensor *pooled;         /* n × 1 × 1 × pooled, f32; NULL where pooled is 0 */
     const float *ids;                    /* n × ids */
     const double *guidance;              /* [n], scales; with a guidance_width */
+    const struct freeu *freeu;           /* [n]; NULL: no sample has it */
     const struct unet_feature *features; /* optional */
     int feature_count;
 };

@@ -267,6 +267,27 @@ static void read_pair(struct job_problems *problems, const char *path, const str
     report(problems, path, value, text);
 }
 
+static void read_range(struct job_problems *problems, const char *path, const struct field *field,
+                       const struct json *value, double out[2])
+{
+    char text[160];
+    bool good = value->type == JSON_ARRAY && value->count == 2;
+    const struct json *item = good ? value->child : NULL;
+    double range[2] = {0, 0};
+    for (int i = 0; good && i < 2; i++, item = item->next) {
+        good = item->type == JSON_NUMBER;
+        range[i] = json_double_or(item, 0);
+    }
+    if (good && range[0] >= field->min && range[0] < range[1] && range[1] <= field->max) {
+        out[0] = range[0];
+        out[1] = range[1];
+        return;
+    }
+    snprintf(text, sizeof(text), "must be two numbers from %.0f to %.0f, the lower one first",
+             field->min, field->max);
+    report(problems, path, value, text);
+}
+
 /* False, with a problem, when it is no array or too long. */
 static bool is_list(struct job_problems *problems, const char *path, const struct field *field,
                     const struct json *value, enum json_type type)
@@ -365,6 +386,9 @@ static void read_field(struct job_problems *problems, const char *path, const st
     case FIELD_PAIR:
         read_pair(problems, path, field, value, at);
         break;
+    case FIELD_RANGE:
+        read_range(problems, path, field, value, at);
+        break;
     case FIELD_TEXT_LIST:
         read_text_list(problems, path, field, value, at, count);
         break;
@@ -405,6 +429,9 @@ static void set_defaults(const struct field_table *table, void *base)
             break;
         case FIELD_PAIR:
             ((int *)at)[0] = ((int *)at)[1] = (int)field->number;
+            break;
+        case FIELD_RANGE:
+            ((double *)at)[0] = ((double *)at)[1] = field->number;
             break;
         case FIELD_OBJECT:
             set_defaults(field->table, at);

@@ -59,6 +59,10 @@ struct job_refiner {
     double switch_at;  /* 0 … 1 of the steps */
 };
 
+struct job_freeu {
+    double b1, b2, s1, s2; /* -1: not given */
+};
+
 struct job_output {
     const char *format; /* "png", "jpeg", "webp" */
     int quality;        /* 1 … 100, of jpeg and webp */
@@ -78,12 +82,15 @@ struct job {
     int width, height;           /* pixels; 0: the model's own */
     int steps;                   /* 0: the model's */
     double guidance_scale;       /* at most 1 turns guidance off; -1: the model's */
-    const char *sampler;         /* NULL: the model's */
-    const char *schedule;        /* NULL: the model's */
-    double eta;                  /* ddim and tcd */
-    int64_t seed;                /* -1 until job_identify */
-    int images;                  /* image i uses seed + i */
-    int clip_skip;               /* diffusers' meaning */
+    double guidance_rescale;     /* 0 … 1; -1: not given */
+    double guidance_interval[2]; /* sigmas, low and high; -1: not given */
+    struct job_freeu freeu;
+    const char *sampler;  /* NULL: the model's */
+    const char *schedule; /* NULL: the model's */
+    double eta;           /* ddim and tcd */
+    int64_t seed;         /* -1 until job_identify */
+    int images;           /* image i uses seed + i */
+    int clip_skip;        /* diffusers' meaning */
     struct job_lora loras[JOB_LORAS_MAX];
     size_t lora_count;
     const char *embeddings[JOB_EMBEDDINGS_MAX];

@@ -27,6 +27,8 @@ static bool is_absent(const struct field *field, const void *base)
         return *(const int64_t *)at == JOB_TIME_NONE;
     case FIELD_PAIR:
         return *(const int *)at == (int)field->number;
+    case FIELD_RANGE:
+        return *(const double *)at == field->number;
     case FIELD_TEXT_LIST:
     case FIELD_OBJECT_LIST:
     case FIELD_LABELS:
@@ -97,6 +99,13 @@ static void encode_field(const struct field *field, const void *base, struct buf
         break;
     case FIELD_PAIR:
         buf_printf(out, "[%d,%d]", ((const int *)at)[0], ((const int *)at)[1]);
+        break;
+    case FIELD_RANGE:
+        buf_char(out, '[');
+        json_write_double(out, ((const double *)at)[0]);
+        buf_char(out, ',');
+        json_write_double(out, ((const double *)at)[1]);
+        buf_char(out, ']');
         break;
     case FIELD_TEXT_LIST:
     case FIELD_OBJECT_LIST:
@@ -247,6 +256,13 @@ static void schema_type(const struct field *field, int depth, struct buf *out)
     case FIELD_PAIR:
         buf_str(out, "\"type\": \"array\", \"minItems\": 2, \"maxItems\": 2, \"items\": {");
         schema_integer(field, out);
+        buf_char(out, '}');
+        break;
+    case FIELD_RANGE:
+        buf_str(out, "\"type\": \"array\", \"minItems\": 2, \"maxItems\": 2, \"items\": {"
+                     "\"type\": \"number\"");
+        schema_number("minimum", field->min, out);
+        schema_number("maximum", field->max, out);
         buf_char(out, '}');
         break;
     case FIELD_TEXT_LIST:

@@ -68,6 +68,20 @@ static const struct field refiner_rows[] = {
 static const struct field_table refiner_table = {refiner_rows, COUNT(refiner_rows),
                                                  sizeof(struct job_refiner)};
 
+#define FREEU(member, what)                                                                        \
+    {                                                                                              \
+#member, FIELD_NUMBER, true, AT(job_freeu, member), .min = 0.01, .max = 4, .number = -1,   \
+                                                            .help = what                           \
+    }
+static const struct field freeu_rows[] = {
+    FREEU(b1, "factor of half the channels in the first block on the way up"),
+    FREEU(b2, "the same in the second"),
+    FREEU(s1, "factor of the skipped low frequencies in the first block"),
+    FREEU(s2, "the same in the second"),
+};
+static const struct field_table freeu_table = {freeu_rows, COUNT(freeu_rows),
+                                               sizeof(struct job_freeu)};
+
 static const struct field output_rows[] = {
     {"format", FIELD_CHOICE, .has_default = true, AT(job_output, format), .text = "png",
      .choices = formats, .help = "file format"},
@@ -114,6 +128,13 @@ static const struct field rows[] = {
     {"steps", FIELD_INT, AT(job, steps), .min = 1, .max = 500, .help = "by default the model's"},
     {"guidance_scale", FIELD_NUMBER, AT(job, guidance_scale), .min = 0, .max = 50, .number = -1,
      .help = "at most 1 turns guidance off; by default the model's"},
+    {"guidance_rescale", FIELD_NUMBER, AT(job, guidance_rescale), .min = 0, .max = 1, .number = -1,
+     .help = "how much of the contrast that guidance adds is taken back; 0 by default"},
+    {"guidance_interval", FIELD_RANGE, AT(job, guidance_interval), .min = 0, .max = 100000,
+     .number = -1,
+     .help = "[low, high]: guidance only where the noise, sigma, is above low and at most high"},
+    {"freeu", FIELD_OBJECT, AT(job, freeu), .table = &freeu_table,
+     .help = "FreeU: more of the network's middle, less of what skips it; not of the refiner"},
     {"sampler", FIELD_CHOICE, AT(job, sampler), .choices = samplers,
      .help = "by default the model's"},
     {"schedule", FIELD_CHOICE, AT(job, schedule), .choices = schedules,

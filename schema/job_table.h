@@ -22,6 +22,7 @@ enum field_kind {
     FIELD_BOOL,        /* bool */
     FIELD_TIME,        /* int64_t, nanoseconds of the wall clock; RFC 3339 */
     FIELD_PAIR,        /* int[2] */
+    FIELD_RANGE,       /* double[2], the first below the second */
     FIELD_TEXT_LIST,   /* const char *[limit] and a count */
     FIELD_OBJECT,      /* a struct, by `table` */
     FIELD_OBJECT_LIST, /* struct[limit] and a count, by `table` */

@@ -130,6 +130,12 @@ struct draw support_draw(const struct job *job, int index)
     draw.height = job->height;
     draw.steps = job->steps;
     draw.guidance_scale = job->guidance_scale;
+    if (job->guidance_rescale > 0)
+        draw.guidance_rescale = job->guidance_rescale;
+    memcpy(draw.guidance_interval, job->guidance_interval, sizeof(draw.guidance_interval));
+    if (job->freeu.b1 > 0)
+        draw.freeu = (struct freeu){
+            .b1 = job->freeu.b1, .b2 = job->freeu.b2, .s1 = job->freeu.s1, .s2 = job->freeu.s2};
     draw.sampler = job->sampler ? (enum sampler)sampler_by_name(job->sampler) : SAMPLER_MODEL;
     draw.schedule = job->schedule ? (enum schedule)schedule_by_name(job->schedule) : SCHEDULE_MODEL;
     draw.eta = job->eta;

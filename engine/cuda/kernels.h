@@ -106,6 +106,8 @@ void kernel_apply(struct queue *queue, const struct matrix *x, const struct matr
                   int64_t rows_each, const struct pre *pre);
 /* y += scale · x */
 void kernel_add(struct queue *queue, const struct matrix *x, float scale, const struct matrix *y);
+/* The lowest frequencies of one sample's channels times `by` (freeu.h). */
+void kernel_damp(struct queue *queue, const struct matrix *x, int height, int width, float by);
 void kernel_concat(struct queue *queue, const struct matrix *a, const struct matrix *b,
                    const struct matrix *y);
 /* Between planes of f32 (n × c × pixels, pinned host memory) and rows. */

@@ -152,6 +152,64 @@ void kernel_concat(struct queue *queue, const struct matrix *a, const struct mat
         enqueue<concat_each>(queue, c, blocks_for(work, BLOCK), 1, 1, BLOCK, 0);
 }
 
+/* ---- FreeU ---- */
+
+#define WAVES 7 /* as freeu.h has them */
+
+struct damping {
+    struct matrix x;
+    int height, width;
+    float by;
+};
+
+static __device__ __forceinline__ void waves_at(float waves[WAVES], const struct damping *d,
+                                                int64_t row)
+{
+    const float turn = 6.28318531f;
+    float down = turn * (float)(row / d->width) / (float)d->height;
+    float across = turn * (float)(row % d->width) / (float)d->width;
+    float rows = d->height > 1 ? 1.0f : 0.0f, columns = d->width > 1 ? 1.0f : 0.0f;
+
+    waves[0] = 1;
+    waves[1] = rows * cosf(down);
+    waves[2] = rows * sinf(down);
+    waves[3] = columns * cosf(across);
+    waves[4] = columns * sinf(across);
+    waves[5] = rows * columns * cosf(down + across);
+    waves[6] = rows * columns * sinf(down + across);
+}
+
+/* One thread a channel: neighbours read neighbours, row by row. */
+__global__ void damp_channel(struct damping d)
+{
+    int64_t c = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    float sums[WAVES] = {0}, waves[WAVES];
+    float factor = (d.by - 1) / ((float)d.height * (float)d.width);
+
+    if (c >= d.x.columns)
+        return;
+    for (int64_t row = 0; row < d.x.rows; row++) {
+        float v = load_element(d.x.data, d.x.dtype, row * d.x.ld + c);
+        waves_at(waves, &d, row);
+        for (int k = 0; k < WAVES; k++)
+            sums[k] += waves[k] * v;
+    }
+    for (int64_t row = 0; row < d.x.rows; row++) {
+        float low = 0, v = load_element(d.x.data, d.x.dtype, row * d.x.ld + c);
+        waves_at(waves, &d, row);
+        for (int k = 0; k < WAVES; k++)
+            low += waves[k] * sums[k];
+        store_element(d.x.data, d.x.dtype, row * d.x.ld + c, v + factor * low);
+    }
+}
+
+void kernel_damp(struct queue *queue, const struct matrix *x, int height, int width, float by)
+{
+    struct damping d = {*x, height, width, by};
+
+    enqueue<damp_channel>(queue, d, blocks_for(x->columns, BLOCK), 1, 1, BLOCK, 0);
+}
+
 /* ---- to and from the host ---- */
 
 struct planes {

@@ -164,6 +164,14 @@ static void read_pair(const struct json *json, int pair[2])
     pair[1] = (int)json_int_or(json->child->next, 0);
 }
 
+static void read_range(const struct json *json, double range[2])
+{
+    if (json == NULL)
+        return;
+    range[0] = json_double_or(json->child, 0);
+    range[1] = json_double_or(json->child->next, 0);
+}
+
 #define LOADED_ADAPTERS_MAX 16
 
 /* A model's adapters and controls that jobs have asked for. */
@@ -316,6 +324,13 @@ static int draw_of(const struct json *job, struct adapters *adapters, struct dra
     draw->height = (int)json_int_or(json_get(job, "height"), 0);
     draw->steps = (int)json_int_or(json_get(job, "steps"), 0);
     draw->guidance_scale = json_double_or(json_get(job, "guidance_scale"), -1);
+    draw->guidance_rescale = json_double_or(json_get(job, "guidance_rescale"), 0);
+    const struct json *freeu = json_get(job, "freeu");
+    draw->freeu = (struct freeu){.b1 = json_double_or(json_get(freeu, "b1"), 0),
+                                 .b2 = json_double_or(json_get(freeu, "b2"), 0),
+                                 .s1 = json_double_or(json_get(freeu, "s1"), 0),
+                                 .s2 = json_double_or(json_get(freeu, "s2"), 0)};
+    read_range(json_get(job, "guidance_interval"), draw->guidance_interval);
     draw->sampler = sampler ? (enum sampler)sampler_by_name(sampler) : SAMPLER_MODEL;
     draw->schedule = schedule ? (enum schedule)schedule_by_name(schedule) : SCHEDULE_MODEL;
     draw->eta = json_double_or(json_get(job, "eta"), 0);

@@ -50,6 +50,13 @@ static struct draw request(int i)
     draw.steps = 2 + i % 3;
     draw.guidance_scale = i == 2 || i == 5 ? 1 : 5 + i;
     draw.sampler = SAMPLERS[i];
+    draw.guidance_rescale = i == 1 ? 0.7 : 0;
+    if (i % 3 == 1) {
+        draw.guidance_interval[0] = 0.5;
+        draw.guidance_interval[1] = 5;
+    }
+    if (i % 3 == 0)
+        draw.freeu = (struct freeu){.b1 = 1.2 + i / 10.0, .b2 = 1.4, .s1 = 0.9, .s2 = 0.2};
     draw.seed = (uint64_t)i;
     return draw;
 }

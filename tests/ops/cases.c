@@ -376,6 +376,20 @@ size_t run_add(struct bench *b, const struct shape *s, const struct input *in, i
     return each;
 }
 
+size_t run_damp(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
+                float *planes)
+{
+    size_t each = (size_t)s->in * (size_t)(s->h * s->w);
+
+    for (int i = 0; i < n; i++) {
+        struct tensor x =
+            make_tensor(b, b->pass.act, 1, s->h, s->w, s->in, in->x + (size_t)(first + i) * each);
+        op_damp(&b->pass, &x, 0.2f);
+        op_download(&b->pass, planes + (size_t)i * each, &x);
+    }
+    return each;
+}
+
 size_t run_embed(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                  float *planes)
 {

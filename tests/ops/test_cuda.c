@@ -96,6 +96,11 @@ static const struct shape SILU[] = {
 
 static const struct shape EMBED[] = {{.n = 2, .h = 1, .w = 11, .in = 13}};
 
+static const struct shape DAMP[] = {{.n = 2, .h = 3, .w = 5, .in = 13},
+                                    {.n = 1, .h = 1, .w = 4, .in = 8},
+                                    {.n = 1, .h = 2, .w = 1, .in = 77},
+                                    {.n = 2, .h = 8, .w = 6, .in = 320}};
+
 #define SHAPES(array) array, sizeof(array) / sizeof(array[0])
 
 static const struct {
@@ -113,6 +118,7 @@ static const struct {
     {"concat", run_concat, SHAPES(CONCAT)},
     {"silu", run_silu, SHAPES(SILU)},
     {"add", run_add, SHAPES(SILU)},
+    {"damp", run_damp, SHAPES(DAMP)},
     {"embed", run_embed, SHAPES(EMBED)},
 };
 

@@ -179,6 +179,17 @@ static void test_add(void **state)
     EVERYWHERE(run_add, SHAPES);
 }
 
+/* FreeU's filter, also where an axis has one pixel. */
+static void test_damp(void **state)
+{
+    static const struct shape SHAPES[] = {{.n = 2, .h = 3, .w = 5, .in = 13},
+                                          {.n = 1, .h = 1, .w = 4, .in = 8},
+                                          {.n = 1, .h = 2, .w = 1, .in = 77},
+                                          {.n = 2, .h = 8, .w = 6, .in = 320}};
+    (void)state;
+    EVERYWHERE(run_damp, SHAPES);
+}
+
 static void test_embed(void **state)
 {
     static const struct shape SHAPES[] = {{.n = 2, .h = 1, .w = 11, .in = 13}};
@@ -194,7 +205,7 @@ int main(void)
         cmocka_unit_test(test_changed_matmul), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_layer_norm),     cmocka_unit_test(test_concat),
         cmocka_unit_test(test_silu),           cmocka_unit_test(test_add),
-        cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_embed),          cmocka_unit_test(test_damp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,7 +68,9 @@ static void test_every_field_is_read(void **state)
         "\"2026-03-01T12:00:00Z\",\"deadline\":\"2026-03-02T12:00:00Z\",\"max_attempts\":5,"
         "\"tier\":\"fast\",\"confidential\":true,\"max_price\":0.5,\"callback\":\"https://h/x\","
         "\"model\":\"m\",\"prompt\":\"p\",\"negative_prompt\":\"\",\"width\":768,\"height\":64,"
-        "\"steps\":30,\"guidance_scale\":0,\"sampler\":\"ddim\",\"schedule\":\"karras\","
+        "\"steps\":30,\"guidance_scale\":0,\"guidance_rescale\":0.7,\"guidance_interval\":[0.25,5],"
+        "\"freeu\":{\"b1\":1.3,\"b2\":1.4,\"s1\":0.9,\"s2\":0.2},\"sampler\":\"ddim\",\"schedule\":"
+        "\"karras\","
         "\"eta\":0.5,\"seed\":9223372036854775744,\"images\":64,\"clip_skip\":2,"
         "\"loras\":[{\"name\":\"l\",\"scale\":-0.5},{\"name\":\"k\"}],\"embeddings\":[\"e\"],"
         "\"controlnets\":[{\"name\":\"c\",\"image\":\"c.png\",\"end\":0.5}],"
@@ -81,6 +83,9 @@ static void test_every_field_is_read(void **state)
     assert_true(job.seed == 9223372036854775744);
     assert_string_equal(job.negative_prompt, "");
     assert_true(job.guidance_scale == 0);
+    assert_true(job.guidance_rescale == 0.7);
+    assert_true(job.guidance_interval[0] == 0.25 && job.guidance_interval[1] == 5);
+    assert_true(job.freeu.b1 == 1.3 && job.freeu.s2 == 0.2);
     assert_true(job.strength == 1); /* with a mask */
     assert_true(job.image_guidance_scale == 1.25);
     assert_int_equal(job.lora_count, 2);

@@ -257,6 +257,11 @@ static void test_a_restored_session_ends_in_the_same_bytes(void **state)
         struct draw draw = draw_of(i % 4 ? "a red cat" : CHANGING, 64, 64, 4);
         draw.dialect = i % 4 ? DIALECT_DIFFUSERS : DIALECT_A1111;
         draw.sampler = (enum sampler)i;
+        draw.guidance_rescale = i % 3 ? 0 : 0.5;
+        draw.guidance_interval[0] = i % 2 ? 0.4 : -1;
+        draw.guidance_interval[1] = 6;
+        if (i % 5 == 0)
+            draw.freeu = (struct freeu){.b1 = 1.3, .b2 = 1.4, .s1 = 0.9, .s2 = 0.2};
         if (i > SAMPLER_MODEL && sampler_has_schedule(draw.sampler, SCHEDULE_KARRAS))
             draw.schedule = i % 2 ? SCHEDULE_KARRAS : SCHEDULE_NORMAL;
         draw.eta = i == SAMPLER_DDIM || i == SAMPLER_TCD ? 1 : 0;
@@ -374,6 +379,24 @@ static void test_prompts_that_are_too_much(void **state)
     draw.negative_prompt = text;
     draw.prompt = "a";
     assert_refused(&f, &draw, "negative_prompt");
+    close_fixture(&f);
+}
+
+static void test_guidance_that_is_none(void **state)
+{
+    struct draw draw = draw_of("a", 64, 64, 2), bad = draw;
+    struct fixture f;
+
+    open_or_skip(&f, state);
+    bad.guidance_rescale = 1.5;
+    assert_refused(&f, &bad, "guidance_rescale: must be a number from 0 to 1");
+    bad = draw;
+    bad.guidance_interval[0] = 3;
+    bad.guidance_interval[1] = 3;
+    assert_refused(&f, &bad, "guidance_interval: must be two sigmas");
+    bad = draw;
+    bad.freeu.b1 = 1.2;
+    assert_refused(&f, &bad, "freeu: needs b1, b2, s1 and s2");
     close_fixture(&f);
 }
 
@@ -664,6 +687,7 @@ int main(int argc, char **argv)
             TEST(test_damaged_states_are_refused),
             TEST(test_long_and_strange_prompts),
             TEST(test_prompts_that_are_too_much),
+            TEST(test_guidance_that_is_none),
             TEST(test_sizes_in_any_order),
             TEST(test_sizes_that_are_none),
             TEST(test_a_size_that_does_not_fit),

@@ -292,6 +292,35 @@ def said(dialect, prompt, parts, sampler, steps, seed, negative=None, guidance=4
     return text(prompt, sampler, steps, seed, guidance=guidance, **more)
 
 
+def tuned(sampler, seed, steps=4, guidance=7.0, picture=None, **more):
+    """A job whose point is an option of its guidance, or FreeU."""
+    if picture:
+        return image("a small ship", picture, 0.6, sampler, steps, seed, guidance, **more)
+    return text("a small ship", sampler, steps, seed, guidance=guidance, **more)
+
+
+def freeu(b1, b2, s1, s2):
+    return {"b1": b1, "b2": b2, "s1": s1, "s2": s2}
+
+
+TUNED = {
+    "sd1-small": [
+        tuned("euler", 321, guidance_rescale=0.7),
+        tuned("ddim", 322, guidance_interval=[0.6, 4.0]),
+        tuned("heun", 323, guidance_interval=[0.5, 8.0], guidance_rescale=0.4),
+        tuned("dpm++ 2m", 324, picture=FIRST, guidance_interval=[0.3, 1.5], negative_prompt="dog"),
+        tuned("ddim", 325, width=72, freeu=freeu(1.4, 1.6, 0.9, 0.2)),
+        tuned("pndm", 326, guidance=1.0, freeu=freeu(1.2, 1.4, 0.5, 1.7)),
+    ],
+    "sd2-small": [
+        tuned("unipc", 327, guidance_rescale=1.0, guidance_interval=[0.2, 5.0]),
+    ],
+    "sdxl-small": [
+        tuned(None, 328, height=88, freeu=freeu(1.3, 1.4, 0.9, 0.2), guidance_rescale=0.5),
+        tuned("euler_a", 329, guidance=4.0, guidance_interval=[0.4, 6.0]),
+    ],
+}
+
 NOTHING = ("", plain(""))
 SAID = {
     "sd1-small": [
@@ -400,3 +429,6 @@ def every():
     for model, jobs in GUIDED.items():
         for number, job in enumerate(jobs):
             yield {"id": f"{model}-guided-{number:02d}", "model": model, **job, "thin": True}
+    for model, jobs in TUNED.items():
+        for number, job in enumerate(jobs):
+            yield {"id": f"{model}-tuned-{number:02d}", "model": model, **job, "thin": True}

@@ -72,6 +72,8 @@ OPTIONS = {
 CURVES = ["karras", "exponential", "beta"]
 OWN_OF_DIALECTS = ["prompt", "negative_prompt", "clip_skip"]
 NOT_OF_DIALECTS = ["noise", "timesteps", "model_output.0", "latents"]
+NOT_OF_TUNED = ["noise", "init_latents", "timesteps", "tokens", "negative_tokens", "tokens_2", "negative_tokens_2",
+                 "prompt_embeds", "negative_prompt_embeds", "pooled", "negative_pooled", "latents"]
 NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_prompt_embeds", "init_image", "latents",
                    "image"]
 
@@ -306,7 +308,14 @@ def run(job):
     pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
-    with torch.no_grad(), told or contextlib.nullcontext(), stages.watching():
+    if "guidance_rescale" in job:
+        arguments |= {"guidance_rescale": job["guidance_rescale"]}
+    if "freeu" in job:
+        pipe.enable_freeu(**job["freeu"])
+    between = told or contextlib.nullcontext()
+    if "guidance_interval" in job:
+        between = guided_within(pipe, job["guidance_interval"])
+    with torch.no_grad(), between, stages.watching():
         if "Adapter" in type(pipe).__name__:
             arguments["callback"] = lambda *step: stages.see_step(pipe, *step[:2], {"latents": step[2]})
         else:
@@ -321,9 +330,40 @@ def run(job):
         told.stages(stages)
         for name in NOT_OF_DIALECTS:
             stages.pop(name, None)
+    if "-tuned-" in job["id"]:
+        for name in NOT_OF_TUNED:
+            stages.pop(name, None)
     if job.get("thin"):
         stages["image.thin"] = stages.pop("image")[2::4, 2::4]
     return {name: value.contiguous().clone() for name, value in stages.items()}
+
+
+def sigma_at(scheduler, timestep):
+    """The noise to a signal of 1 that a call of the network sees."""
+    if hasattr(scheduler, "sigmas"):
+        between = hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
+        sigmas = scheduler.sigmas_interpol if between else scheduler.sigmas
+        index = scheduler.step_index
+        return float(sigmas[scheduler.index_for_timestep(timestep) if index is None else index])
+    alpha = float(scheduler.alphas_cumprod[int(timestep)])
+    return ((1 - alpha) / alpha) ** 0.5
+
+
+@contextlib.contextmanager
+def guided_within(pipe, interval):
+    """Outside of it both halves of the batch are the prompt's, which guidance then leaves as it is."""
+    forward = pipe.unet.forward
+
+    def wrapped(sample, timestep, **told):
+        out = forward(sample, timestep, **told)
+        sigma = sigma_at(pipe.scheduler, timestep)
+        if not interval[0] < sigma <= interval[1]:
+            out = (out[0][1:].repeat(2, 1, 1, 1),)
+        return out
+
+    pipe.unet.forward = wrapped
+    yield
+    del pipe.unet.forward
 
 
 def draw_inits():

@@ -3,7 +3,7 @@
  *
  * Input is from outside: a header that claims more than CODEC_PIXELS_MAX is refused before anything
  * is unpacked, and damaged data is an error, never half a picture. Alpha is dropped and 16-bit
- * samples are cut to 8, as PIL's convert("RGB") does. Any thread.
+ * samples are cut to 8, as PIL's convert("RGB") does; JPEGs are turned upright. Any thread.
  *
  *     if (codec_encode(&image, "png", 0, request, &bytes, &err) != 0) ...
  *     if (codec_decode(&image, bytes.data, bytes.len, &err) != 0) ...

@@ -1,5 +1,6 @@
 /* JPEG by libjpeg-turbo. Its errors arrive by longjmp; everything they may skip lives in `work`. */
 #include "worker/codec.h"
+#include "worker/exif.h"
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -37,6 +38,16 @@ static void watch(struct work *work)
     work->manager.emit_message = on_message;
 }
 
+static int orientation_of(const struct jpeg_decompress_struct *info)
+{
+    static const char EXIF[] = "Exif\0"; /* and another zero */
+    for (const struct jpeg_marker_struct *m = info->marker_list; m; m = m->next)
+        if (m->marker == JPEG_APP0 + 1 && m->data_length >= sizeof(EXIF) &&
+            memcmp(m->data, EXIF, sizeof(EXIF)) == 0)
+            return exif_orientation(m->data + sizeof(EXIF), m->data_length - sizeof(EXIF));
+    return 1;
+}
+
 int jpeg_decode(struct image *image, const void *bytes, size_t len, struct err *err)
 {
     struct work work;
@@ -51,6 +62,7 @@ int jpeg_decode(struct image *image, const void *bytes, size_t len, struct err *
     }
     jpeg_create_decompress(&info);
     jpeg_mem_src(&info, bytes, len);
+    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xffff);
     jpeg_read_header(&info, TRUE);
     if (codec_image_make(image, info.image_width, info.image_height, err) != 0) {
         jpeg_destroy_decompress(&info);
@@ -69,9 +81,10 @@ int jpeg_decode(struct image *image, const void *bytes, size_t len, struct err *
         JSAMPROW row = image->rgb + (size_t)info.output_scanline * (size_t)image->width * 3;
         jpeg_read_scanlines(&info, &row, 1);
     }
+    int orientation = orientation_of(&info); /* finishing forgets its markers */
     jpeg_finish_decompress(&info);
     jpeg_destroy_decompress(&info);
-    return 0;
+    return image_upright(image, orientation, err);
 }
 
 static void write_comments(struct jpeg_compress_struct *info, const char *request)

@@ -1,4 +1,5 @@
 #include "worker/codec.h"
+#include "worker/exif.h"
 #include "worker/input.h"
 
 #include "tests/unit/unit.h"
@@ -123,6 +124,71 @@ static void test_damaged_files_do_no_harm(void **state)
     image_release(&image);
 }
 
+/* A picture of four corners, 16 × 8, as a JPEG that says how the camera was held. */
+static void write_held(struct buf *out, int orientation, bool little)
+{
+    static const uint8_t CORNERS[4] = {10, 90, 170, 250};
+    const unsigned char o = (unsigned char)orientation;
+    const unsigned char big_endian[] = {0xff, 0xe1, 0, 34, 'E', 'x', 'i', 'f', 0, 0,    'M', 'M',
+                                        0,    42,   0, 0,  0,   8,   0,   1,   1, 0x12, 0,   3,
+                                        0,    0,    0, 1,  0,   o,   0,   0,   0, 0,    0,   0};
+    const unsigned char little_endian[] = {0xff, 0xe1, 0, 34, 'E', 'x', 'i', 'f', 0,    0, 'I', 'I',
+                                           42,   0,    8, 0,  0,   0,   1,   0,   0x12, 1, 3,   0,
+                                           1,    0,    0, 0,  o,   0,   0,   0,   0,    0, 0,   0};
+    struct image image = {.width = 16, .height = 8, .rgb = malloc(16 * 8 * 3)};
+    struct buf plain;
+    assert_non_null(image.rgb);
+    for (int y = 0; y < 8; y++)
+        for (int x = 0; x < 16; x++)
+            memset(image.rgb + (y * 16 + x) * 3, CORNERS[y / 4 * 2 + x / 8], 3);
+    buf_init(&plain, 1 << 20);
+    assert_int_equal(codec_encode(&image, "jpeg", 100, NULL, &plain, &err), 0);
+    image_release(&image);
+    buf_append(out, plain.data, 2);
+    buf_append(out, little ? little_endian : big_endian, 36);
+    buf_append(out, plain.data + 2, plain.len - 2);
+    buf_release(&plain);
+}
+
+static void test_photographs_come_upright(void **state)
+{
+    static const char *const UPRIGHT[9] = {"",     "abcd", "badc", "dcba", "cdab",
+                                           "acbd", "cadb", "dbca", "bdac"};
+    (void)state;
+    for (int o = 1; o <= 8; o++) {
+        struct image image;
+        struct buf file;
+        char corners[5] = "";
+        buf_init(&file, 1 << 20);
+        write_held(&file, o, o % 2);
+        assert_int_equal(codec_decode(&image, file.data, file.len, &err), 0);
+        assert_int_equal(image.width, o < 5 ? 16 : 8);
+        assert_int_equal(image.height, o < 5 ? 8 : 16);
+        for (int i = 0; i < 4; i++) {
+            int x = image.width / 4 + i % 2 * image.width / 2;
+            int y = image.height / 4 + i / 2 * image.height / 2;
+            corners[i] = (char)('a' + image.rgb[(y * image.width + x) * 3] / 80);
+        }
+        assert_string_equal(corners, UPRIGHT[o]);
+        image_release(&image);
+        buf_release(&file);
+    }
+}
+
+static void test_damaged_exif_is_passed_over(void **state)
+{
+    unsigned char bytes[] = {'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12,
+                             1,   3,   0,  1, 0, 0, 0, 6, 0, 0, 0};
+    (void)state;
+    assert_int_equal(exif_orientation(bytes, sizeof(bytes)), 6);
+    for (size_t len = 0; len < sizeof(bytes) - 2; len++)
+        assert_in_range(exif_orientation(bytes, len), 1, 1);
+    bytes[18] = 9;
+    assert_int_equal(exif_orientation(bytes, sizeof(bytes)), 1);
+    memset(bytes + 4, 0xff, 4);
+    assert_int_equal(exif_orientation(bytes, sizeof(bytes)), 1);
+}
+
 static void test_bombs_are_refused(void **state)
 {
     (void)state;
@@ -191,6 +257,8 @@ int main(void)
         cmocka_unit_test(test_the_request_travels_along),
         cmocka_unit_test(test_cut_files_are_errors),
         cmocka_unit_test(test_damaged_files_do_no_harm),
+        cmocka_unit_test(test_photographs_come_upright),
+        cmocka_unit_test(test_damaged_exif_is_passed_over),
         cmocka_unit_test(test_bombs_are_refused),
         cmocka_unit_test(test_other_files_are_named_as_such),
         cmocka_unit_test(test_inputs),

@@ -107,6 +107,7 @@ static void describe(void *user, enum component component, const char *name, con
 {
     static const struct ldm_layout LAYOUT = {
         .text = {[COMPONENT_TEXT] = "cond_stage_model.transformer."},
+        .unet = "model.diffusion_model.",
         .layers = 2,
         .vae_levels = 4,
         .up_attention = {false, true, true, true}};

@@ -147,6 +147,21 @@ int bench_load_lora(struct model *model, struct adapter **adapter, struct bench_
 
 /* ---- the command ---- */
 
+/* What is free now, less a tenth: a benchmark has the machine with others. 0: not known. */
+static size_t free_memory(void)
+{
+    char line[256];
+    size_t kib = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+        if (sscanf(line, "MemAvailable: %zu kB", &kib) == 1)
+            break;
+    if (file != NULL)
+        fclose(file);
+    return (kib << 10) / 10 * 9;
+}
+
 static int run(const struct bench_options *o, size_t benchmark)
 {
     struct engine_options options = ENGINE_OPTIONS_INIT;
@@ -158,6 +173,8 @@ static int run(const struct bench_options *o, size_t benchmark)
     options.isa = o->isa;
     options.threads = (int)o->threads;
     options.weights_16bit = o->weights_16bit;
+    if (strcmp(o->backend, "cuda") != 0)
+        options.memory_max_bytes = free_memory();
     for (int p = 0; PRECISIONS[p] != NULL; p++)
         if (strcmp(o->precision, PRECISIONS[p]) == 0)
             options.precision = (enum precision)p;

@@ -238,7 +238,7 @@ static double picture_seconds(const struct scene *scene, const struct tally *t)
 
 static void print_row(const struct scene *scene, const struct tally *t)
 {
-    printf("%-28s  %4d  %7.3f  %7.3f  %7.3f  %7.3f  %9.1f  %8.0f  %8.0f\n", scene->name,
+    printf("%-30s  %4d  %7.3f  %7.3f  %7.3f  %7.3f  %9.1f  %8.0f  %8.0f\n", scene->name,
            t->pictures, t->step / t->steps, t->first_step / t->first_steps, t->text / t->pictures,
            t->decode / t->pictures, picture_seconds(scene, t),
            (double)t->memory.weights_bytes / 1e6, (double)t->memory.activations_bytes / 1e6);
@@ -256,14 +256,16 @@ static void print_json(const struct engine_info *info, const struct tally tallie
                info->backend, info->isa, bench_precision(info->precision));
     for (size_t i = 0; i < sizeof(SCENES) / sizeof(SCENES[0]); i++) {
         const struct tally *t = &tallies[i];
+        if (t->pictures == 0)
+            continue; /* did not fit */
         buf_printf(&out,
                    "%s{\"scene\":\"%s\",\"pictures\":%d,\"step_s\":%.6f,\"first_step_s\":%.6f,"
                    "\"prepare_s\":%.6f,\"decode_s\":%.6f,\"picture_s\":%.6f,\"steps\":%d,"
                    "\"weights_bytes\":%zu,\"activations_bytes\":%zu}",
-                   i ? "," : "", SCENES[i].key, t->pictures, t->step / t->steps,
-                   t->first_step / t->first_steps, t->text / t->pictures, t->decode / t->pictures,
-                   picture_seconds(&SCENES[i], t), SCENES[i].steps, t->memory.weights_bytes,
-                   t->memory.activations_bytes);
+                   out.data[out.len - 1] == '}' ? "," : "", SCENES[i].key, t->pictures,
+                   t->step / t->steps, t->first_step / t->first_steps, t->text / t->pictures,
+                   t->decode / t->pictures, picture_seconds(&SCENES[i], t), SCENES[i].steps,
+                   t->memory.weights_bytes, t->memory.activations_bytes);
     }
     buf_str(&out, "]}\n");
     fputs(out.data, stdout);
@@ -277,17 +279,20 @@ int bench_scenes(struct engine *engine, const struct bench_options *o, struct er
     const struct engine_info *info = engine_info(engine);
 
     if (!o->json)
-        printf("%s, %s, %s, %s, %d threads\n%-28s  pics     step    first  prepare   decode  "
+        printf("%s, %s, %s, %s, %d threads\n%-30s  pics     step    first  prepare   decode  "
                "picture s  weights MB  act. MB\n",
                info->processor, info->backend, info->isa, bench_precision(info->precision),
                info->threads, "scene");
     for (size_t i = 0; i < sizeof(SCENES) / sizeof(SCENES[0]); i++) {
         bench_say(o, SCENES[i].name);
-        if (play(&set, &SCENES[i], err) != 0)
+        bool fits = play(&set, &SCENES[i], err) == 0;
+        if (!fits && err->code != ERR_MEMORY)
             return err_prefix(err, "%s", SCENES[i].name);
-        tallies[i] = set.tally;
-        if (!o->json)
+        tallies[i] = fits ? set.tally : (struct tally){.pictures = 0};
+        if (!o->json && fits)
             print_row(&SCENES[i], &set.tally);
+        else if (!o->json)
+            printf("%-30s  does not fit: %s\n", SCENES[i].name, err->message);
     }
     if (o->json)
         print_json(info, tallies);

@@ -67,28 +67,31 @@ void support_check(const struct job *job, const struct engine_info *engine,
     refuse(problems, job->output.prefix != NULL, "output.prefix");
 }
 
+/* An entry that is no object has no name; its problem is noted already. */
+static void check_file(const struct catalogue *catalogue, const char *folder, const char *name,
+                       const char *field, struct job_problems *problems)
+{
+    char path[FILE_PATH_MAX_BYTES];
+    struct err err;
+    if (name && catalogue_adapter(catalogue, folder, name, path, &err) != 0)
+        job_problem_add(problems, field, name, "%s", err.message);
+}
+
 void support_check_models(const struct job *job, const struct catalogue *catalogue,
                           struct job_problems *problems)
 {
-    char hint[512], field[64], path[FILE_PATH_MAX_BYTES];
-    struct err err;
+    char hint[512], field[64];
     for (size_t i = 0; i < job->lora_count; i++) {
-        if (catalogue_adapter(catalogue, "loras", job->loras[i].name, path, &err) == 0)
-            continue;
         snprintf(field, sizeof(field), "loras[%zu].name", i);
-        job_problem_add(problems, field, job->loras[i].name, "%s", err.message);
+        check_file(catalogue, "loras", job->loras[i].name, field, problems);
     }
     for (size_t i = 0; i < job->controlnet_count; i++) {
-        if (catalogue_adapter(catalogue, "controlnets", job->controlnets[i].name, path, &err) == 0)
-            continue;
         snprintf(field, sizeof(field), "controlnets[%zu].name", i);
-        job_problem_add(problems, field, job->controlnets[i].name, "%s", err.message);
+        check_file(catalogue, "controlnets", job->controlnets[i].name, field, problems);
     }
     for (size_t i = 0; i < job->embedding_count; i++) {
-        if (catalogue_adapter(catalogue, "embeddings", job->embeddings[i], path, &err) == 0)
-            continue;
         snprintf(field, sizeof(field), "embeddings[%zu]", i);
-        job_problem_add(problems, field, job->embeddings[i], "%s", err.message);
+        check_file(catalogue, "embeddings", job->embeddings[i], field, problems);
     }
     if (!job->refiner.model || catalogue_find(catalogue, job->refiner.model) >= 0)
         return;

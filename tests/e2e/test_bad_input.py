@@ -70,6 +70,14 @@ class Lines(e2e.Case):
         self.check(e2e.job(loras=[{"name": "../sd1-peft"}]), "loras[0].name",
                    "must be a file's name")
 
+    def test_adapters_without_a_name(self):
+        self.check(e2e.job(loras=["sd1-peft"]), "loras[0]", "must be an object, not a string")
+        self.check(e2e.job(loras=[{"scale": 1}]), "loras[0].name", "is required")
+        self.check(e2e.job(loras=[{"name": 1}]), "loras[0].name", "must be a string, not a number")
+        self.check(e2e.job(controlnets=["sd1-canny"]), "controlnets[0]", "must be an object, not a string")
+        self.check(e2e.job(controlnets=[{"image": "x.png"}]), "controlnets[0].name", "is required")
+        self.check(e2e.job(embeddings=[5]), "embeddings[0]", "must be a string, not a number")
+
     def test_pictures_that_cannot_guide(self):
         def guided(**more):
             return e2e.job(controlnets=[{"name": "sd1-canny", "image": "x.png", **more}])

@@ -278,6 +278,10 @@ static int check_extension(const char *path, struct err *err)
 
     if (dot != NULL && strcmp(dot, ".safetensors") == 0)
         return 0;
+    if (dot != NULL && strcmp(dot, ".json") == 0)
+        return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
+                       "%s: is no model but what a folder says of one; name the model's folder",
+                       path);
     return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                    "%s: only .safetensors files and diffusers folders are read; pickled .ckpt and "
                    ".bin files can run code and must be converted first",

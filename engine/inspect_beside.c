@@ -29,7 +29,7 @@ static bool has_any(const char *name, const char *const *parts)
 
 static void see_name(void *user, const char *name)
 {
-    static const char *const LORA[] = {"lora_", ".lora", ".hada_", ".lokr_", NULL};
+    static const char *const LORA[] = {"lora_", ".lora", "_lora.", ".hada_", ".lokr_", NULL};
     static const char *const INVERSION[] = {"emb_params", "string_to_param", "clip_l", "clip_g",
                                             NULL};
     struct traces *t = user;
@@ -50,7 +50,9 @@ static const char *kind_of(struct checkpoint *c)
     checkpoint_unused(c, see_name, &t);
     if (t.lora > 0)
         return "LoRA";
-    return t.inversion > 0 && t.inversion == t.tensors ? "textual inversion" : NULL;
+    /* One tensor alone may be called what the word is. */
+    return t.tensors > 0 && (t.tensors == 1 || t.inversion == t.tensors) ? "textual inversion"
+                                                                         : NULL;
 }
 
 /* The first layer that reads the text. */

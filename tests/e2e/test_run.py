@@ -584,9 +584,13 @@ class Commands(e2e.Case):
         self.assertIn("sd1", self.call("model", "inspect", path).stdout)
         json.loads(self.call("model", "inspect", path, "--json").stdout)
         self.call("model", "inspect", "/no/such", expect=5)
+        self.assertIn("name the model's folder",
+                      self.call("model", "inspect", path / "model_index.json", expect=5).stderr)
         beside = {"controlnets/sd1-canny": "ControlNet", "controlnets/sd1-pose.safetensors": "ControlNet",
                   "controlnets/sdxl-sketch": "T2I-Adapter", "loras/sd1-kohya.safetensors": "LoRA",
-                  "loras/sdxl-peft.safetensors": "LoRA", "embeddings/xl-mood.safetensors": "textual inversion"}
+                  "loras/sdxl-peft.safetensors": "LoRA", "loras/sd1-first.safetensors": "LoRA",
+                  "embeddings/xl-mood.safetensors": "textual inversion",
+                  "embeddings/toy.safetensors": "textual inversion"}
         for name, kind in beside.items():
             path = e2e.ROOT / "tests" / "golden" / "models" / name
             self.assertIn(kind, self.call("model", "inspect", path).stdout)

@@ -5,6 +5,7 @@
  */
 #include "cli/command.h"
 #include "cli/runner.h"
+#include "common/json.h"
 #include "worker/support.h"
 
 #include <stdlib.h>
@@ -51,11 +52,32 @@ static void add(struct survey *survey, int model, const struct job *job)
     group->unspecified += job->steps == 0 ? (uint64_t)job->images : 0;
 }
 
-static void show_problems(struct runner *runner, uint64_t line)
+/* As atelier submit says it. */
+static void write_problems(const struct runner *runner, uint64_t line, const struct job *job)
 {
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    buf_printf(&out, "{\"event\":\"rejected\",\"line\":%llu", (unsigned long long)line);
+    if (job->id) {
+        buf_str(&out, ",\"id\":");
+        json_write_string(&out, job->id, strlen(job->id));
+    }
+    buf_str(&out, ",\"problems\":");
+    job_problems_write(&runner->problems, &out);
+    if (!out.failed)
+        printf("%s}\n", out.data);
+    buf_release(&out);
+}
+
+static void show_problems(struct runner *runner, uint64_t line, const struct job *job)
+{
+    if (runner->options->json) {
+        write_problems(runner, line, job);
+        return;
+    }
     if (runner->tally.rejected == PROBLEMS_SHOWN + 1)
-        fprintf(stderr, "… and more\n");
-    if (runner->tally.rejected > PROBLEMS_SHOWN || runner->options->json)
+        fprintf(stderr, "… and more; --json says all of them\n");
+    if (runner->tally.rejected > PROBLEMS_SHOWN)
         return;
     for (size_t i = 0; i < runner->problems.count; i++) {
         const struct job_problem *problem = &runner->problems.items[i];
@@ -103,7 +125,7 @@ static int read_all(struct survey *survey, struct err *err)
             add(survey, model, &job);
         } else if (rc == 1) {
             runner->tally.rejected++;
-            show_problems(runner, line.number);
+            show_problems(runner, line.number, &job);
         }
         job_release(&job);
         if (rc < 0)

@@ -637,6 +637,12 @@ class Commands(e2e.Case):
         result = self.run_jobs("--dry-run", expect=3)
         self.assertIn('line 1: width "100": must be a multiple of 8', result.stderr)
         self.assertIn("1 jobs, 1 pictures", result.stdout)
+        self.write_jobs([e2e.job(id="a"), "{", *[e2e.job(id=f"b{i}", width=100) for i in range(30)]])
+        self.assertIn("--json says all of them", self.run_jobs("--dry-run", expect=3).stderr)
+        events = [json.loads(line) for line in self.run_jobs("--dry-run", "--json", expect=3).stdout.splitlines()]
+        rejected = [event for event in events if event["event"] == "rejected"]
+        self.assertEqual([event["line"] for event in rejected], list(range(2, 33)))
+        self.assertEqual((rejected[1]["id"], rejected[1]["problems"][0]["field"]), ("b0", "width"))
         self.assertFalse(self.out.exists())
 
 

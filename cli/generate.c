@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 struct generate_options {
@@ -84,12 +85,19 @@ static void put_number(struct buf *out, const char *key, const char *text)
     json_doc_free(doc);
 }
 
+/* NULL where no format has the path's ending; PNG where it has none. */
 static const char *format_of(const char *path)
 {
-    const char *dot = strrchr(path, '.');
-    if (dot && (strcmp(dot, ".jpg") == 0 || strcmp(dot, ".jpeg") == 0))
-        return "jpeg";
-    return dot && strcmp(dot, ".webp") == 0 ? "webp" : "png";
+    static const char *const FORMATS[][2] = {
+        {".png", "png"}, {".jpg", "jpeg"}, {".jpeg", "jpeg"}, {".webp", "webp"}};
+    const char *slash = strrchr(path, '/');
+    const char *dot = strrchr(slash ? slash : path, '.');
+    if (!dot)
+        return "png";
+    for (size_t i = 0; i < sizeof(FORMATS) / sizeof(FORMATS[0]); i++)
+        if (strcasecmp(dot, FORMATS[i][0]) == 0)
+            return FORMATS[i][1];
+    return NULL;
 }
 
 static void write_request(const struct generate_options *options, struct buf *out)
@@ -269,6 +277,9 @@ int command_generate(int argc, char **argv)
     if (rc == 0 && (!options.model || !options.prompt))
         rc = err_set(&err, ERR_INVALID, ERR_FATAL, "--model and --prompt are needed; usage: %s",
                      generate_table.usage);
+    if (rc == 0 && !format_of(options.out))
+        rc = err_set(&err, ERR_INVALID, ERR_FATAL,
+                     "--out: \"%.200s\" must end in .png, .jpg or .webp", options.out);
     if (rc != 0) {
         fprintf(stderr, "atelier generate: %s\n", err.message);
         return EXIT_USAGE;

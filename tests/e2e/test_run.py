@@ -558,6 +558,9 @@ class Commands(e2e.Case):
         for part in ("multiple of 8", "steps", "did you mean"):
             self.assertIn(part, result.stderr)
         self.call("generate", "--model", "m", expect=2)
+        result = self.call("generate", "--models", e2e.MODELS, "--model", e2e.MODEL, "--prompt", "a cat",
+                           "--out", self.dir / "cat.gif", expect=2)
+        self.assertIn("must end in .png, .jpg or .webp", result.stderr)
 
     def test_generate_with_what_stands_beside_a_model(self):
         jobs = pathlib.Path(e2e.ROOT) / "tests" / "golden" / "jobs"

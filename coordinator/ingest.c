@@ -72,6 +72,8 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
     if (job->callback)
         add(cell, "callback", job->callback,
             "is not offered by this version; read <cell>.state or the job's hash in Redis");
+    if (job->max_price >= 0)
+        add(cell, "max_price", NULL, "is not kept to by this version; leave it out");
     if (!job->id)
         add(cell, "id", NULL, "is missing: on Kafka every job needs one, as its idempotency key");
     if (cell->problems.count == 0 && job_identify(job, "", 0, &err) != 0)

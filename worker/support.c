@@ -65,6 +65,7 @@ void support_check(const struct job *job, const struct engine_info *engine,
 {
     check_names(job, engine, problems);
     refuse(problems, job->output.prefix != NULL, "output.prefix");
+    refuse(problems, job->max_price >= 0, "max_price");
 }
 
 /* An entry that is no object has no name; its problem is noted already. */

@@ -58,10 +58,11 @@ class Lines(e2e.Case):
 
     def test_what_is_not_supported_yet(self):
         line = e2e.job(embeddings=["e"], refiner={"model": "r"}, output={"prefix": "a"},
-                       confidential=True, callback="https://example.org/x")
+                       confidential=True, callback="https://example.org/x", max_price=1)
         record = self.check(line, "output.prefix", "not supported by this version")
         fields = {problem["field"] for problem in record["problems"]}
-        self.assertEqual(fields, {"embeddings[0]", "refiner.model", "output.prefix", "confidential", "callback"})
+        self.assertEqual(fields, {"embeddings[0]", "refiner.model", "output.prefix", "confidential", "callback",
+                                  "max_price"})
 
     def test_adapters_that_are_not_there(self):
         self.check(e2e.job(embeddings=["toi"]), "embeddings[0]", 'did you mean "toy"')

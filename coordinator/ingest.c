@@ -142,8 +142,8 @@ static void dead_letter(struct cell *cell, const struct kafka_message *message, 
     journal_put_record(cell->journal, &record);
     cell->stats.rejected++;
     log_event(cell->log, LOG_WARN, "rejected", "topic", cell->topics[source], "partition", where,
-              "offset", offset, "problem",
-              cell->problems.count ? cell->problems.items[0].problem : "", NULL);
+              "offset", offset, "field", cell->problems.count ? cell->problems.items[0].field : "",
+              "problem", cell->problems.count ? cell->problems.items[0].problem : "", NULL);
 }
 
 /* ---- jobs ---- */

@@ -135,8 +135,9 @@ static int explain(struct fleet *fleet, struct hash *hash, struct buf *answer, s
     if (hash->count == 0)
         return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
                        "no job \"%s\" is known: it was never accepted, still waits in Kafka, or "
-                       "ended so long ago that it was forgotten",
-                       job);
+                       "ended so long ago that it was forgotten; whether it was refused, and "
+                       "why, says: atelier redrive %s --dlq --dry-run",
+                       job, job);
     print_known(fleet, hash);
     return 0;
 }

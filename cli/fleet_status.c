@@ -62,6 +62,7 @@ static void print_hash(const char *what, const char *name, const struct hash *ha
 
 static int show_one(struct fleet *fleet, const char *what, const char *prefix, const char *name)
 {
+    bool is_job = strcmp(what, "job") == 0;
     struct hash hash;
     struct err err;
     hash_init(&hash);
@@ -69,8 +70,10 @@ static int show_one(struct fleet *fleet, const char *what, const char *prefix, c
     if (rc == 0 && hash.count == 0)
         rc = err_set(&err, ERR_NOT_FOUND, ERR_REJECT,
                      "Redis knows no %s \"%s\": it was never accepted, still waits in Kafka, or "
-                     "ended so long ago that it was forgotten",
-                     what, name);
+                     "ended so long ago that it was forgotten%s%s%s",
+                     what, name,
+                     is_job ? "; whether it was refused, and why, says: atelier redrive " : "",
+                     is_job ? name : "", is_job ? " --dlq --dry-run" : "");
     if (rc == 0)
         print_hash(what, name, &hash, fleet->options.json);
     hash_release(&hash);

@@ -312,6 +312,8 @@ int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err
     if (strlen(dir) >= sizeof(catalogue->dir))
         return err_set(err, ERR_LIMIT, ERR_FATAL, "the models directory's path is too long");
     strcpy(catalogue->dir, dir);
+    for (size_t len = strlen(dir); len > 1 && dir[len - 1] == '/'; len--)
+        catalogue->dir[len - 1] = '\0'; /* so that messages show it as it was named */
     int rc = list(catalogue, err);
     if (rc == 0)
         rc = read_file(catalogue, err);

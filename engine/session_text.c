@@ -36,8 +36,11 @@ static int check_layers(const struct model *model, int clip_skip, struct err *er
     for (int i = 0; i < model->encoder_count; i++)
         if (clip_skip < 0 ||
             layers_left_out(model, clip_skip) > model->encoders[i].clip.config.layers)
-            return session_refuse(err, "clip_skip",
-                                  "the model's text encoder does not have so many layers");
+            return err_set(err, ERR_INVALID, ERR_REJECT,
+                           "clip_skip: the model's text encoder has %d layers; at most %d can be "
+                           "left out",
+                           model->encoders[i].clip.config.layers,
+                           model->encoders[i].clip.config.layers - layers_left_out(model, 0));
     return 0;
 }
 

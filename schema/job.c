@@ -464,10 +464,13 @@ static void report_unknown(struct job_problems *problems, const char *path,
     for (size_t i = 0; i < table->count; i++)
         names[i] = table->fields[i].name;
     nearest_hint(hint, member->key, names, table->count);
-    snprintf(text, sizeof(text), "unknown field%s%s", hint,
-             *path   ? ""
-             : *hint ? " (own fields go under labels or begin with x-)"
-                     : "; own fields go under labels or begin with x-");
+    size_t used = (size_t)snprintf(text, sizeof(text), "unknown field%s%s", hint,
+                                   *path   ? ""
+                                   : *hint ? " (own fields go under labels or begin with x-)"
+                                           : "; own fields go under labels or begin with x-");
+    for (size_t i = 0; *path && !*hint && i < table->count && used < sizeof(text); i++)
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s",
+                                 i ? ", " : "; there are ", names[i]);
     char member_path[96];
     snprintf(member_path, sizeof(member_path), "%s%s%.64s", path, *path ? "." : "", member->key);
     report(problems, member_path, member, text);
@@ -516,6 +519,18 @@ static void check_controlnet(const struct job_controlnet *c, size_t i,
         job_problem_add(problems, field, NULL, "and high_threshold need \"preprocess\": \"canny\"");
 }
 
+/* What its program takes out of a prompt; here it would be words that spoil the picture. */
+static void check_network_words(const char *field, const char *text, struct job_problems *problems)
+{
+    static const char *const WORDS[] = {"<lora:", "<lyco:", "<hypernet:"};
+    for (size_t i = 0; text && i < sizeof(WORDS) / sizeof(WORDS[0]); i++)
+        if (strstr(text, WORDS[i]))
+            job_problem_add(problems, field, NULL,
+                            "%s…> is not read in a prompt; take it out and name adapters by "
+                            "\"loras\": [{\"name\": \"…\", \"scale\": 1}]",
+                            WORDS[i]);
+}
+
 static void check_together(struct job *job, struct job_problems *problems)
 {
     char value[48];
@@ -537,6 +552,10 @@ static void check_together(struct job *job, struct job_problems *problems)
         job_problem_add(problems, "deadline", NULL, "is earlier than not_before");
     for (size_t i = 0; i < job->controlnet_count; i++)
         check_controlnet(&job->controlnets[i], i, problems);
+    if (job->dialect && strcmp(job->dialect, "a1111") == 0) {
+        check_network_words("prompt", job->prompt, problems);
+        check_network_words("negative_prompt", job->negative_prompt, problems);
+    }
     if (job->init_image && job->strength < 0)
         job->strength = job->mask ? DEFAULT_STRENGTH_MASKED : DEFAULT_STRENGTH;
 }

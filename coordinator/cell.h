@@ -124,6 +124,7 @@ struct profile {
     int side;          /* pixels of the square that stands for its sizes in predictions */
     int width, height; /* of its first job; all its jobs have the same route */
     bool guided, confidential;
+    uint32_t barred; /* classes that cost more than its jobs may, as bits of their numbers */
     char tier[16];
 };
 

@@ -36,9 +36,13 @@ static void find_model(struct cell *cell, struct job *job, int *model)
 
 static void check_route(struct cell *cell, const struct job *job, int model)
 {
+    static const char PRICE[] = "max_price: ";
     double effort;
-    if (cell_profile(cell, job, (uint32_t)model, &effort) == NAMES_NONE)
-        add(cell, "", NULL, cell->scratch.data);
+    if (cell_profile(cell, job, (uint32_t)model, &effort) != NAMES_NONE)
+        return;
+    const char *why = cell->scratch.data;
+    bool dear = strncmp(why, PRICE, strlen(PRICE)) == 0;
+    add(cell, dear ? "max_price" : "", NULL, dear ? why + strlen(PRICE) : why);
 }
 
 static void check_tenant(struct cell *cell, const struct job *job)
@@ -72,8 +76,6 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
     if (job->callback)
         add(cell, "callback", job->callback,
             "is not offered by this version; read <cell>.state or the job's hash in Redis");
-    if (job->max_price >= 0)
-        add(cell, "max_price", NULL, "is not kept to by this version; leave it out");
     if (!job->id)
         add(cell, "id", NULL, "is missing: on Kafka every job needs one, as its idempotency key");
     if (cell->problems.count == 0 && job_identify(job, "", 0, &err) != 0)

@@ -40,7 +40,16 @@ static double predict(struct cell *cell, const struct profile *profile, const ch
     return cost_predict(cell->cost, &query);
 }
 
-/* False when no class may draw it. */
+static void leave_out(struct policy_route *route, uint32_t barred)
+{
+    int kept = 0;
+    for (int i = 0; i < route->count; i++)
+        if (!(barred >> route->classes[i] & 1))
+            route->classes[kept++] = route->classes[i];
+    route->count = (uint8_t)kept;
+}
+
+/* False when no class may draw it, whatever it costs. */
 static bool find_route(struct cell *cell, const struct profile *from, struct policy_route *route)
 {
     struct policy_facts facts = facts_of(cell, from);
@@ -60,6 +69,9 @@ static bool make(struct cell *cell, const struct profile *from, struct scheduler
     struct policy_route route;
     if (!find_route(cell, from, &route))
         return false;
+    leave_out(&route, from->barred);
+    if (route.count == 0)
+        return false;
     *to = (struct scheduler_profile){.route_count = route.count, .needs = from->confidential};
     to->memory_bytes = (model->bytes + MEMORY_ROUND - 1) / MEMORY_ROUND * MEMORY_ROUND;
     for (int i = 0; i < route.count; i++) {
@@ -77,6 +89,24 @@ void cell_route(const struct cell *cell, const struct entry *entry, struct polic
 {
     struct policy_facts facts = facts_of(cell, &cell->profiles[entry->profile]);
     policy_route(cell->policy, &facts, route);
+    leave_out(route, cell->profiles[entry->profile].barred);
+}
+
+/* The classes of the route where the job is predicted to cost more than it may, as bits. */
+static uint32_t too_dear(struct cell *cell, const struct profile *profile,
+                         const struct policy_route *route, double effort, double max_price,
+                         double *cheapest)
+{
+    uint32_t barred = 0;
+    for (int i = 0; i < route->count; i++) {
+        const struct policy_class *class = policy_class(cell->policy, route->classes[i]);
+        double price = predict(cell, profile, class->name) * effort * class->price_per_hour / 3600;
+        if (price > max_price)
+            barred |= 1u << route->classes[i];
+        if (price < *cheapest)
+            *cheapest = price;
+    }
+    return barred;
 }
 
 static int side_of(const struct job *job)
@@ -116,6 +146,7 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
                               .height = job->height ? job->height : 512};
     double pixels = (double)profile.side * profile.side;
     double own = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
+    double cheapest = INFINITY;
     int steps = job->steps ? job->steps : PROFILE_STEPS;
     profile.tenant = names_enter(&cell->tenants, job->tenant);
     snprintf(profile.tier, sizeof(profile.tier), "%s", job->tier ? job->tier : "standard");
@@ -123,6 +154,16 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
     /* Predictions may be of a size nearby; the policy's limits are exact. */
     if (!find_route(cell, &profile, &route))
         return NAMES_NONE;
+    if (job->max_price >= 0)
+        profile.barred = too_dear(cell, &profile, &route, *effort, job->max_price, &cheapest);
+    leave_out(&route, profile.barred);
+    if (route.count == 0) {
+        buf_clear(&cell->scratch);
+        buf_printf(&cell->scratch,
+                   "max_price: %g is less than the %.3g that it would cost at least",
+                   job->max_price, cheapest);
+        return NAMES_NONE;
+    }
     for (int i = 0; i < route.count; i++)
         classes[i] = (char)('a' + route.classes[i]);
     snprintf(name, sizeof(name), "%u %d %d %d %s %u %s", model, profile.side, profile.guided,

@@ -65,7 +65,6 @@ void support_check(const struct job *job, const struct engine_info *engine,
 {
     check_names(job, engine, problems);
     refuse(problems, job->output.prefix != NULL, "output.prefix");
-    refuse(problems, job->max_price >= 0, "max_price");
 }
 
 /* An entry that is no object has no name; its problem is noted already. */
@@ -110,6 +109,9 @@ static void check_local(const char *field, const char *uri, struct job_problems 
 void support_check_local(const struct job *job, struct job_problems *problems)
 {
     char field[64];
+    if (job->max_price >= 0)
+        job_problem_add(problems, "max_price", NULL,
+                        "one machine has no prices; leave it out, or submit the job to a fleet");
     if (job->callback)
         job_problem_add(problems, "callback", job->callback,
                         "is called by a fleet, not by atelier run; leave it out");

@@ -482,6 +482,7 @@ def poisonous_input(fleet):
         ("p.other", json.dumps(job(id="p.mine")).encode(), ["key"]),
         ("p.noid", json.dumps(job()).encode(), ["id"]),
         ("p.null", None, ["empty"]),
+        ("p.dear", json.dumps(job(id="p.dear", max_price=1e-12)).encode(), ["max_price", "cost"]),
         ("p.full", b"y" * ((2 << 20) - 200), [""]),
     ]
     before = {key: len(records) for key, records in fleet.dlq.records.items()}
@@ -503,6 +504,20 @@ def poisonous_input(fleet):
         expect(isinstance(json.loads(problems), list) and json.loads(problems), f"{key}: no problem")
         for part in parts:
             expect(part in problems, f"{key}: {part} is not among {problems}")
+
+
+@fault
+def no_more_than_max_price(fleet):
+    """What is cheap enough for a g8i alone waits for one, with an a10 idle beside it."""
+    slow = fleet.lasting(1)
+    free = fleet.produce([job(id=names(1, "any-price")[0], max_price=1000, **slow)])
+    fleet.wait(free)
+    price = float(fleet.status(free[0])["price"])
+    held = fleet.produce([job(id=name, max_price=1.2 * price, **slow) for name in names(6, "cheap")])
+    fleet.wait(held, 180)
+    for name in held:
+        expect(fleet.status(name)["device_class"] == "g8i", f"{name}: not on the cheapest class")
+        expect(float(fleet.status(name)["price"]) <= 1.2 * price, f"{name}: cost more than it may")
 
 
 @fault

@@ -196,7 +196,7 @@ static int open_all(struct drawing *drawing, struct err *err)
     catalogue_fill(&drawing->catalogue, drawing->number, &drawing->job);
     if (options->init_image && input_image(&drawing->init, options->init_image,
                                            *options->init_image == '/' ? "" : ".", err) != 0)
-        return -1;
+        return err_prefix(err, "init_image");
     return models_acquire(drawing->models, drawing->number, -1, &drawing->model, err);
 }
 
@@ -260,6 +260,20 @@ static void close_all(struct drawing *drawing)
     catalogue_release(&drawing->catalogue);
 }
 
+/* Before the picture is drawn. */
+static int check_out(const char *out, struct err *err)
+{
+    char dir[FILE_PATH_MAX_BYTES];
+    const char *slash = strrchr(out, '/');
+    if (!format_of(out))
+        return err_set(err, ERR_INVALID, ERR_FATAL,
+                       "--out: \"%.200s\" must end in .png, .jpg or .webp", out);
+    snprintf(dir, sizeof(dir), "%.*s", slash ? (int)(slash - out + 1) : 1, slash ? out : ".");
+    if (!file_is_dir(dir))
+        return err_set(err, ERR_NOT_FOUND, ERR_FATAL, "--out: there is no directory %.200s", dir);
+    return 0;
+}
+
 int command_generate(int argc, char **argv)
 {
     struct generate_options options = {0};
@@ -277,9 +291,8 @@ int command_generate(int argc, char **argv)
     if (rc == 0 && (!options.model || !options.prompt))
         rc = err_set(&err, ERR_INVALID, ERR_FATAL, "--model and --prompt are needed; usage: %s",
                      generate_table.usage);
-    if (rc == 0 && !format_of(options.out))
-        rc = err_set(&err, ERR_INVALID, ERR_FATAL,
-                     "--out: \"%.200s\" must end in .png, .jpg or .webp", options.out);
+    if (rc == 0)
+        rc = check_out(options.out, &err);
     if (rc != 0) {
         fprintf(stderr, "atelier generate: %s\n", err.message);
         return EXIT_USAGE;

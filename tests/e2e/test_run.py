@@ -561,6 +561,12 @@ class Commands(e2e.Case):
         result = self.call("generate", "--models", e2e.MODELS, "--model", e2e.MODEL, "--prompt", "a cat",
                            "--out", self.dir / "cat.gif", expect=2)
         self.assertIn("must end in .png, .jpg or .webp", result.stderr)
+        result = self.call("generate", "--models", e2e.MODELS, "--model", e2e.MODEL, "--prompt", "a cat",
+                           "--out", self.dir / "none" / "cat.png", expect=2)
+        self.assertIn("--out: there is no directory", result.stderr)
+        result = self.call("generate", "--models", e2e.MODELS, "--model", e2e.MODEL, "--prompt", "a cat",
+                           "--init-image", self.dir / "none.png", expect=5)
+        self.assertIn("init_image: ", result.stderr)
 
     def test_generate_with_what_stands_beside_a_model(self):
         jobs = pathlib.Path(e2e.ROOT) / "tests" / "golden" / "jobs"

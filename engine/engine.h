@@ -26,6 +26,7 @@
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "engine/enlarge.h"
 #include "engine/freeu.h"
 #include "engine/image.h"
 #include "engine/prompt.h"
@@ -221,6 +222,14 @@ struct draw_control {
     bool guess_mode;   /* as if there were no prompt: see controlnet.h */
 };
 
+/* The second pass: what was drawn is enlarged, noised and drawn again in its final size. */
+struct draw_hires {
+    int width, height; /* pixels, no fewer than the first pass has; 0: there is no second pass */
+    double strength;   /* how much it redraws, 0 … 1 */
+    int steps;         /* 0: as many as the first pass has; of these it takes `strength` */
+    enum enlargement enlargement;
+};
+
 /* What to draw. Strings and images are borrowed for the call. Zero means "not given" only where
  * said. */
 struct draw {
@@ -255,12 +264,16 @@ struct draw {
     double aesthetic_score, negative_aesthetic_score; /* of the refiner; 6 and 2.5 */
     struct model *refiner; /* NULL: none; else it draws the steps from `switch_at` on */
     double switch_at;      /* part of the noise schedule, 0 … 1 */
+    struct draw_hires hires;
 };
 #define DRAW_INIT                                                                                  \
     {                                                                                              \
         .guidance_scale = -1, .guidance_interval = {-1, -1}, .strength = 0.8,                      \
         .original_size = {-1, -1}, .target_size = {-1, -1}, .crop = {-1, -1},                      \
-        .image_guidance_scale = -1, .aesthetic_score = -1, .negative_aesthetic_score = -1          \
+        .image_guidance_scale = -1, .aesthetic_score = -1, .negative_aesthetic_score = -1,         \
+        .hires = {                                                                                 \
+            .strength = 0.7                                                                        \
+        }                                                                                          \
     }
 
 /* One named tensor on its way through: f32, row-major, `dims[0..rank)`. Borrowed for the call. */
@@ -290,6 +303,8 @@ struct model *session_model(const struct session *session);
 
 int session_steps_total(const struct session *session);
 int session_steps_left(const struct session *session);
+
+/* The size of the next step; of the picture, once there are none left. */
 int session_width(const struct session *session);
 int session_height(const struct session *session);
 

@@ -103,7 +103,11 @@ struct model {
 
 /* What a session goes on with when its model is through. */
 struct sequel {
-    struct model *model; /* the refiner */
+    struct model *model;          /* the refiner, or for a second pass the same */
+    bool redraws;                 /* a second pass */
+    int width, height;            /* pixels */
+    enum enlargement enlargement; /* of a second pass, as are: */
+    float *latents;               /* of its size, as latents_alloc makes them */
     struct conditioning conditioning;
     struct sampler_plan plan;
 };
@@ -185,19 +189,40 @@ void session_show(const struct session *session, const char *name, const float *
 
 void session_show_latents(const struct session *session, const char *name, const float *data);
 
-/* Memory for a session of this shape, and for its sequel; both without conditioning. */
+/* Memory for a session of this shape, without conditioning. */
 int session_alloc(struct session **session, struct model *model, int width, int height, bool blends,
                   struct err *err) must_check;
-int session_add_sequel(struct session *session, struct model *refiner, struct err *err) must_check;
+
+/* Zeros for everything of a session that has the latents' size; the caller frees them. NULL: no
+ * memory. */
+float *latents_alloc(const struct model *model, int width, int height) must_check;
+
+/* From now on the session's picture has this size, and `latents` are its own. */
+void session_set_size(struct session *session, int width, int height, float *latents);
+
+/* The session's place is the first call of its plan. */
+void session_begin(struct session *session);
 
 /* How many calls of either model the session has made. */
 int session_calls_made(const struct session *session);
 
-/* The sequel takes over where its plan begins. The lock is held. */
-void session_hand_over(struct session *session);
-
 /* ERR_INVALID for a field of the request. */
 int session_refuse(struct err *err, const char *field, const char *problem);
+
+/* ---- session_sequel.c ---- */
+
+/* Memory for a sequel, without conditioning. */
+int session_add_refiner(struct session *session, struct model *refiner, struct err *err) must_check;
+int session_add_second_pass(struct session *session, const struct draw_hires *hires,
+                            struct err *err) must_check;
+void sequel_free(struct sequel *sequel); /* NULL is fine */
+
+/* Whether the request's second pass, whose sizes are good each by itself, can be drawn. */
+int session_check_second_pass(const struct model *model, const struct draw *draw,
+                              struct err *err) must_check;
+
+/* The sequel takes over where its plan begins. The lock is held. */
+void session_hand_over(struct session *session);
 
 /* ---- session_text.c ---- */
 

@@ -94,9 +94,31 @@ static struct guidance guidance_of(const struct draw *d)
                              .high = limited ? d->guidance_interval[1] : INFINITY};
 }
 
+static int check_sizes(const struct model *model, const char *const fields[2], int width,
+                       int height, struct err *err)
+{
+    if (check_size(fields[0], width, err) != 0 || check_size(fields[1], height, err) != 0)
+        return -1;
+    if (width % model->info.vae_factor != 0 || height % model->info.vae_factor != 0)
+        return session_refuse(err, fields[0], "the model's VAE does not divide it and the height");
+    return 0;
+}
+
+static int resolve_second_pass(struct draw *d, const struct model *model, struct err *err)
+{
+    static const char *const FIELDS[2] = {"hires.width", "hires.height"};
+
+    d->hires.steps = d->hires.steps ? d->hires.steps : d->steps;
+    if (check_sizes(model, FIELDS, d->hires.width, d->hires.height, err) != 0)
+        return -1;
+    return session_check_second_pass(model, d, err);
+}
+
 /* `draw` with the model's defaults filled in. */
 static int resolve(struct draw *d, const struct model *model, struct err *err)
 {
+    static const char *const FIELDS[2] = {"width", "height"};
+
     if (d->prompt == NULL)
         return session_refuse(err, "prompt", "is missing");
     if (d->init_image != NULL) {
@@ -107,17 +129,15 @@ static int resolve(struct draw *d, const struct model *model, struct err *err)
     d->height = d->height ? d->height : model->info.height;
     d->steps = d->steps ? d->steps : model->info.steps;
     d->guidance_scale = d->guidance_scale < 0 ? model->info.guidance_scale : d->guidance_scale;
-    if (check_size("width", d->width, err) != 0 || check_size("height", d->height, err) != 0)
+    if (check_sizes(model, FIELDS, d->width, d->height, err) != 0)
         return -1;
-    if (d->width % model->info.vae_factor != 0 || d->height % model->info.vae_factor != 0)
-        return session_refuse(err, "width and height", "the model's VAE does not divide them");
     if (session_check_images(model, d, err) != 0 || check_refiner(model, d, err) != 0 ||
         check_guidance(model, d, err) != 0 || session_check_text(model, d, err) != 0 ||
         control_check(model, d, err) != 0)
         return -1;
     if (d->image_guidance_scale < 0)
         d->image_guidance_scale = IMAGE_GUIDANCE_SCALE;
-    return 0;
+    return d->hires.width > 0 ? resolve_second_pass(d, model, err) : 0;
 }
 
 /* What a session needs beside its latents to be told of, or to keep, a picture. */
@@ -136,46 +156,48 @@ static int alloc_pictures(struct session *s, bool blends)
     return 0;
 }
 
+static size_t latents_count(const struct model *model, int width, int height)
+{
+    int factor = model->info.vae_factor;
+    return (size_t)LATENT_CHANNELS * (size_t)(height / factor) * (size_t)(width / factor);
+}
+
+float *latents_alloc(const struct model *model, int width, int height)
+{
+    return calloc((2 + SAMPLER_HISTORY) * latents_count(model, width, height), sizeof(float));
+}
+
+void session_set_size(struct session *s, int width, int height, float *latents)
+{
+    s->width = width;
+    s->height = height;
+    s->latent_w = width / s->model->info.vae_factor;
+    s->latent_h = height / s->model->info.vae_factor;
+    s->count = latents_count(s->model, width, height);
+    s->latents = latents;
+    s->history = latents + s->count;
+    s->noise = s->history + SAMPLER_HISTORY * s->count;
+}
+
 int session_alloc(struct session **out, struct model *model, int width, int height, bool blends,
                   struct err *err)
 {
     struct session *s = calloc(1, sizeof(*s));
-    int factor = model->info.vae_factor;
+    float *latents;
 
     if (s == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     s->model = model;
     model->engine->sessions++;
-    s->width = width;
-    s->height = height;
-    s->latent_w = width / factor;
-    s->latent_h = height / factor;
-    s->count = (size_t)LATENT_CHANNELS * (size_t)s->latent_h * (size_t)s->latent_w;
-    s->latents = calloc((2 + SAMPLER_HISTORY) * s->count, sizeof(float));
-    if (s->latents == NULL || alloc_pictures(s, blends) != 0) {
+    latents = latents_alloc(model, width, height);
+    if (latents != NULL)
+        session_set_size(s, width, height, latents);
+    if (latents == NULL || alloc_pictures(s, blends) != 0) {
         session_free(s);
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     }
-    s->history = s->latents + s->count;
-    s->noise = s->history + SAMPLER_HISTORY * s->count;
     *out = s;
     return 0;
-}
-
-int session_add_sequel(struct session *s, struct model *refiner, struct err *err)
-{
-    s->sequel = calloc(1, sizeof(*s->sequel));
-    if (s->sequel == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
-    s->sequel->model = refiner;
-    return 0;
-}
-
-static void sequel_free(struct sequel *sequel)
-{
-    if (sequel != NULL)
-        conditioning_release(&sequel->conditioning);
-    free(sequel);
 }
 
 void session_free(struct session *s)
@@ -196,10 +218,19 @@ void session_free(struct session *s)
     free(s);
 }
 
+/* What is planned for before anything is computed: the session's pass, or its sequel's. */
+struct planned {
+    struct model *model;
+    const struct session *session;
+    const struct conditioning *conditioning;
+    int latent_h, latent_w;
+};
+
 /* A step of all rows that are told texts of one length, with all that ever guides them. */
-static int plan_length(struct model *model, const struct session *s, const struct conditioning *c,
-                       int tokens, struct work_plan *plan, struct err *err)
+static int plan_length(const struct planned *p, int tokens, struct work_plan *plan, struct err *err)
 {
+    const struct session *s = p->session;
+    const struct conditioning *c = p->conditioning;
     struct adapted_rows adapted = {.count = 0};
     struct controlled_rows controlled = {.count = 0};
     struct work_variant variant = {.adapted = &adapted, .controlled = &controlled};
@@ -208,25 +239,26 @@ static int plan_length(struct model *model, const struct session *s, const struc
 
     for (int i = 0; i < rows; i++) /* the last ones, which every control guides */
         guided[i] = (struct guided_row){.session = s, .row = c->row_count - rows + i};
-    if (model == s->model) {
+    if (p->model == s->model) {
         adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
         if (controlled_rows_make(&controlled, guided, rows, CONTROLLED_EVER, err) != 0)
             return -1;
     }
-    rc = work_plan_find_step(model, rows, s->latent_h, s->latent_w, tokens, &variant, plan, err);
+    rc = work_plan_find_step(p->model, rows, p->latent_h, p->latent_w, tokens, &variant, plan, err);
     controlled_rows_release(&controlled);
     return rc;
 }
 
 /* The largest plan of a step: for each length of text that rows are told, as if they were told all
  * of that length at once. */
-static int check_steps(struct model *model, const struct session *s, const struct conditioning *c,
-                       struct work_plan *largest, struct err *err)
+static int check_steps(const struct planned *p, struct work_plan *largest, struct err *err)
 {
+    const struct conditioning *c = p->conditioning;
+
     *largest = (struct work_plan){.arena_bytes = 0};
     for (int i = 0; i < c->text_count; i++) {
         struct work_plan plan;
-        if (plan_length(model, s, c, conditioning_tokens(c, i), &plan, err) != 0)
+        if (plan_length(p, conditioning_tokens(c, i), &plan, err) != 0)
             return -1;
         if (plan.arena_bytes > largest->arena_bytes)
             *largest = plan;
@@ -235,73 +267,108 @@ static int check_steps(struct model *model, const struct session *s, const struc
 }
 
 /* Everything that can be refused is refused before anything is computed. */
-static int check_plans(struct model *model, const struct session *s, const struct conditioning *c,
-                       bool from_image, struct err *err)
+static int check_plans(const struct planned *p, bool from_image, struct err *err)
 {
+    const struct session *s = p->session;
     struct work_plan plans[4];
-    int h = s->latent_h, w = s->latent_w, count = 0;
+    int h = p->latent_h, w = p->latent_w, count = 0;
 
-    if (check_steps(model, s, c, &plans[count++], err) != 0 ||
-        decode_plan(model, h, w, &plans[count++], err) != 0)
+    if (check_steps(p, &plans[count++], err) != 0 ||
+        decode_plan(p->model, h, w, &plans[count++], err) != 0)
         return -1;
-    if (from_image && work_plan_find(model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
+    if (from_image && work_plan_find(p->model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
         return -1;
-    if (model == s->model && s->control_count > 0 &&
+    if (p->model == s->model && s->control_count > 0 &&
         session_controls_plan(s, &plans[count++], err) != 0)
         return -1;
-    return work_plans_fit(model, plans, count, err);
+    return work_plans_fit(p->model, plans, count, err);
 }
 
-/* The session's place is the first call of its plan. */
-static void begin(struct session *s)
+static int check_own_plans(const struct session *s, bool from_image, struct err *err)
+{
+    return check_plans(&(struct planned){.model = s->model,
+                                         .session = s,
+                                         .conditioning = &s->conditioning,
+                                         .latent_h = s->latent_h,
+                                         .latent_w = s->latent_w},
+                       from_image, err);
+}
+
+static int check_sequel_plans(const struct session *s, struct err *err)
+{
+    const struct sequel *sequel = s->sequel;
+    int factor = sequel->model->info.vae_factor;
+
+    return check_plans(&(struct planned){.model = sequel->model,
+                                         .session = s,
+                                         .conditioning = &sequel->conditioning,
+                                         .latent_h = sequel->height / factor,
+                                         .latent_w = sequel->width / factor},
+                       false, err);
+}
+
+void session_begin(struct session *s)
 {
     s->end = s->plan.calls;
     sampler_begin(&s->plan, &s->state);
 }
 
-/* What adapted the model before the sequel does not go with it, nor does its FreeU. */
-void session_hand_over(struct session *s)
+/* The request of the second pass, an image to image in its own size. */
+static struct draw second_pass_of(const struct draw *d)
+{
+    struct draw again = *d;
+
+    again.width = d->hires.width;
+    again.height = d->hires.height;
+    again.steps = d->hires.steps;
+    again.strength = d->hires.strength;
+    return again;
+}
+
+static struct sampler_request request_of(const struct session *s, const struct draw *d,
+                                         bool from_image)
+{
+    return (struct sampler_request){.sampler = d->sampler,
+                                    .schedule = d->schedule,
+                                    .steps = d->steps,
+                                    .eta = d->eta,
+                                    .sdxl = s->model->unet.config.pooled > 0,
+                                    .from_image = from_image,
+                                    .strength = d->strength};
+}
+
+/* Both models' plans are parted where the refiner takes over. */
+static int plan_refiner(struct session *s, const struct sampler_request *request, double switch_at,
+                        struct err *err)
 {
     struct sequel *sequel = s->sequel;
 
-    s->steps_before = s->end - s->plan.begin;
-    conditioning_release(&s->conditioning);
-    adaptation_release(s->adaptation);
-    s->adaptation = NULL;
-    session_controls_release(s);
-    s->freeu = (struct freeu){.b1 = 0};
-    s->model = sequel->model;
-    s->conditioning = sequel->conditioning;
-    s->plan = sequel->plan;
-    begin(s);
-    free(sequel);
-    s->sequel = NULL;
+    if (sampler_plan_make(&sequel->plan, &sequel->model->sampler, request, err) != 0)
+        return err_prefix(err, "refiner");
+    s->end = sampler_share_end(&s->plan, switch_at);
+    int from = sampler_share_begin(&sequel->plan, switch_at);
+    /* From an image its first call may come before the refiner's turn, or well after it. */
+    if (from > sequel->plan.begin || s->end > s->plan.begin)
+        sequel->plan.begin = from;
+    return 0;
 }
 
 static int make_plans(struct session *s, const struct draw *d, struct err *err)
 {
-    struct sampler_request request = {.sampler = d->sampler,
-                                      .schedule = d->schedule,
-                                      .steps = d->steps,
-                                      .eta = d->eta,
-                                      .sdxl = s->model->unet.config.pooled > 0,
-                                      .from_image =
-                                          d->init_image != NULL && !model_is_instructed(s->model),
-                                      .strength = d->strength};
-    struct sequel *sequel = s->sequel;
+    bool from_image = d->init_image != NULL && !model_is_instructed(s->model);
+    struct sampler_request request = request_of(s, d, from_image);
 
     if (sampler_plan_make(&s->plan, &s->model->sampler, &request, err) != 0)
         return -1;
-    begin(s);
-    if (sequel == NULL)
+    session_begin(s);
+    if (s->sequel == NULL)
         return 0;
-    if (sampler_plan_make(&sequel->plan, &sequel->model->sampler, &request, err) != 0)
-        return err_prefix(err, "refiner");
-    s->end = sampler_share_end(&s->plan, d->switch_at);
-    int from = sampler_share_begin(&sequel->plan, d->switch_at);
-    /* From an image its first call may come before the refiner's turn, or well after it. */
-    if (from > sequel->plan.begin || s->end > s->plan.begin)
-        sequel->plan.begin = from;
+    if (!s->sequel->redraws)
+        return plan_refiner(s, &request, d->switch_at, err);
+    struct draw again = second_pass_of(d);
+    request = request_of(s, &again, true);
+    if (sampler_plan_make(&s->sequel->plan, &s->model->sampler, &request, err) != 0)
+        return err_prefix(err, "hires");
     return 0;
 }
 
@@ -312,25 +379,26 @@ static int calls_of(const struct sampler_plan *plan, const struct draw *d)
 }
 
 /* Reads the texts for the model and its sequel, checks memory, and encodes them. Inversions are of
- * the session's model; a sequel reads the prompts as they are. */
+ * the session's model; a refiner reads the prompts as they are. */
 static int prepare_texts(struct session *s, const struct draw *d, struct err *err)
 {
-    bool from_image = d->init_image != NULL;
     struct reading own = {.part_count = 0}, next = {.part_count = 0};
     struct sequel *sequel = s->sequel;
+    bool redraws = sequel != NULL && sequel->redraws;
+    struct draw after = redraws ? second_pass_of(d) : *d;
     int rc = reading_make(&own, &s->conditioning, s->model, d, calls_of(&s->plan, d), true, err);
 
     if (rc == 0 && sequel)
-        rc = reading_make(&next, &sequel->conditioning, sequel->model, d,
-                          calls_of(&sequel->plan, d), false, err);
+        rc = reading_make(&next, &sequel->conditioning, sequel->model, &after,
+                          calls_of(&sequel->plan, &after), redraws, err);
     if (rc == 0)
-        rc = check_plans(s->model, s, &s->conditioning, from_image, err);
+        rc = check_own_plans(s, d->init_image != NULL, err);
     if (rc == 0 && sequel)
-        rc = check_plans(sequel->model, s, &sequel->conditioning, false, err);
+        rc = check_sequel_plans(s, err);
     if (rc == 0)
         rc = session_encode_text(s, &s->conditioning, &own, d, err);
     if (rc == 0 && sequel)
-        rc = session_encode_text(s, &sequel->conditioning, &next, d, err);
+        rc = session_encode_text(s, &sequel->conditioning, &next, &after, err);
     reading_release(&own);
     reading_release(&next);
     return rc;
@@ -366,7 +434,9 @@ int session_create(struct session **out, struct model *model, const struct draw 
         s->observer = *observer;
     rng_seed(&s->rng, d.rng, d.seed);
     if (d.refiner != NULL && d.switch_at < 1)
-        rc = session_add_sequel(s, d.refiner, err);
+        rc = session_add_refiner(s, d.refiner, err);
+    if (rc == 0 && d.hires.width > 0)
+        rc = session_add_second_pass(s, &d.hires, err);
     if (rc == 0) {
         pthread_mutex_lock(&model->engine->lock);
         rc = prepare(s, &d, err);

@@ -5,7 +5,7 @@
 #include "engine/runtime.h"
 
 #define STATE_MAGIC 0x53535441u /* "ATSS" */
-#define STATE_VERSION 7
+#define STATE_VERSION 8
 
 struct header {
     uint32_t magic, version;
@@ -16,7 +16,10 @@ struct header {
     int32_t width, height;
     int32_t end, steps_before;
     int32_t blends, adapters;
-    int32_t controls, reserved;
+    int32_t controls;
+    int32_t redraws; /* the sequel is a second pass, and then: */
+    int32_t enlargement, reserved;
+    int32_t sequel_width, sequel_height;
     struct guidance guidance;
     struct freeu freeu;
 };
@@ -46,10 +49,16 @@ static uint64_t checksum(struct header header, const char *rest, size_t len)
 
 static struct header header_of(const struct session *s)
 {
+    const struct sequel none = {0}, *sequel = s->sequel ? s->sequel : &none;
+
     return (struct header){.magic = STATE_MAGIC,
                            .version = STATE_VERSION,
                            .fingerprint = s->model->fingerprint,
-                           .sequel = s->sequel ? s->sequel->model->fingerprint : 0,
+                           .sequel = s->sequel ? sequel->model->fingerprint : 0,
+                           .redraws = sequel->redraws,
+                           .enlargement = sequel->enlargement,
+                           .sequel_width = sequel->width,
+                           .sequel_height = sequel->height,
                            .width = s->width,
                            .height = s->height,
                            .end = s->end,
@@ -102,25 +111,33 @@ static struct model *model_of(const struct header *h, struct model *model, struc
 {
     struct model *next = h->fingerprint == model->fingerprint ? model : refiner;
     bool known = next != NULL && h->fingerprint == next->fingerprint;
+    const struct model *sequel = h->redraws ? next : refiner;
 
-    if (known && (h->sequel == 0 || (refiner != NULL && h->sequel == refiner->fingerprint)))
+    if (known && (h->sequel == 0 || (sequel != NULL && h->sequel == sequel->fingerprint)))
         return next;
     err_set(err, ERR_CONFLICT, ERR_REJECT, "a saved session belongs to another model than %s",
             model->info.path);
     return NULL;
 }
 
+static bool size_is_valid(int width, int height)
+{
+    return width >= ENGINE_SIZE_MIN && width <= ENGINE_SIZE_MAX && height >= ENGINE_SIZE_MIN &&
+           height <= ENGINE_SIZE_MAX;
+}
+
 /* `rest`: what follows the header; `len` bytes in all. */
 static int check_header(const struct header *h, const char *rest, size_t len, struct err *err)
 {
-    bool sized = h->width >= ENGINE_SIZE_MIN && h->width <= ENGINE_SIZE_MAX &&
-                 h->height >= ENGINE_SIZE_MIN && h->height <= ENGINE_SIZE_MAX;
+    bool sized = size_is_valid(h->width, h->height) &&
+                 (!h->redraws || size_is_valid(h->sequel_width, h->sequel_height));
 
     if (h->magic != STATE_MAGIC || h->version != STATE_VERSION)
         return err_set(err, ERR_FORMAT, ERR_REJECT,
                        "a saved session is damaged or of another version of the engine");
     if (h->total_bytes != len || h->checksum != checksum(*h, rest, len - sizeof(*h)) || !sized ||
-        h->controls < 0 || h->controls > ENGINE_CONTROLS_MAX)
+        h->controls < 0 || h->controls > ENGINE_CONTROLS_MAX || h->enlargement < 0 ||
+        h->enlargement >= ENLARGE_COUNT)
         return damaged(err);
     return 0;
 }
@@ -157,6 +174,28 @@ static int take_controls(struct session *s, int count, struct rest *rest, struct
         return damaged(err);
     rest->at += bytes;
     return session_controls_restore(s, at, count, err);
+}
+
+static int add_sequel(struct session *s, const struct header *h, struct model *refiner,
+                      struct err *err)
+{
+    const struct draw_hires hires = {.width = h->sequel_width,
+                                     .height = h->sequel_height,
+                                     .enlargement = (enum enlargement)h->enlargement};
+
+    if (h->sequel == 0)
+        return 0;
+    return h->redraws ? session_add_second_pass(s, &hires, err)
+                      : session_add_refiner(s, refiner, err);
+}
+
+/* Whether the model's VAE divides the sizes. */
+static bool fits_vae(const struct header *h, const struct model *model)
+{
+    int factor = model->info.vae_factor;
+
+    return h->width % factor == 0 && h->height % factor == 0 && h->sequel_width % factor == 0 &&
+           h->sequel_height % factor == 0;
 }
 
 /* Fills a session that has the state's size. */
@@ -202,12 +241,11 @@ int session_restore(struct session **out, struct model *model, struct model *ref
         (model = model_of(&header, model, refiner, err)) == NULL)
         return -1;
     take(&rest, adapters, sizeof(adapters));
-    if (rest.failed || header.width % model->info.vae_factor != 0 ||
-        header.height % model->info.vae_factor != 0)
+    if (rest.failed || !fits_vae(&header, model))
         return damaged(err);
     if (session_alloc(&s, model, header.width, header.height, header.blends != 0, err) != 0)
         return -1;
-    if (header.sequel != 0 && session_add_sequel(s, refiner, err) != 0)
+    if (add_sequel(s, &header, refiner, err) != 0)
         goto fail;
     pthread_mutex_lock(&model->engine->lock);
     rc = adaptation_restore(&s->adaptation, model, adapters, header.adapters, err);

@@ -146,8 +146,9 @@ static struct adapted_rows adapted_of(const struct encoding *e)
     const struct session *s = e->session;
     struct adapted_rows adapted = {.count = 0};
 
-    adapted_rows_add(&adapted, e->to == &s->conditioning ? s->adaptation : NULL,
-                     encoder_of(e)->component, 1);
+    /* A second pass keeps its adapters, a refiner has none. */
+    bool own = e->to == &s->conditioning || s->sequel->redraws;
+    adapted_rows_add(&adapted, own ? s->adaptation : NULL, encoder_of(e)->component, 1);
     return adapted;
 }
 
@@ -242,17 +243,18 @@ static int encode_chunk(const struct encoding *e, const uint32_t *ids, float *em
 
 /* ---- what observers see ---- */
 
-/* A sequel's stages begin with "refiner."; texts after a prompt's first have a number. */
+/* A sequel's stages begin with "refiner." or "hires."; texts after a prompt's first have a number.
+ */
 static void show(const struct encoding *e, int text, const char *name, const float *data, int rank,
                  const int64_t *dims)
 {
     const struct session *s = e->session;
+    const char *whose = e->to == &s->conditioning ? "" : s->sequel->redraws ? "hires." : "refiner.";
     char full[64], number[16] = "";
 
     if (e->part->before + text > 0)
         snprintf(number, sizeof(number), ".%d", e->part->before + text);
-    snprintf(full, sizeof(full), "%s%s%s%s", e->to != &s->conditioning ? "refiner." : "",
-             e->part->prefix, name, number);
+    snprintf(full, sizeof(full), "%s%s%s%s", whose, e->part->prefix, name, number);
     session_show(s, full, data, rank, dims);
 }
 
@@ -425,15 +427,14 @@ static void put_pair(float *ids, const int pair[2], int first, int second)
 }
 
 /* Original size, crop, and target size or score. A refiner's negative row is told of no crop. */
-static void put_ids(const struct session *s, const struct model *m, const struct draw *d,
-                    bool negative, float *ids)
+static void put_ids(const struct model *m, const struct draw *d, bool negative, float *ids)
 {
     static const int NONE[2] = {-1, -1};
     bool crops = !negative || !has_score(m);
 
-    put_pair(ids, d->original_size, s->height, s->width);
+    put_pair(ids, d->original_size, d->height, d->width);
     put_pair(ids + 2, crops ? d->crop : NONE, 0, 0);
-    put_pair(ids + 4, d->target_size, s->height, s->width);
+    put_pair(ids + 4, d->target_size, d->height, d->width);
     if (has_score(m)) {
         double score = negative ? d->negative_aesthetic_score : d->aesthetic_score;
         double otherwise = negative ? NEGATIVE_AESTHETIC_SCORE : AESTHETIC_SCORE;
@@ -465,7 +466,7 @@ int session_encode_text(struct session *s, struct conditioning *c, const struct 
     bool negative = false;
 
     for (int row = 0; row < c->row_count; row++)
-        put_ids(s, r->model, d, is_negative(c, row), c->rows[row].ids);
+        put_ids(r->model, d, is_negative(c, row), c->rows[row].ids);
     for (int i = 0; i < r->part_count; i++) {
         e.part = &r->parts[i];
         negative = negative || is_negative(c, e.part->row);

@@ -251,10 +251,10 @@ static void advance(struct session *s, float *outputs)
     if (s->blends)
         session_blend(s);
     session_show_latents(s, name, s->latents);
-    if (session_steps_left(s) == 0)
-        session_show_latents(s, "latents", s->latents);
     if (s->sequel != NULL && s->state.index == s->end)
         session_hand_over(s);
+    if (session_steps_left(s) == 0)
+        session_show_latents(s, "latents", s->latents);
 }
 
 static void advance_all(const struct step *step)

@@ -307,6 +307,18 @@ static int read_words(const struct json *job, const struct adapters *adapters, s
     return 0;
 }
 
+static void read_hires(const struct json *json, struct draw_hires *hires)
+{
+    if (json == NULL)
+        return;
+    hires->width = (int)json_int_or(json_get(json, "width"), 0);
+    hires->height = (int)json_int_or(json_get(json, "height"), 0);
+    hires->strength = json_double_or(json_get(json, "strength"), 0.7);
+    hires->steps = (int)json_int_or(json_get(json, "steps"), 0);
+    hires->enlargement =
+        (enum enlargement)enlargement_by_name(json_string_or(json_get(json, "upscaler"), "latent"));
+}
+
 static int draw_of(const struct json *job, struct adapters *adapters, struct draw *draw,
                    struct pictures *pictures, struct err *err)
 {
@@ -344,6 +356,7 @@ static int draw_of(const struct json *job, struct adapters *adapters, struct dra
     draw->negative_aesthetic_score = json_double_or(json_get(job, "negative_aesthetic_score"), -1);
     draw->switch_at = json_double_or(json_get(json_get(job, "refiner"), "switch_at"), 0);
     draw->image_guidance_scale = json_double_or(json_get(job, "image_guidance_scale"), -1);
+    read_hires(json_get(job, "hires"), &draw->hires);
     if (read_loras(job, adapters, draw, err) != 0 || read_words(job, adapters, draw, err) != 0 ||
         read_controls(job, adapters, draw, pictures, err) != 0)
         return -1;

@@ -61,6 +61,27 @@ static struct draw request(int i)
     return draw;
 }
 
+/* Two of them are drawn again in another size, from their third step on. */
+static void draw_again(struct draw *draw, int i)
+{
+    if (i != 3 && i != 6)
+        return;
+    draw->hires = (struct draw_hires){.width = 96, .height = 88, .strength = 0.7, .steps = 4};
+    draw->hires.enlargement = i == 3 ? ENLARGE_BICUBIC : ENLARGE_BILINEAR;
+}
+
+/* Those with steps left that have the first one's size. */
+static int take_going(struct session *const sessions[], int count, struct session *going[])
+{
+    int n = 0;
+
+    for (int i = 0; i < count; i++)
+        if (session_steps_left(sessions[i]) > 0 &&
+            (n == 0 || session_width(sessions[i]) == session_width(going[0])))
+            going[n++] = sessions[i];
+    return n;
+}
+
 /* Steps sessions[first … first + count) together until each has ended, then decodes them. */
 static int draw_together(struct model *model, int first, int count, struct image images[],
                          struct err *err)
@@ -73,14 +94,13 @@ static int draw_together(struct model *model, int first, int count, struct image
         struct image hint;
         if (control != NULL && (first + i == 1 || first + i == 2))
             guide(&draw, first + i, &hint);
+        if (control == NULL)
+            draw_again(&draw, first + i);
         rc = session_create(&sessions[i], model, &draw, NULL, err);
     }
     for (bool more = true; more && rc == 0;) {
         struct session *going[COUNT];
-        int n = 0;
-        for (int i = 0; i < count; i++)
-            if (session_steps_left(sessions[i]) > 0)
-                going[n++] = sessions[i];
+        int n = take_going(sessions, count, going);
         more = n > 0;
         rc = more ? engine_step(model, going, n, err) : 0;
     }

@@ -410,6 +410,23 @@ GUIDED = {
 }
 
 
+def hires(width, height, strength, upscaler="latent", **more):
+    return {"width": width, "height": height, "strength": strength, "upscaler": upscaler, **more}
+
+
+ENLARGED = {
+    "sd1-small": [
+        text("a small ship", "ddim", 3, 331, 64, 72, 4.0, negative_prompt="dog", hires=hires(96, 112, 0.7)),
+        text("a small ship", "euler_a", 3, 332, guidance=4.0, clip_skip=1, loras=[{"name": "sd1-peft", "scale": 0.7}],
+             hires=hires(88, 104, 0.5, "latent-bicubic", steps=4)),
+        image("a small ship", FIRST, 0.6, "dpm++ 2m", 3, 333, 3.0, hires=hires(104, 72, 0.9, "latent-nearest")),
+    ],
+    "sdxl-small": [
+        text("a small ship", None, 3, 334, 64, 72, 4.0, crop=[8, 0], hires=hires(88, 96, 0.8, "latent-nearest-exact")),
+    ],
+}
+
+
 def every():
     for model, jobs in (MODELS | THIN).items():
         for number, job in enumerate(jobs):
@@ -432,3 +449,6 @@ def every():
     for model, jobs in TUNED.items():
         for number, job in enumerate(jobs):
             yield {"id": f"{model}-tuned-{number:02d}", "model": model, **job, "thin": True}
+    for model, jobs in ENLARGED.items():
+        for number, job in enumerate(jobs):
+            yield {"id": f"{model}-hires-{number:02d}", "model": model, **job, "thin": True}

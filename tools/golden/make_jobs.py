@@ -16,6 +16,8 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     latents                                the last of them
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
     refiner.<any of the above>             what the refiner is told; its latents go on counting
+    hires.<any of the above>               likewise of the second pass
+    hires.enlarged                         what it starts from, before its noise
     prompt_embeds.<n>, pooled.<n>          of a dialect's further texts, parts and stages in order
     image.thin                             in its place where a model has many jobs: each fourth pixel
                                            of each fourth row, from the third on
@@ -256,6 +258,43 @@ def refine(job, stages, latents, arguments):
     return image
 
 
+UPSCALERS = {
+    "latent": {"mode": "bilinear"},
+    "latent-nearest": {"mode": "nearest"},
+    "latent-nearest-exact": {"mode": "nearest-exact"},
+    "latent-bicubic": {"mode": "bicubic"},
+}
+
+
+def second_pass(job, pipe, stages, latents, arguments):
+    """The latents in the job's final size, drawn over once more by the same model and generator."""
+    wanted = job["hires"]
+    width, height = wanted["width"], wanted["height"]
+    latents = torch.nn.functional.interpolate(latents, (height // 8, width // 8), **UPSCALERS[wanted["upscaler"]])
+    if "Img2Img" not in type(pipe).__name__:
+        pipe = as_pipeline(pipe, "Img2Img")
+    names = ("prompt", "negative_prompt", "guidance_scale", "eta", "clip_skip", "generator")
+    own = {name: arguments[name] for name in names} | sdxl_arguments(job, pipe)
+    pipe.scheduler = scheduler_for(job, pipe.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    told = Stages(pipe)
+    told.latents = stages.latents
+    with torch.no_grad(), told.watching():
+        image = pipe(
+            **own,
+            image=latents,
+            strength=wanted["strength"],
+            num_inference_steps=wanted.get("steps", job["steps"]),
+            output_type="np",
+            callback_on_step_end=told.see_step,
+        ).images
+    stages["hires.enlarged"] = latents[0]
+    stages |= {f"hires.{name}": told[name] for name in ("noise", "time_ids", "negative_time_ids") if name in told}
+    stages |= {name: told[name] for name in told if name.startswith("latents.")}
+    stages.timesteps += told.timesteps
+    return image
+
+
 def run(job):
     pipe = load.pipeline(job["model"])
     told = dialects.Told(job, pipe) if "told" in job else None
@@ -305,6 +344,8 @@ def run(job):
         pipe, arguments = guide(job, pipe, arguments)
     if "refiner" in job:
         arguments |= {"denoising_end": job["refiner"]["switch_at"], "output_type": "latent"}
+    if "hires" in job:
+        arguments |= {"output_type": "latent"}
     pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
@@ -323,6 +364,8 @@ def run(job):
         image = pipe(**arguments).images
     if "refiner" in job:
         image = refine(job, stages, image, arguments)
+    if "hires" in job:
+        image = second_pass(job, pipe, stages, image, arguments)
     stages.finish(image)
     if picture and not job.get("thin"):
         stages["init_image"] = torch.from_numpy(numpy.array(picture))
@@ -418,7 +461,7 @@ def main():
         stages = run(job)
         for name in NOT_OF_SAMPLERS if job.get("latents_only") else ():
             stages.pop(name, None)
-        for name in NOT_OF_GUIDES if job.get("controlnets") else ():
+        for name in NOT_OF_GUIDES if job.get("controlnets") or job.get("hires") else ():
             stages.pop(name, None)
         save_file(stages, shared.JOBS / f"{job['id']}.safetensors")
         print("made", job["id"])

@@ -240,8 +240,8 @@ static void learn(struct runner *runner, const struct task *task)
 {
     const struct job *job = &task->job;
     struct model_rate *known = &runner->rates[task->model];
-    double measured =
-        task->times.compute_s / ((double)job->width * job->height * job->steps * job->images);
+    double measured = task->times.compute_s /
+                      (job_pixel_steps(job, job->width, job->height, job->steps) * job->images);
     known->rate = known->rate == 0 ? measured : known->rate + LEARNING * (measured - known->rate);
     known->width = job->width;
     known->height = job->height;

@@ -180,9 +180,10 @@ static double predict(const struct runner *runner, const struct task *task)
     const struct model_rate *known = &runner->rates[task->model];
     if (known->rate == 0)
         return -1;
-    double pixels = (double)(job->width ? job->width : known->width) *
-                    (job->height ? job->height : known->height);
-    return known->rate * pixels * (job->steps ? job->steps : known->steps) * job->images;
+    double work = job_pixel_steps(job, job->width ? job->width : known->width,
+                                  job->height ? job->height : known->height,
+                                  job->steps ? job->steps : known->steps);
+    return known->rate * work * job->images;
 }
 
 void runner_submit(struct runner *runner, struct task *task)

@@ -235,7 +235,7 @@ void cell_cancel(struct cell *cell, struct entry *entry);
  * and cell->scratch says why not. */
 uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort);
 
-/* What ControlNets and a refiner make of the job's evaluations, see cost_work. */
+/* What ControlNets, a refiner and a second pass make of the job's evaluations, see cost_work. */
 double cell_work(const struct cell *cell, const struct job *job, uint32_t model);
 
 /* The classes that may draw it now. */

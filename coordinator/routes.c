@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #define PROFILE_STEPS 20
+#define PROFILE_SIDE 512          /* of a job that leaves its size to the model */
 #define SIZE_BUCKETS_PER_OCTAVE 4 /* of pixels */
 #define BYTES_UNKNOWN (2ull << 30)
 #define MEMORY_ROUND (256ull << 20)
@@ -122,6 +123,15 @@ static void tell(struct cell *cell, uint32_t number, const struct scheduler_prof
     cell_step(cell, &event);
 }
 
+/* How much longer a second pass makes the job. */
+static double hires_work(const struct job *job)
+{
+    int width = job->width ? job->width : PROFILE_SIDE;
+    int height = job->height ? job->height : PROFILE_SIDE;
+    int steps = job->steps ? job->steps : PROFILE_STEPS;
+    return job_pixel_steps(job, width, height, steps) / ((double)width * height * steps);
+}
+
 double cell_work(const struct cell *cell, const struct job *job, uint32_t model)
 {
     int refiner = job->refiner.model ? catalogue_find(&cell->catalogue, job->refiner.model) : -1;
@@ -129,8 +139,8 @@ double cell_work(const struct cell *cell, const struct job *job, uint32_t model)
     double controls = 0;
     for (size_t i = 0; i < job->controlnet_count; i++)
         controls += job->controlnets[i].end - job->controlnets[i].start;
-    return cost_work(cell->catalogue.models[model].family, controls, refines,
-                     refines ? 1 - job->refiner.switch_at : 0);
+    return hires_work(job) * cost_work(cell->catalogue.models[model].family, controls, refines,
+                                       refines ? 1 - job->refiner.switch_at : 0);
 }
 
 uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort)

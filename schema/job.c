@@ -531,6 +531,29 @@ static void check_network_words(const char *field, const char *text, struct job_
                             WORDS[i]);
 }
 
+/* A size that is not given is the model's, and checked when that is known. */
+static void check_hires(const struct job *job, struct job_problems *problems)
+{
+    const struct job_hires *hires = &job->hires;
+    int width, height;
+    if (!json_get(job->root, "hires"))
+        return;
+    if ((hires->scale > 0) == (hires->width > 0 || hires->height > 0) ||
+        (hires->width > 0) != (hires->height > 0))
+        job_problem_add(problems, "hires", NULL, "needs either scale or both width and height");
+    if (job->refiner.model || job->controlnet_count > 0 || job->mask)
+        job_problem_add(problems, "hires", NULL,
+                        "goes with neither refiner nor controlnets nor mask; leave it or them out");
+    job_final_size(job, &width, &height);
+    if (width > JOB_SIZE_MAX || height > JOB_SIZE_MAX)
+        job_problem_add(problems, "hires.scale", NULL,
+                        "makes a picture of %d×%d; at most %d×%d can be drawn", width, height,
+                        JOB_SIZE_MAX, JOB_SIZE_MAX);
+    if (width < job->width || height < job->height)
+        job_problem_add(problems, "hires", NULL, "is smaller than the job's %d×%d", job->width,
+                        job->height);
+}
+
 static void check_together(struct job *job, struct job_problems *problems)
 {
     char value[48];
@@ -556,6 +579,7 @@ static void check_together(struct job *job, struct job_problems *problems)
         check_network_words("prompt", job->prompt, problems);
         check_network_words("negative_prompt", job->negative_prompt, problems);
     }
+    check_hires(job, problems);
     if (job->init_image && job->strength < 0)
         job->strength = job->mask ? DEFAULT_STRENGTH_MASKED : DEFAULT_STRENGTH;
 }

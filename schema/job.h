@@ -33,6 +33,7 @@
 #define JOB_CONTROLNETS_MAX 8
 #define JOB_LABELS_MAX 32
 #define JOB_IMAGES_MAX 64
+#define JOB_SIZE_MAX 2048 /* pixels, each way */
 #define JOB_TIME_NONE INT64_MIN
 #define JOB_ENCODED_MAX_BYTES (2u << 20)
 
@@ -57,6 +58,15 @@ struct job_controlnet {
 struct job_refiner {
     const char *model; /* NULL: no refiner */
     double switch_at;  /* 0 … 1 of the steps */
+};
+
+/* The second pass: the first one's picture enlarged and drawn again in the job's final size. */
+struct job_hires {
+    double scale;         /* of both sides, 1 … 4; -1: width and height say it */
+    int width, height;    /* pixels of the second pass; 0: scale says them */
+    double strength;      /* 0 … 1 */
+    int steps;            /* 0: as many as the job's */
+    const char *upscaler; /* "latent", "latent-nearest", … */
 };
 
 struct job_freeu {
@@ -102,6 +112,7 @@ struct job {
     const char *mask;            /* URI; white is redrawn; NULL: none */
     double image_guidance_scale; /* of a model that follows instructions; -1: the model's */
     struct job_refiner refiner;
+    struct job_hires hires;
     double aesthetic_score, negative_aesthetic_score; /* -1: the model's */
     int original_size[2], target_size[2];             /* [height, width]; -1: the picture's */
     int crop[2];                                      /* [top, left]; -1: not given */
@@ -172,6 +183,15 @@ int job_identify(struct job *job, const char *batch, uint64_t line, struct err *
 
 /* Whether `id` may name a job: 1 … 128 of A-Z a-z 0-9 . _ - and neither "." nor "..". */
 bool job_id_valid(const char *id);
+
+/* Whether the job is drawn twice. */
+bool job_has_hires(const struct job *job);
+
+/* The size of the job's pictures, its own being of the first pass and given. */
+void job_final_size(const struct job *job, int *width, int *height);
+
+/* The pixels of a picture's steps, those of a second pass included. */
+double job_pixel_steps(const struct job *job, int width, int height, int steps);
 
 /* Appends the request as understood, in the contract's order, defaults filled in, fields that are
  * still the model's to choose left out. Equal requests give equal bytes. */

@@ -9,6 +9,20 @@
 
 /* ---- canonical form ---- */
 
+static bool is_absent(const struct field *field, const void *base);
+
+/* An object was never given when it has none of the members before the first with a default. */
+static bool is_absent_object(const struct field_table *table, const void *base)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        if (table->fields[i].has_default)
+            return i > 0;
+        if (!is_absent(&table->fields[i], base))
+            return false;
+    }
+    return true;
+}
+
 static bool is_absent(const struct field *field, const void *base)
 {
     const void *at = (const char *)base + field->offset;
@@ -34,8 +48,7 @@ static bool is_absent(const struct field *field, const void *base)
     case FIELD_LABELS:
         return *(const size_t *)((const char *)base + field->count_offset) == 0;
     case FIELD_OBJECT:
-        /* An object whose required member is missing was never given. */
-        return field->table->fields[0].required && is_absent(&field->table->fields[0], at);
+        return is_absent_object(field->table, at);
     default:
         return *(const char *const *)at == NULL;
     }

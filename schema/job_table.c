@@ -19,6 +19,8 @@ static const char *const dialects[] = {"diffusers", "a1111", "comfyui", NULL};
 static const char *const generators[] = {"torch", "philox", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16", "f16", NULL};
 static const char *const preprocessors[] = {"canny", NULL};
+static const char *const upscalers[] = {"latent", "latent-nearest", "latent-nearest-exact",
+                                        "latent-bicubic", NULL};
 static const char *const priorities[] = {"interactive", "normal", "bulk", NULL};
 static const char *const tiers[] = {"fast", "standard", "premium", NULL};
 static const char *const formats[] = {"png", "jpeg", "webp", NULL};
@@ -67,6 +69,23 @@ static const struct field refiner_rows[] = {
 };
 static const struct field_table refiner_table = {refiner_rows, COUNT(refiner_rows),
                                                  sizeof(struct job_refiner)};
+
+static const struct field hires_rows[] = {
+    {"scale", FIELD_NUMBER, AT(job_hires, scale), .min = 1, .max = 4, .number = -1,
+     .help = "of width and height, to the nearest multiple of 8"},
+    {"width", FIELD_INT, AT(job_hires, width), .min = 64, .max = JOB_SIZE_MAX, .multiple = 8,
+     .help = "pixels, instead of scale"},
+    {"height", FIELD_INT, AT(job_hires, height), .min = 64, .max = JOB_SIZE_MAX, .multiple = 8,
+     .help = "pixels, instead of scale"},
+    {"strength", FIELD_NUMBER, .has_default = true, AT(job_hires, strength), .min = 0, .max = 1,
+     .number = 0.7, .help = "how much of the enlarged picture to redraw"},
+    {"steps", FIELD_INT, AT(job_hires, steps), .min = 1, .max = 500,
+     .help = "of which strength's part is taken; by default the job's"},
+    {"upscaler", FIELD_CHOICE, .has_default = true, AT(job_hires, upscaler), .text = "latent",
+     .choices = upscalers, .help = "how latents are enlarged; latent is bilinear"},
+};
+static const struct field_table hires_table = {hires_rows, COUNT(hires_rows),
+                                               sizeof(struct job_hires)};
 
 #define FREEU(member, what)                                                                        \
     {                                                                                              \
@@ -121,9 +140,9 @@ static const struct field rows[] = {
      .help = "what to draw"},
     {"negative_prompt", FIELD_TEXT, AT(job, negative_prompt), .max = JOB_PROMPT_MAX_BYTES,
      .help = "what not to draw; absent is not the same as empty"},
-    {"width", FIELD_INT, AT(job, width), .min = 64, .max = 2048, .multiple = 8,
+    {"width", FIELD_INT, AT(job, width), .min = 64, .max = JOB_SIZE_MAX, .multiple = 8,
      .help = "pixels; by default the model's own"},
-    {"height", FIELD_INT, AT(job, height), .min = 64, .max = 2048, .multiple = 8,
+    {"height", FIELD_INT, AT(job, height), .min = 64, .max = JOB_SIZE_MAX, .multiple = 8,
      .help = "pixels; by default the model's own"},
     {"steps", FIELD_INT, AT(job, steps), .min = 1, .max = 500, .help = "by default the model's"},
     {"guidance_scale", FIELD_NUMBER, AT(job, guidance_scale), .min = 0, .max = 50, .number = -1,
@@ -165,6 +184,8 @@ static const struct field rows[] = {
              "below 1 turns guidance off; 1.5 by default"},
     {"refiner", FIELD_OBJECT, AT(job, refiner), .table = &refiner_table,
      .help = "model that draws the last steps"},
+    {"hires", FIELD_OBJECT, AT(job, hires), .table = &hires_table,
+     .help = "second pass: the latents are enlarged and drawn over"},
     {"aesthetic_score", FIELD_NUMBER, AT(job, aesthetic_score), .min = 0, .max = 10, .number = -1,
      .help = "SDXL refiner conditioning"},
     {"negative_aesthetic_score", FIELD_NUMBER, AT(job, negative_aesthetic_score), .min = 0,

@@ -2,8 +2,8 @@
  * The second stage: continuous batching. Pictures of one model and size step together; one that is
  * done leaves, the next one joins at the following step. A picture of another shape at the head of
  * the queue waits until the batch has drained: the scheduler has seen to it that this is rare. One
- * that goes on with its refiner leaves, too, and waits for that model's turn; until it has come
- * nothing is taken from the queue, so that nobody waits for ever.
+ * that goes on with its refiner, or in another size, leaves, too, and waits for that shape's turn;
+ * until it has come nothing is taken from the queue, so that nobody waits for ever.
  */
 #include "worker/pipeline_parts.h"
 
@@ -16,7 +16,7 @@ struct batch {
     int count;
     int max;              /* lowered when memory does not hold more of this shape */
     struct picture *held; /* taken from the queue, and not of this shape */
-    struct picture *later[ENGINE_SESSIONS_MAX]; /* begun, and waiting for another model's turn */
+    struct picture *later[ENGINE_SESSIONS_MAX]; /* begun, and waiting for another shape's turn */
     int later_count;
     bool ended; /* the queue is closed and empty */
 };
@@ -36,11 +36,28 @@ static void leave(struct batch *batch, int i)
             (size_t)(batch->count - i) * sizeof(batch->pictures[0]));
 }
 
+/* What pictures that step together share. */
+struct shape {
+    const struct model *model;
+    int width, height;
+};
+
+static struct shape shape_of(const struct picture *picture)
+{
+    const struct session *session = picture->session;
+    return (struct shape){session_model(session), session_width(session), session_height(session)};
+}
+
+static bool has_shape(const struct picture *picture, const struct shape *shape)
+{
+    struct shape own = shape_of(picture);
+    return own.model == shape->model && own.width == shape->width && own.height == shape->height;
+}
+
 static bool same_shape(const struct picture *a, const struct picture *b)
 {
-    return session_model(a->session) == session_model(b->session) &&
-           session_width(a->session) == session_width(b->session) &&
-           session_height(a->session) == session_height(b->session);
+    struct shape shape = shape_of(a);
+    return has_shape(b, &shape);
 }
 
 /* Whether one more of the shape is worth it, and the memory plan holds it. */
@@ -113,18 +130,19 @@ static void learn(double *rate, double measured)
     *rate = *rate == 0 ? measured : *rate + SMOOTHING * (measured - *rate);
 }
 
-static void note_step(struct pipeline *pipeline, const struct batch *batch, double seconds)
+static void note_step(struct pipeline *pipeline, const struct batch *batch,
+                      const struct shape *shape, double seconds)
 {
     const struct session *first = batch->pictures[0]->session;
     struct pipeline_progress *progress = &pipeline->progress;
-    double pixels = (double)session_width(first) * session_height(first);
+    double pixels = (double)shape->width * shape->height;
     pthread_mutex_lock(&pipeline->lock);
     progress->steps_done += (uint64_t)batch->count;
     progress->active = batch->count;
     progress->steps = session_steps_total(first);
     progress->step = progress->steps - session_steps_left(first);
-    progress->width = session_width(first);
-    progress->height = session_height(first);
+    progress->width = shape->width;
+    progress->height = shape->height;
     progress->step_s = seconds;
     learn(&progress->rate, seconds / batch->count / pixels);
     for (int i = 0; i < batch->count; i++) {
@@ -166,16 +184,16 @@ static void settle_later(struct pipeline *pipeline, struct batch *batch)
     batch->later_count = kept;
 }
 
-/* Decodes and passes on what has no steps left, drops what is lost, and puts by what `model`, which
- * has just stepped, does not go on with. */
-static void settle(struct pipeline *pipeline, struct batch *batch, const struct model *model)
+/* Decodes and passes on what has no steps left, drops what is lost, and puts by what does not
+ * go on in the shape that has just stepped. */
+static void settle(struct pipeline *pipeline, struct batch *batch, const struct shape *shape)
 {
     struct err err;
     for (int i = 0; i < batch->count;) {
         struct picture *picture = batch->pictures[i];
         bool lost = task_is_lost(pipeline, picture->task);
         if (!lost && session_steps_left(picture->session) > 0) {
-            if (session_model(picture->session) == model) {
+            if (has_shape(picture, shape)) {
                 i++;
                 continue;
             }
@@ -219,7 +237,7 @@ static void step_failed(struct pipeline *pipeline, struct batch *batch, const st
         task_fail(pipeline, batch->pictures[i]->task, err);
 }
 
-static void step(struct pipeline *pipeline, struct batch *batch)
+static void step(struct pipeline *pipeline, struct batch *batch, const struct shape *shape)
 {
     struct session *sessions[ENGINE_SESSIONS_MAX];
     struct err err;
@@ -233,7 +251,7 @@ static void step(struct pipeline *pipeline, struct batch *batch)
     double seconds = seconds_since(pipeline, begin);
     for (int i = 0; i < batch->count; i++)
         batch->pictures[i]->compute_s += seconds / batch->count;
-    note_step(pipeline, batch, seconds);
+    note_step(pipeline, batch, shape, seconds);
 }
 
 void *compute_main(void *user)
@@ -244,12 +262,12 @@ void *compute_main(void *user)
         admit(pipeline, &batch);
         if (batch.count == 0)
             continue;
-        struct model *model = session_model(batch.pictures[0]->session);
-        settle(pipeline, &batch, model); /* some have no steps to begin with */
+        struct shape shape = shape_of(batch.pictures[0]);
+        settle(pipeline, &batch, &shape); /* some have no steps to begin with */
         if (batch.count == 0)
             continue;
-        step(pipeline, &batch);
-        settle(pipeline, &batch, model);
+        step(pipeline, &batch, &shape);
+        settle(pipeline, &batch, &shape);
     }
     queue_close(&pipeline->drawn);
     return NULL;

@@ -39,18 +39,31 @@ static bool make_room(const struct pipeline *pipeline, const struct task *task)
 
 /* Whether one picture of this size fits at all, with nothing idle beside it; a job that never will
  * is not tried again. */
-static int check_memory(const struct pipeline *pipeline, const struct task *task, struct err *err)
+static int check_size(const struct pipeline *pipeline, const struct task *task, int width,
+                      int height, struct err *err)
 {
     size_t bytes;
     int rc;
     do {
-        rc = model_plan(task->held, task->job.width, task->job.height, 1, &bytes, err);
+        rc = model_plan(task->held, width, height, 1, &bytes, err);
     } while (rc != 0 && err->code == ERR_MEMORY && make_room(pipeline, task));
     if (rc != 0 && err->code == ERR_MEMORY) {
         err->class = ERR_REJECT;
-        return err_prefix(err, "%d×%d does not fit", task->job.width, task->job.height);
+        return err_prefix(err, "%d×%d does not fit", width, height);
     }
     return rc;
+}
+
+static int check_memory(const struct pipeline *pipeline, const struct task *task, struct err *err)
+{
+    const struct job *job = &task->job;
+    int width, height;
+    job_final_size(job, &width, &height);
+    if (check_size(pipeline, task, job->width, job->height, err) != 0)
+        return -1;
+    if (!job_has_hires(job) || check_size(pipeline, task, width, height, err) == 0)
+        return 0;
+    return err_prefix(err, "hires");
 }
 
 static int read_input(const struct pipeline *pipeline, const char *uri, struct image *image,

@@ -126,6 +126,14 @@ void support_check_local(const struct job *job, struct job_problems *problems)
     }
 }
 
+static struct draw_hires hires_of(const struct job *job)
+{
+    struct draw_hires hires = {.strength = job->hires.strength, .steps = job->hires.steps};
+    job_final_size(job, &hires.width, &hires.height);
+    hires.enlargement = (enum enlargement)enlargement_by_name(job->hires.upscaler);
+    return hires;
+}
+
 struct draw support_draw(const struct job *job, int index)
 {
     struct draw draw = DRAW_INIT;
@@ -155,6 +163,8 @@ struct draw support_draw(const struct job *job, int index)
     draw.negative_aesthetic_score = job->negative_aesthetic_score;
     draw.switch_at = job->refiner.switch_at;
     draw.image_guidance_scale = job->image_guidance_scale;
+    if (job_has_hires(job))
+        draw.hires = hires_of(job);
     if (job->init_image)
         draw.strength = job->strength;
     return draw;
@@ -168,6 +178,8 @@ void support_fill(struct job *job, const struct model_info *info)
         job->height = info->height;
     if (job->steps == 0)
         job->steps = info->steps;
+    if (job_has_hires(job) && job->hires.steps == 0)
+        job->hires.steps = job->steps;
     if (job->guidance_scale < 0)
         job->guidance_scale = info->guidance_scale;
     if (!job->sampler)

@@ -20,8 +20,8 @@ void support_check_models(const struct job *job, const struct catalogue *catalog
 /* The same for what takes a fleet, and atelier run therefore does not offer. */
 void support_check_local(const struct job *job, struct job_problems *problems);
 
-/* The request as the engine wants it, of picture `index`. Borrows the job's strings; pictures and
- * the refiner are the caller's to set. */
+/* The request as the engine wants it, of picture `index`; its size is filled in. Borrows the job's
+ * strings; pictures and the refiner are the caller's to set. */
 struct draw support_draw(const struct job *job, int index);
 
 /* Writes the model's own values where the job has none. */

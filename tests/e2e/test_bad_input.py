@@ -56,6 +56,12 @@ class Lines(e2e.Case):
     def test_a_model_nothing_like_any(self):
         self.check(e2e.job(model="qqqqqqqqqqqqqqqqqqq"), "model", "there are: ", e2e.MODEL)
 
+    def test_a_second_pass_that_cannot_be(self):
+        self.check(e2e.job(width=1024, height=512, hires={"scale": 2.5}), "hires.scale", "makes a picture of 2560×1280")
+        self.check(e2e.job(hires={"width": 4096, "height": 512}), "hires.width", "multiple of 8 from 64 to 2048")
+        self.check(e2e.job(hires={"scale": 2, "upscaler": "lanczos"}), "hires.upscaler", "latent-bicubic")
+        self.check(e2e.job(hires={"strength": 0.5}), "hires", "needs either scale or both width and height")
+
     def test_what_is_not_supported_yet(self):
         line = e2e.job(embeddings=["e"], refiner={"model": "r"}, output={"prefix": "a"},
                        confidential=True, callback="https://example.org/x", max_price=1)

@@ -198,6 +198,27 @@ class Results(e2e.Case):
         end = json.loads(self.run_jobs("--json").stdout.splitlines()[-1])
         self.assertEqual(end["model_loads"], 2)
 
+    def test_a_second_pass(self):
+        fields = {"width": 64, "height": 72, "steps": 3, "output": {"metadata": False}}
+        self.write_jobs([
+            e2e.job(id="once", seed=1, **fields),
+            e2e.job(id="twice", seed=1, images=2, hires={"scale": 1.5, "steps": 4}, **fields),
+            e2e.job(id="wide", seed=1, hires={"width": 128, "height": 80}, **fields),
+            e2e.job(id="other", seed=1, **fields),
+        ])
+        hashes = []
+        for batch in ("1", "6"):
+            self.out = self.dir / f"out{batch}"
+            self.run_jobs("--batch-max", batch)
+            done = self.manifests()
+            hashes.append({name: [file["sha256"] for file in manifest["files"]] for name, manifest in done.items()})
+        self.assertEqual(hashes[0], hashes[1])
+        self.assertEqual(hashes[0]["once"], hashes[0]["other"])
+        sizes = {name: [(file["width"], file["height"]) for file in manifest["files"]] for name, manifest in done.items()}
+        self.assertEqual(sizes, {"once": [(64, 72)], "twice": [(96, 112)] * 2, "wide": [(128, 80)], "other": [(64, 72)]})
+        self.assertEqual(done["wide"]["request"]["hires"],
+                         {"width": 128, "height": 80, "strength": 0.7, "steps": 3, "upscaler": "latent"})
+
     def test_two_models_that_do_not_fit_together(self):
         self.write_jobs([
             e2e.job(id="a", model="sdxl-single", refiner={"model": "sdxl-refiner-single"}),

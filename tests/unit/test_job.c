@@ -107,6 +107,40 @@ static void test_every_field_is_read(void **state)
     job_release(&job);
 }
 
+static void test_a_second_pass(void **state)
+{
+    int width, height;
+
+    (void)state;
+    parse("{\"model\":\"m\",\"prompt\":\"p\",\"width\":520,\"height\":768,\"steps\":20,"
+          "\"hires\":{\"scale\":1.5}}");
+    assert_true(job_has_hires(&job));
+    assert_true(job.hires.strength == 0.7);
+    assert_string_equal(job.hires.upscaler, "latent");
+    job_final_size(&job, &width, &height);
+    assert_int_equal(width, 784); /* 780 */
+    assert_int_equal(height, 1152);
+    assert_true(job_pixel_steps(&job, 520, 768, 20) ==
+                520.0 * 768 * 20 + 784.0 * 1152 * 20 * job.hires.strength);
+    char *text = encode();
+    assert_contains(text, "\"hires\":{\"scale\":1.5,\"strength\":0.7,\"upscaler\":\"latent\"}");
+    free(text);
+    job_release(&job);
+    parse("{\"model\":\"m\",\"prompt\":\"p\",\"hires\":{\"width\":1024,\"height\":768,"
+          "\"strength\":0.5,\"steps\":9,\"upscaler\":\"latent-bicubic\"}}");
+    job_final_size(&job, &width, &height);
+    assert_int_equal(width, 1024);
+    assert_int_equal(height, 768);
+    assert_int_equal(job.hires.steps, 9);
+    job_release(&job);
+    parse("{\"model\":\"m\",\"prompt\":\"p\"}");
+    assert_false(job_has_hires(&job));
+    text = encode();
+    assert_null(strstr(text, "hires"));
+    free(text);
+    job_release(&job);
+}
+
 static void test_canonical_form_ignores_how_it_was_written(void **state)
 {
     (void)state;
@@ -181,6 +215,21 @@ static void test_problems_name_field_and_remedy(void **state)
         {"\"refiner\":{}", "refiner.model", "is required"},
         {"\"dialect\":\"a1111\",\"negative_prompt\":\"a <lora:b:1>\"", "negative_prompt",
          "<lora:…> is not read in a prompt"},
+        {"\"hires\":{}", "hires", "either scale or both"},
+        {"\"hires\":{\"strength\":0.5}", "hires", "either scale or both"},
+        {"\"hires\":{\"width\":512}", "hires", "either scale or both"},
+        {"\"hires\":{\"scale\":2,\"width\":512,\"height\":512}", "hires", "either scale or both"},
+        {"\"hires\":{\"scale\":5}", "hires.scale", "from 1 to 4"},
+        {"\"width\":1024,\"hires\":{\"scale\":2.5}", "hires.scale", "makes a picture of 2560"},
+        {"\"hires\":{\"width\":2056,\"height\":64}", "hires.width", "from 64 to 2048"},
+        {"\"width\":512,\"hires\":{\"width\":256,\"height\":256}", "hires", "is smaller than"},
+        {"\"hires\":{\"scale\":2,\"upscaler\":\"latent-bicubik\"}", "hires.upscaler",
+         "latent-bicubic"},
+        {"\"hires\":{\"scale\":2},\"refiner\":{\"model\":\"r\"}", "hires", "goes with neither"},
+        {"\"hires\":{\"scale\":2},\"controlnets\":[{\"name\":\"c\",\"image\":\"x\"}]", "hires",
+         "goes with neither"},
+        {"\"hires\":{\"scale\":2},\"init_image\":\"x\",\"mask\":\"m\"", "hires",
+         "goes with neither"},
         {"\"original_size\":[1]", "original_size", "two whole numbers"},
         {"\"id\":\"a/b\"", "id", "A-Z a-z 0-9"},
         {"\"id\":\"..\"", "id", "neither . nor .."},
@@ -310,6 +359,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_every_field_is_read),
+        cmocka_unit_test(test_a_second_pass),
         cmocka_unit_test(test_canonical_form_ignores_how_it_was_written),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_problems_name_field_and_remedy),

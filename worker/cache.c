@@ -19,6 +19,7 @@
 #define LOCK_NAME ".lock"
 #define SAFETENSORS ".safetensors"
 #define DEPTH_FDS 8
+#define DIGITS 16 /* at the end of a model's directory: of its source and hash */
 
 /* ---- sizes and removing ---- */
 
@@ -70,6 +71,14 @@ uint64_t cache_bytes(const struct cache *cache)
     return atomic_load(&cache->bytes);
 }
 
+/* Whether the cache has named it: what else lies in its directory is not the cache's to remove. */
+static bool is_model(const char *name)
+{
+    size_t len = strlen(name);
+    return len > DIGITS + 1 && name[len - DIGITS - 1] == '-' &&
+           strspn(name + len - DIGITS, "0123456789abcdef") == DIGITS;
+}
+
 /* The folder that was used longest ago, but `kept`; false when there is none. */
 static bool find_oldest(const struct cache *cache, const char *kept,
                         char oldest[FILE_PATH_MAX_BYTES])
@@ -82,8 +91,7 @@ static bool find_oldest(const struct cache *cache, const char *kept,
     bool found = false;
     DIR *dir = opendir(cache->options.dir);
     while (dir && (entry = readdir(dir)) != NULL) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
-            strcmp(entry->d_name, LOCK_NAME) == 0 ||
+        if (!is_model(entry->d_name) ||
             file_join(path, cache->options.dir, entry->d_name, &err) != 0 ||
             strcmp(path, kept) == 0 || stat(path, &status) != 0 || !S_ISDIR(status.st_mode))
             continue;

@@ -44,7 +44,7 @@ import referencing  # noqa: E402
 
 FOLDER = BUILD / "tests" / "fleet-cli"
 base = {name: value for name, value in os.environ.items()
-        if not re.match("(ATELIER|AWS)_", name) or name == "ATELIER_CACHE"}
+        if not re.match("(ATELIER|AWS)_", name) or name == "ATELIER_TOOLS"}
 base.update(ATELIER_SERVICES_DIR=str(FOLDER / "services"), ATELIER_FLEET_DIR=str(FOLDER / "fleet"),
             ATELIER_BUILD=str(BUILD), OMP_WAIT_POLICY="passive")
 env = {}

@@ -416,7 +416,7 @@ def hires(width, height, strength, upscaler="latent", **more):
 
 ENLARGED = {
     "sd1-small": [
-        text("a small ship", "ddim", 3, 331, 64, 72, 4.0, negative_prompt="dog", hires=hires(96, 112, 0.7)),
+        text("a small ship", "ddim", 3, 331, 64, 72, 4.0, negative_prompt="dog", hires=hires(80, 88, 0.7)),
         text("a small ship", "euler_a", 3, 332, guidance=4.0, clip_skip=1, loras=[{"name": "sd1-peft", "scale": 0.7}],
              hires=hires(88, 104, 0.5, "latent-bicubic", steps=4)),
         image("a small ship", FIRST, 0.6, "dpm++ 2m", 3, 333, 3.0, hires=hires(104, 72, 0.9, "latent-nearest")),

@@ -83,6 +83,9 @@ NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_promp
 NOT_OF_GUIDES = ["tokens", "negative_tokens", "tokens_2", "negative_tokens_2", "prompt_embeds", "negative_prompt_embeds",
                  "pooled", "negative_pooled", "time_ids", "negative_time_ids", "noise", "init_latents", "latents"]
 
+# Its noise shows in the latents after the second pass's first call.
+NOT_OF_HIRES = NOT_OF_GUIDES + ["model_output.0", "hires.noise"]
+
 # transformers 5.6 dropped the wrapper that the pipelines' clip skip still asks for.
 transformers.CLIPTextModel.text_model = property(lambda self: self)
 
@@ -461,7 +464,9 @@ def main():
         stages = run(job)
         for name in NOT_OF_SAMPLERS if job.get("latents_only") else ():
             stages.pop(name, None)
-        for name in NOT_OF_GUIDES if job.get("controlnets") or job.get("hires") else ():
+        for name in NOT_OF_GUIDES if job.get("controlnets") else ():
+            stages.pop(name, None)
+        for name in NOT_OF_HIRES if job.get("hires") else ():
             stages.pop(name, None)
         save_file(stages, shared.JOBS / f"{job['id']}.safetensors")
         print("made", job["id"])

@@ -112,7 +112,8 @@ static uint32_t too_dear(struct cell *cell, const struct profile *profile,
 
 static int side_of(const struct job *job)
 {
-    double pixels = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
+    double pixels = (double)(job->width ? job->width : PROFILE_SIDE) *
+                    (job->height ? job->height : PROFILE_SIDE);
     double bucket = round(log2(pixels) * SIZE_BUCKETS_PER_OCTAVE) / SIZE_BUCKETS_PER_OCTAVE;
     return (int)lround(sqrt(exp2(bucket)));
 }
@@ -152,10 +153,11 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
                               .side = side_of(job),
                               .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
                               .confidential = job->confidential,
-                              .width = job->width ? job->width : 512,
-                              .height = job->height ? job->height : 512};
+                              .width = job->width ? job->width : PROFILE_SIDE,
+                              .height = job->height ? job->height : PROFILE_SIDE};
     double pixels = (double)profile.side * profile.side;
-    double own = (double)(job->width ? job->width : 512) * (job->height ? job->height : 512);
+    double own = (double)(job->width ? job->width : PROFILE_SIDE) *
+                 (job->height ? job->height : PROFILE_SIDE);
     double cheapest = INFINITY;
     int steps = job->steps ? job->steps : PROFILE_STEPS;
     profile.tenant = names_enter(&cell->tenants, job->tenant);
@@ -176,8 +178,10 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
     }
     for (int i = 0; i < route.count; i++)
         classes[i] = (char)('a' + route.classes[i]);
-    snprintf(name, sizeof(name), "%u %d %d %d %s %u %s", model, profile.side, profile.guided,
-             profile.confidential, profile.tier, profile.tenant, classes);
+    /* Jobs that may cost anything share no profile with those that may not: a policy that is read
+     * again gives only the former new classes. */
+    snprintf(name, sizeof(name), "%u %d %d %d %s %u %s %x", model, profile.side, profile.guided,
+             profile.confidential, profile.tier, profile.tenant, classes, profile.barred);
     uint32_t known = cell->profile_names.count;
     uint32_t number = names_find(&cell->profile_names, name);
     if (number != NAMES_NONE)

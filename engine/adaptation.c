@@ -426,10 +426,12 @@ bool adaptations_evict(struct engine *engine)
 {
     struct adaptation *oldest = NULL;
 
+    pthread_mutex_lock(&engine->counts_lock);
     for (const struct model *m = engine->models; m != NULL; m = m->next)
         for (struct adaptation *a = m->adaptations; a != NULL; a = a->next)
             if (a->holders == 0 && (oldest == NULL || a->used < oldest->used))
                 oldest = a;
+    pthread_mutex_unlock(&engine->counts_lock);
     if (oldest != NULL)
         drop(oldest);
     return oldest != NULL;

@@ -198,6 +198,9 @@ struct backend {
     bool native_bf16;    /* bf16 products are faster than f32 ones here */
     int threads;
     enum conv_algorithm conv;
+    size_t memory_max_bytes;          /* what its engine may use, set before the first model is
+                                         loaded; 0: anything */
+    _Atomic int computing;            /* steps and decodings under way */
     _Atomic size_t weights_bytes;     /* of all live weights and vectors */
     _Atomic size_t weights_max_bytes; /* beyond it the binding of a model fails; 0: no limit */
 };

@@ -8,6 +8,13 @@
 #include <omp.h>
 #include <stdlib.h>
 
+/* Beside a step one thread alone: threads that waited for each other at every layer's end would
+ * wait for the step's, which has the cores. */
+static int packing_threads(const struct backend *backend)
+{
+    return backend->computing > 0 ? 1 : backend->threads;
+}
+
 static int dnnl_weight_create(struct backend *backend, const struct weight_spec *spec,
                               struct weight **out, struct err *err)
 {
@@ -29,7 +36,8 @@ static int dnnl_weight_create(struct backend *backend, const struct weight_spec 
     }
     /* Filters are prepared when a shape first asks for one of their forms; tables are read as they
      * lie in the file. */
-    if (spec->kernel == 1 && !spec->lookup && weight_pack(cpu, w, err) != 0) {
+    if (spec->kernel == 1 && !spec->lookup &&
+        weight_pack(cpu, w, packing_threads(backend), err) != 0) {
         free(w);
         return -1;
     }
@@ -44,25 +52,24 @@ static size_t dnnl_weight_bytes(const struct weight *w)
 
 static void dnnl_weight_free(struct backend *backend, struct weight *w)
 {
+    struct cpu_backend *cpu = (struct cpu_backend *)backend;
+
     if (w == NULL)
         return;
     backend->weights_bytes -= dnnl_weight_bytes(w) + direct_free(w->direct);
-    free(w->panels.data);
-    free(w->winograd);
+    pool_free(&cpu->pool, w->panels.data, w->panels.bytes);
+    pool_free(&cpu->pool, w->winograd, w->winograd_bytes);
     free(w);
 }
 
 static void *dnnl_memory_alloc(struct backend *backend, size_t bytes)
 {
-    (void)backend;
-    return aligned_alloc(ARENA_ALIGN_BYTES,
-                         (bytes + ARENA_ALIGN_BYTES - 1) / ARENA_ALIGN_BYTES * ARENA_ALIGN_BYTES);
+    return pool_alloc(&((struct cpu_backend *)backend)->pool, bytes);
 }
 
 static void dnnl_memory_free(struct backend *backend, void *memory, size_t bytes)
 {
-    (void)backend, (void)bytes;
-    free(memory);
+    pool_free(&((struct cpu_backend *)backend)->pool, memory, bytes);
 }
 
 static void dnnl_vector_upload(struct backend *backend, float *dst, const float *src, size_t count)
@@ -195,6 +202,7 @@ static void dnnl_destroy(struct backend *backend)
     struct cpu_backend *cpu = (struct cpu_backend *)backend;
 
     direct_engine_free(cpu->direct);
+    pool_release(&cpu->pool);
     free(cpu);
 }
 
@@ -246,7 +254,9 @@ int backend_dnnl_open(struct backend **backend, const struct backend_options *op
                                  .native_bf16 = kernels->bf16_dot,
                                  .conv = options->conv,
                                  .threads = threads < CPU_THREADS_MAX ? threads : CPU_THREADS_MAX};
+    pool_init(&cpu->pool);
     if (direct_engine_create(&cpu->direct, err) != 0) {
+        pool_release(&cpu->pool);
         free(cpu);
         return -1;
     }

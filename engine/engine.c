@@ -132,6 +132,7 @@ static int open_device(struct engine *engine, const char *name, const struct eng
     engine->memory_max_bytes = o->memory_max_bytes   ? o->memory_max_bytes
                                : b->memory_bytes > 0 ? b->memory_bytes / 10 * 9
                                                      : default_memory();
+    b->memory_max_bytes = engine->memory_max_bytes;
     return 0;
 }
 
@@ -162,6 +163,7 @@ int engine_create(struct engine **out, const struct engine_options *o, struct er
         return -1;
     }
     pthread_mutex_init(&engine->lock, NULL);
+    pthread_mutex_init(&engine->counts_lock, NULL);
     engine->warn = o->warn;
     engine->user = o->user;
     if (engine->info.precision == PRECISION_BF16 && strcmp(engine->info.backend, "dnnl") == 0 &&
@@ -179,6 +181,7 @@ void engine_free(struct engine *engine)
         engine_unload(engine->models);
     engine->backend->ops->memory_free(engine->backend, engine->arena_memory, engine->arena_bytes);
     engine->backend->ops->destroy(engine->backend);
+    pthread_mutex_destroy(&engine->counts_lock);
     pthread_mutex_destroy(&engine->lock);
     free(engine);
 }
@@ -408,16 +411,24 @@ static void begin_model(struct model *model, struct engine *engine)
 /* How much weights may grow to: what open sessions were promised stays free. */
 static void set_budget(struct engine *engine)
 {
-    size_t kept;
+    size_t kept = engine->arena_bytes;
 
-    pthread_mutex_lock(&engine->lock);
-    if (engine->sessions == 0)
-        engine->promised_bytes = 0;
-    kept =
-        engine->promised_bytes > engine->arena_bytes ? engine->promised_bytes : engine->arena_bytes;
+    pthread_mutex_lock(&engine->counts_lock);
+    if (engine->sessions > 0 && engine->promised_bytes > kept)
+        kept = engine->promised_bytes;
     engine->backend->weights_max_bytes =
         engine->memory_max_bytes > kept ? engine->memory_max_bytes - kept : 1;
-    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_unlock(&engine->counts_lock);
+}
+
+static int sessions_open(struct engine *engine)
+{
+    int open;
+
+    pthread_mutex_lock(&engine->counts_lock);
+    open = engine->sessions;
+    pthread_mutex_unlock(&engine->counts_lock);
+    return open;
 }
 
 /* Drops something that nobody uses; false when there is nothing. */
@@ -427,7 +438,7 @@ static bool spare_memory(struct engine *engine)
 
     pthread_mutex_lock(&engine->lock);
     spared = adaptations_evict(engine);
-    if (!spared && engine->sessions == 0 && engine->arena_bytes > 0) {
+    if (!spared && sessions_open(engine) == 0 && engine->arena_bytes > 0) {
         engine->backend->ops->memory_free(engine->backend, engine->arena_memory,
                                           engine->arena_bytes);
         engine->arena_memory = NULL;
@@ -492,10 +503,10 @@ static int load_and_list(struct model **out, struct engine *engine, const struct
         free(model);
         return -1;
     }
-    pthread_mutex_lock(&engine->lock);
+    pthread_mutex_lock(&engine->counts_lock);
     model->next = engine->models;
     engine->models = model;
-    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_unlock(&engine->counts_lock);
     warn_unused(model);
     *out = model;
     return 0;
@@ -522,16 +533,24 @@ int engine_load_synthetic(struct model **model, struct engine *engine, const cha
     return load_and_list(model, engine, &source, err);
 }
 
-void engine_unload(struct model *model)
+static void unlist(struct model *model)
 {
+    struct engine *engine = model->engine;
     struct model **link;
 
+    pthread_mutex_lock(&engine->counts_lock);
+    for (link = &engine->models; *link != model; link = &(*link)->next)
+        continue;
+    *link = model->next;
+    pthread_mutex_unlock(&engine->counts_lock);
+}
+
+void engine_unload(struct model *model)
+{
     if (model == NULL)
         return;
     pthread_mutex_lock(&model->engine->lock);
-    for (link = &model->engine->models; *link != model; link = &(*link)->next)
-        continue;
-    *link = model->next;
+    unlist(model);
     model_unload_adapters(model);
     model_unload_controls(model);
     release_model(model);

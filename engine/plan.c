@@ -94,6 +94,14 @@ static int make_plan(const struct model *model, const struct work_variant *varia
     return pass.failed ? -1 : 0;
 }
 
+static void promise(struct engine *engine, size_t bytes)
+{
+    pthread_mutex_lock(&engine->counts_lock);
+    if (bytes > engine->promised_bytes)
+        engine->promised_bytes = bytes;
+    pthread_mutex_unlock(&engine->counts_lock);
+}
+
 int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,
                    struct err *err)
 {
@@ -108,8 +116,7 @@ int work_plans_fit(const struct model *model, const struct work_plan *plans, int
     do {
         need = engine->backend->weights_bytes + more + arena;
         if (need <= engine->memory_max_bytes) {
-            if (more + arena > engine->promised_bytes)
-                engine->promised_bytes = more + arena;
+            promise(engine, more + arena);
             return 0;
         }
     } while (adaptations_evict(engine));

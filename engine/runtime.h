@@ -35,16 +35,17 @@
 struct engine {
     struct backend *backend;
     struct engine_info info;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of the device: held for as long as a step takes */
     struct arena arena;
     void *arena_memory;
-    size_t arena_bytes;
+    _Atomic size_t arena_bytes;
     size_t memory_max_bytes;
-    atomic_int sessions;       /* that are open */
-    size_t promised_bytes;     /* the most, over the weights, that one of them was told it gets */
-    struct profile *profile;   /* borrowed; NULL: nobody measures */
-    struct model *models;      /* a list, newest first */
-    uint64_t adaptation_clock; /* see adaptation.h */
+    pthread_mutex_t counts_lock; /* of the next three; held for moments, also within `lock` */
+    int sessions;                /* that are open */
+    size_t promised_bytes;       /* the most, over the weights, that one of them was told it gets */
+    struct model *models;        /* a list, newest first; left only within `lock`, too */
+    struct profile *profile;     /* borrowed; NULL: nobody measures */
+    uint64_t adaptation_clock;   /* see adaptation.h */
     void (*warn)(void *user, const char *message);
     void *user;
 };

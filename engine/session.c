@@ -179,6 +179,16 @@ void session_set_size(struct session *s, int width, int height, float *latents)
     s->noise = s->history + SAMPLER_HISTORY * s->count;
 }
 
+/* What was promised to sessions that have ended is free. */
+static void count_session(struct engine *engine, int more)
+{
+    pthread_mutex_lock(&engine->counts_lock);
+    engine->sessions += more;
+    if (engine->sessions == 0)
+        engine->promised_bytes = 0;
+    pthread_mutex_unlock(&engine->counts_lock);
+}
+
 int session_alloc(struct session **out, struct model *model, int width, int height, bool blends,
                   struct err *err)
 {
@@ -188,7 +198,7 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     if (s == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     s->model = model;
-    model->engine->sessions++;
+    count_session(model->engine, +1);
     latents = latents_alloc(model, width, height);
     if (latents != NULL)
         session_set_size(s, width, height, latents);
@@ -210,7 +220,7 @@ void session_free(struct session *s)
         adaptation_release(s->adaptation);
         pthread_mutex_unlock(&s->model->engine->lock);
     }
-    s->model->engine->sessions--;
+    count_session(s->model->engine, -1);
     sequel_free(s->sequel);
     conditioning_release(&s->conditioning);
     free(s->extra);
@@ -519,7 +529,9 @@ int session_decode(struct session *s, struct image *image, struct err *err)
         goto out;
     }
     pthread_mutex_lock(&s->model->engine->lock);
+    s->model->engine->backend->computing++;
     rc = decode(s, planes, err);
+    s->model->engine->backend->computing--;
     pthread_mutex_unlock(&s->model->engine->lock);
     if (rc != 0)
         goto out;

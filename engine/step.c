@@ -303,7 +303,9 @@ int engine_step(struct model *model, struct session *const sessions[], int count
     if (step == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a step");
     pthread_mutex_lock(&model->engine->lock);
+    model->engine->backend->computing++;
     rc = run(step, sessions, count, err);
+    model->engine->backend->computing--;
     pthread_mutex_unlock(&model->engine->lock);
     free(step);
     return rc;

@@ -2,14 +2,26 @@
  * 3×3 convolutions: which algorithm, and the two that are not Winograd's, im2col over the matrix
  * driver and oneDNN's direct form.
  *
- * The choice depends on the layer, the picture's shape and the processor alone, never on the batch
- * or on what memory holds, so that a picture is the same wherever its device class draws it.
+ * The choice depends on the layer, the picture's shape, the processor and what the engine may use
+ * of memory in all, never on the batch or on what memory holds just now, so that a picture is the
+ * same whatever was drawn before it.
  */
 #include "engine/cpu/direct.h"
 
 #define WINOGRAD_PIXELS_MIN (24 * 24)
 #define WINOGRAD_SMALL_WEIGHTS (320 * 320)
 #define DIRECT_PIXELS_MIN (8 * 8)
+#define WINOGRAD_MEMORY_SHARE 128 /* no filter in Winograd's form takes more of the memory, */
+#define WINOGRAD_ALWAYS_BYTES (16u << 20) /* unless it takes less than this */
+
+/* The widest filters gain least from the form and take most for it: eight times what they are in 16
+ * bits. Where memory is small, two large models fit it only if these stay as they are. */
+static bool winograd_fits(const struct cpu_backend *cpu, const struct weight *weight)
+{
+    size_t bytes = winograd_bytes(cpu, weight), memory = cpu->base.memory_max_bytes;
+
+    return bytes <= WINOGRAD_ALWAYS_BYTES || memory == 0 || bytes <= memory / WINOGRAD_MEMORY_SHARE;
+}
 
 /* The table: what was fastest where both were measured (docs/benchmarks/cpu.md). Winograd's f32
  * beats even native bf16 from 32×32 outputs on; below, few tiles share weights that are four times
@@ -21,7 +33,8 @@ static enum conv_algorithm by_table(const struct cpu_backend *cpu, const struct 
     bool direct =
         !a->upsample && direct_supports(cpu->direct, cpu->base.compute) && !cpu->emulated_bf16;
 
-    if (winograd_suits(a) && (pixels >= WINOGRAD_PIXELS_MIN || weights <= WINOGRAD_SMALL_WEIGHTS))
+    if (winograd_suits(a) && winograd_fits(cpu, a->conv->weight) &&
+        (pixels >= WINOGRAD_PIXELS_MIN || weights <= WINOGRAD_SMALL_WEIGHTS))
         return CONV_WINOGRAD;
     return direct && pixels >= DIRECT_PIXELS_MIN ? CONV_DIRECT : CONV_GEMM;
 }
@@ -141,7 +154,7 @@ static void gemm_conv2d(struct pass *pass, const struct conv2d *a, const struct 
 
     if (pass->planning)
         pass->prepare_bytes += weight_pack_bytes(cpu, w);
-    else if (weight_pack(cpu, w, pass->err) != 0) {
+    else if (weight_pack(cpu, w, cpu->base.threads, pass->err) != 0) {
         pass->failed = true;
         return;
     }

@@ -9,6 +9,7 @@
 #define ATELIER_ENGINE_CPU_CPU_H
 
 #include "engine/cpu/kernels.h"
+#include "engine/cpu/pool.h"
 
 #define CPU_THREADS_MAX 512
 #define CPU_STACK_MAX 3      /* parts of one weight */
@@ -51,6 +52,7 @@ struct weight {
 struct cpu_backend {
     struct backend base;
     const struct cpu_kernels *kernels;
+    struct pool pool;   /* all weights and activations */
     bool emulated_bf16; /* computes in bf16 without a dot product for it */
     bool weights_16bit;
     struct direct_engine *direct; /* oneDNN; NULL where it is not wanted */
@@ -80,8 +82,10 @@ typedef float (*panel_element)(const void *from, int k, int column);
 bool weight_is_exact(const struct cpu_backend *cpu, const struct weight *weight);
 size_t panel_type_bytes(enum panel_type type);
 
-/* Packs the weight's matrix (its im2col form for 3×3) once. Fails with ERR_MEMORY. */
-int weight_pack(struct cpu_backend *cpu, struct weight *weight, struct err *err) must_check;
+/* Packs the weight's matrix (its im2col form for 3×3) once, with so many threads. Fails with
+ * ERR_MEMORY. */
+int weight_pack(struct cpu_backend *cpu, struct weight *weight, int threads,
+                struct err *err) must_check;
 
 /* Bytes that weight_pack will take, 0 when it is done. */
 size_t weight_pack_bytes(const struct cpu_backend *cpu, const struct weight *weight);
@@ -141,7 +145,7 @@ void cpu_layer_norm(struct pass *pass, const struct tensor *x, const struct norm
 
 /* winograd.c: 3×3, stride 1, padding 1. */
 bool winograd_suits(const struct conv2d *args);
-size_t winograd_weight_bytes(const struct cpu_backend *cpu, const struct weight *weight);
+size_t winograd_bytes(const struct cpu_backend *cpu, const struct weight *weight); /* of its form */
 void winograd_conv2d(struct pass *pass, const struct conv2d *args);
 
 /* The pre of one sample for the kernels. */

@@ -157,30 +157,39 @@ size_t direct_free(struct direct *direct)
 /* ---- primitives ---- */
 
 /* The filter in the file's order and the compute type, ready to be reordered. */
-static void *source_filter(const struct weight *w, enum dtype compute)
+static void *source_filter(const struct cpu_backend *cpu, const struct weight *w,
+                           enum dtype compute)
 {
-    size_t count = (size_t)w->out * (size_t)w->in * 9;
-    void *copy = malloc(count * dtype_bytes(compute));
+    const struct weight_part *part = &w->parts[0];
+    const int each = w->in * 9;
+    const struct pre as_it_is = {.scale = NULL};
+    char *copy = malloc((size_t)w->out * (size_t)each * dtype_bytes(compute));
 
-    for (size_t i = 0; copy != NULL && i < count; i++) {
-        float v = element_to_f32(w->parts[0].data, w->parts[0].dtype, i);
+    if (copy == NULL)
+        return NULL;
+#pragma omp parallel for schedule(static) num_threads(cpu->base.threads)
+    for (int o = 0; o < w->out; o++) {
+        size_t at = (size_t)o * (size_t)each;
+        const char *row = (const char *)part->data + at * dtype_bytes(part->dtype);
+        char *to = copy + at * dtype_bytes(compute);
         if (compute == DTYPE_F32)
-            ((float *)copy)[i] = v;
+            cpu->kernels->load_f32((float *)to, row, part->dtype, each, &as_it_is);
         else
-            ((uint16_t *)copy)[i] = bf16_from_f32(v);
+            cpu->kernels->load_bf16((uint16_t *)to, row, part->dtype, each, &as_it_is);
     }
     return copy;
 }
 
-static bool reorder_weights(struct direct_engine *e, dnnl_memory_t *made_memory,
+static bool reorder_weights(const struct cpu_backend *cpu, dnnl_memory_t *made_memory,
                             const struct weight *w, desc_ref wanted, enum dtype compute,
                             dnnl_data_type_t type)
 {
+    struct direct_engine *e = cpu->direct;
     const dnnl_dims_t dims = {w->out, w->in, 3, 3};
     dnnl_memory_t plain = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_t reorder = NULL;
-    void *copy = source_filter(w, compute);
+    void *copy = source_filter(cpu, w, compute);
     bool made = false;
     desc_t desc;
 
@@ -229,7 +238,7 @@ static bool find_weights(struct cpu_backend *cpu, struct direct *d, const struct
     if (d->layout_count == LAYOUTS_MAX)
         return false;
     *weights = NULL;
-    if (!reorder_weights(cpu->direct, weights, a->conv->weight, wanted, compute, type)) {
+    if (!reorder_weights(cpu, weights, a->conv->weight, wanted, compute, type)) {
         if (*weights)
             dnnl_memory_destroy(*weights);
         return false;

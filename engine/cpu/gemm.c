@@ -120,7 +120,9 @@ static void put_element(const struct panels *p, size_t base, int width, int k, i
 
 /* ---- of a matrix, a block of rows at a time, turned ---- */
 
-#define TURN_DEPTH 64 /* of every row at once: all rows of a block stay in the first cache */
+#define TURN_DEPTH 64 /* words of every row at once: all rows of a block stay in the first cache   \
+                       */
+#define CACHE_LINE_BYTES 64
 
 /* One panel of one segment: where it lies, and the source rows that become its columns. */
 struct panel {
@@ -145,43 +147,48 @@ static void convert(const struct cpu_kernels *kernels, enum panel_type type, voi
         kernels->load_bf16(to, from, dtype, n, &as_it_is);
 }
 
-/* to[i × width + c] = from[c × TURN_DEPTH + i], in words of two sizes. */
-static void turn_words(uint32_t *to, const uint32_t *from, int width, int n)
+/* Rows of pairs become two rows each; of an odd n's last pair only the first. */
+static void part_pairs(uint16_t *to, const uint32_t *pairs, int width, int n)
 {
     for (int i = 0; i < n; i++)
         for (int c = 0; c < width; c++)
-            to[i * width + c] = from[c * TURN_DEPTH + i];
+            to[i * width + c] = (uint16_t)(pairs[i / 2 * width + c] >> (i & 1 ? 16 : 0));
 }
 
-static void turn_halves(uint16_t *to, const uint16_t *from, int width, int n)
+/* The rows' elements from `first` on, `length` of each, will be read soon: rows are too short for
+ * the processor to see that. */
+static void ask_ahead(const struct panel *panel, int first, int length)
 {
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < width; c++)
-            to[i * width + c] = from[c * TURN_DEPTH + i];
+    for (int c = 0; c < panel->width && first < panel->first + panel->live; c++) {
+        size_t each = panel->rows[c] != NULL ? dtype_bytes(panel->dtypes[c]) : 0;
+        const char *row = (const char *)panel->rows[c] + (size_t)first * each;
+        for (size_t line = 0; line < (size_t)length * each; line += CACHE_LINE_BYTES)
+            __builtin_prefetch(row + line);
+    }
 }
 
+/* Rows are turned as words of 32 bits, which 16-bit elements fill in pairs. */
 static void pack_rows(const struct cpu_backend *cpu, const struct panels *p,
                       const struct panel *panel)
 {
-    const size_t each = p->type == PANEL_PAIRS ? 2 * sizeof(uint16_t) : panel_type_bytes(p->type);
-    const int step = p->type == PANEL_PAIRS ? 2 * TURN_DEPTH : TURN_DEPTH;
-    uint32_t block[PANEL_COLUMNS_MAX * TURN_DEPTH] = {0};
+    const int each = p->type == PANEL_F32 ? 1 : 2, step = each * TURN_DEPTH;
+    uint32_t block[PANEL_COLUMNS_MAX * TURN_DEPTH] = {0}, pairs[PANEL_COLUMNS_MAX * TURN_DEPTH];
     char *to = (char *)p->data + panel->base * panel_type_bytes(p->type);
+    bool apart = p->type == PANEL_BF16 || p->type == PANEL_F16;
 
     for (int k = 0; k < panel->live; k += step) {
-        int n = panel->live - k < step ? panel->live - k : step;
-        int words = p->type == PANEL_PAIRS ? (n + 1) / 2 : n;
+        int n = panel->live - k < step ? panel->live - k : step, words = (n + each - 1) / each;
         if (n < step)
             memset(block, 0, sizeof(block)); /* an odd one's neighbour */
+        ask_ahead(panel, panel->first + k + step, step);
         for (int c = 0; c < panel->width; c++)
             if (panel->rows[c] != NULL)
-                convert(cpu->kernels, p->type, (char *)block + (size_t)c * TURN_DEPTH * each,
-                        panel->rows[c], panel->dtypes[c], panel->first + k, n);
-        if (each == sizeof(uint32_t))
-            turn_words((uint32_t *)to, block, panel->width, words);
-        else
-            turn_halves((uint16_t *)to, (const uint16_t *)block, panel->width, words);
-        to += (size_t)words * (size_t)panel->width * each;
+                convert(cpu->kernels, p->type, block + c * TURN_DEPTH, panel->rows[c],
+                        panel->dtypes[c], panel->first + k, n);
+        cpu->kernels->turn(apart ? pairs : (uint32_t *)to, panel->width, block, TURN_DEPTH, words);
+        if (apart)
+            part_pairs((uint16_t *)to, pairs, panel->width, n);
+        to += (size_t)(apart ? n : words * each) * (size_t)panel->width * panel_type_bytes(p->type);
     }
 }
 
@@ -212,19 +219,19 @@ static void pack_panel(const struct cpu_backend *cpu, const struct weight *w,
                         (size_t)k * (size_t)taps + (size_t)tap);
 }
 
-int weight_pack(struct cpu_backend *cpu, struct weight *w, struct err *err)
+int weight_pack(struct cpu_backend *cpu, struct weight *w, int threads, struct err *err)
 {
     struct panels p = panels_layout(cpu, w);
     int nr = cpu->kernels->nr;
 
     if (w->panels.data != NULL)
         return 0;
-    p.data = aligned_alloc(ARENA_ALIGN_BYTES, (p.bytes + 63) / 64 * 64);
+    p.data = pool_alloc(&cpu->pool, p.bytes);
     if (p.data == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for packed weights of %zu bytes",
                        p.bytes);
 #pragma omp parallel for collapse(2) schedule(dynamic, 1)                                          \
-    num_threads(cpu->base.threads) if (p.bytes >= PACK_ALONE_BYTES)
+    num_threads(threads) if (threads > 1 && p.bytes >= PACK_ALONE_BYTES)
     for (int s = 0; s < p.segments; s++)
         for (int j = 0; j < p.n_padded; j += nr)
             pack_panel(cpu, w, &p, s, j);

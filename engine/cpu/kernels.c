@@ -36,6 +36,7 @@ typedef int32_t veci __attribute__((vector_size(4 * VL)));
 typedef uint32_t vecu __attribute__((vector_size(4 * VL)));
 typedef uint16_t vech __attribute__((vector_size(2 * VL)));
 typedef float vec_any __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef uint32_t vecu_any __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef uint16_t vech_any __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static inline vec splat(float f)
@@ -299,6 +300,57 @@ static inline float sum_of(vec v)
     for (int i = 0; i < VL; i++)
         sum += v[i];
     return sum;
+}
+
+/* ---- turning matrices ---- */
+
+/* Element e of what one step of a transposition makes of two rows that are s apart. */
+#define TURN_LOW(e, s) ((e) & (s) ? VL + (e) - (s) : (e))
+#define TURN_HIGH(e, s) ((e) & (s) ? VL + (e) : (e) + (s))
+#define EACH_4(f, s) f(0, s), f(1, s), f(2, s), f(3, s)
+#define EACH_8(f, s) EACH_4(f, s), f(4, s), f(5, s), f(6, s), f(7, s)
+#define EACH_16(f, s)                                                                              \
+    EACH_8(f, s), f(8, s), f(9, s), f(10, s), f(11, s), f(12, s), f(13, s), f(14, s), f(15, s)
+#define EACH(f, s) PASTE(EACH_, VL)(f, s)
+
+#define TURN_STEP(s)                                                                               \
+    _Pragma("GCC unroll 16") for (int r = 0; r < VL; r++) if ((r & (s)) == 0)                      \
+    {                                                                                              \
+        vecu low = v[r], high = v[r + (s)];                                                        \
+        v[r] = __builtin_shufflevector(low, high, EACH(TURN_LOW, s));                              \
+        v[r + (s)] = __builtin_shufflevector(low, high, EACH(TURN_HIGH, s));                       \
+    }
+
+/* VL × VL words. */
+static inline void turn_block(uint32_t *to, size_t to_stride, const uint32_t *from, size_t stride)
+{
+    vecu v[VL];
+
+    for (int r = 0; r < VL; r++)
+        v[r] = *(const vecu_any *)(from + (size_t)r * stride);
+#if VL == 16
+    TURN_STEP(8)
+#endif
+#if VL >= 8
+    TURN_STEP(4)
+#endif
+    TURN_STEP(2)
+    TURN_STEP(1)
+    for (int r = 0; r < VL; r++)
+        *(vecu_any *)(to + (size_t)r * to_stride) = v[r];
+}
+
+static void turn(uint32_t *to, int width, const uint32_t *from, size_t stride, int n)
+{
+    int i = 0;
+
+    for (; i + VL <= n; i += VL)
+        for (int c = 0; c < width; c += VL)
+            turn_block(to + (size_t)i * (size_t)width + c, (size_t)width,
+                       from + (size_t)c * stride + i, stride);
+    for (; i < n; i++)
+        for (int c = 0; c < width; c++)
+            to[(size_t)i * (size_t)width + (size_t)c] = from[(size_t)c * stride + (size_t)i];
 }
 
 /* ---- matrix products ---- */
@@ -721,6 +773,7 @@ const struct cpu_kernels PASTE(CPU_KERNELS_, KERNELS_ISA) = {
 #endif
     .load_f32 = load_f32,
     .load_bf16 = load_bf16,
+    .turn = turn,
     .finish = finish,
     .finish_as = finish_as,
     .finish_geglu = finish_geglu,

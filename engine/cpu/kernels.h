@@ -62,6 +62,9 @@ struct cpu_kernels {
     void (*load_bf16)(uint16_t *dst, const void *src, enum dtype dtype, int n,
                       const struct pre *pre);
 
+    /* to[i · width + c] = from[c · stride + i] for n words i of `width` rows, a multiple of vl. */
+    void (*turn)(uint32_t *to, int width, const uint32_t *from, size_t stride, int n);
+
     /* y = act(c + bias + time) + residual over n columns. */
     void (*finish)(const float *c, int n, const struct finish *finish);
     void (*finish_as)(const void *c, enum dtype dtype, int n, const struct finish *finish);

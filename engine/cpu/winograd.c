@@ -42,9 +42,9 @@ static size_t matrix_elements(const struct cpu_backend *cpu, const struct weight
     return (size_t)w->in * (size_t)padded_out(cpu, w->out);
 }
 
-size_t winograd_weight_bytes(const struct cpu_backend *cpu, const struct weight *w)
+size_t winograd_bytes(const struct cpu_backend *cpu, const struct weight *w)
 {
-    return w->winograd != NULL ? 0 : TAPS * matrix_elements(cpu, w) * sizeof(float);
+    return TAPS * matrix_elements(cpu, w) * sizeof(float);
 }
 
 /* The filters of one panel of outputs, channel by channel. */
@@ -70,11 +70,11 @@ static void transform_panel(const struct cpu_backend *cpu, struct weight *w, int
 
 static bool prepare(struct pass *pass, struct cpu_backend *cpu, struct weight *w)
 {
-    size_t bytes = winograd_weight_bytes(cpu, w);
+    size_t bytes = winograd_bytes(cpu, w);
 
     if (w->winograd != NULL)
         return true;
-    w->winograd = aligned_alloc(ARENA_ALIGN_BYTES, (bytes + 63) / 64 * 64);
+    w->winograd = pool_alloc(&cpu->pool, bytes);
     if (w->winograd == NULL)
         return pass_fail(pass, ERR_MEMORY, ERR_RETRY, "no memory for transformed weights");
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cpu->base.threads)
@@ -111,8 +111,7 @@ static struct job make_job(const struct cpu_backend *cpu, const struct conv2d *a
     j.ldv = (size_t)a->conv->in + CPU_PAD;
     j.ldm = (size_t)padded_out(cpu, a->conv->out) + CPU_PAD;
     per_tile = TAPS * (j.ldv + j.ldm) * sizeof(float);
-    j.shared =
-        TAPS * matrix_elements(cpu, a->conv->weight) * sizeof(float) > PRIVATE_WEIGHTS_MAX_BYTES;
+    j.shared = winograd_bytes(cpu, a->conv->weight) > PRIVATE_WEIGHTS_MAX_BYTES;
     fit = j.shared ? SHARED_TILES_MAX : (int64_t)(PRIVATE_BLOCK_BYTES / per_tile) / 12 * 12;
     if (!j.shared && fit * cpu->base.threads > j.tiles)
         fit = div_up(div_up(j.tiles, cpu->base.threads), 12) * 12;
@@ -231,13 +230,14 @@ static void run_shared(const struct job *j, char *scratch)
 void winograd_conv2d(struct pass *pass, const struct conv2d *args)
 {
     struct cpu_backend *cpu = cpu_of(pass);
+    struct weight *weight = args->conv->weight;
     struct job job = make_job(cpu, args);
     size_t bytes = job.block_bytes * (size_t)(job.shared ? 1 : cpu->base.threads);
     char *scratch = pass_scratch(pass, bytes);
 
     if (pass->planning)
-        pass->prepare_bytes += winograd_weight_bytes(cpu, args->conv->weight);
-    else if (!pass->failed && prepare(pass, cpu, args->conv->weight)) {
+        pass->prepare_bytes += weight->winograd == NULL ? winograd_bytes(cpu, weight) : 0;
+    else if (!pass->failed && prepare(pass, cpu, weight)) {
         if (job.shared)
             run_shared(&job, scratch);
         else

@@ -590,20 +590,28 @@ static void test_texts_are_encoded_once(void **state)
 
 struct loading {
     struct engine *engine;
+    struct model *model; /* the last one */
     atomic_bool enough;
     int loads;
 };
 
+static void *load_once(void *user)
+{
+    struct loading *loading = user;
+    struct err err;
+
+    must(engine_load(&loading->model, loading->engine, OTHER_MODEL, NULL, &err), &err);
+    loading->loads++;
+    return NULL;
+}
+
 static void *load_again_and_again(void *user)
 {
     struct loading *loading = user;
-    struct model *model;
-    struct err err;
 
     while (!loading->enough && loading->loads < LOADS_MAX) {
-        must(engine_load(&model, loading->engine, OTHER_MODEL, NULL, &err), &err);
-        engine_unload(model);
-        loading->loads++;
+        load_once(loading);
+        engine_unload(loading->model);
     }
     return NULL;
 }
@@ -629,6 +637,39 @@ static void test_models_are_loaded_while_others_draw(void **state)
     pthread_join(thread, NULL);
     assert_true(loading.loads > 0);
     drop(&alone);
+    close_fixture(&f);
+}
+
+/* Loads a model within a step and waits for it. */
+static void load_within(void *user, const struct stage *stage)
+{
+    struct loading *loading = user;
+    pthread_t thread;
+
+    if (strcmp(stage->name, "latents.0") != 0)
+        return;
+    assert_int_equal(pthread_create(&thread, NULL, load_once, loading), 0);
+    pthread_join(thread, NULL);
+}
+
+/* Where a load waited for the step that goes on, this would never end. */
+static void test_a_load_does_not_wait_for_a_step(void **state)
+{
+    struct draw draw = draw_of("a red cat", 64, 64, 2);
+    struct loading loading = {0};
+    struct stage_observer observer = {.see = load_within, .user = &loading};
+    struct session *session;
+    struct fixture f;
+    struct drawn drawn;
+    struct err err;
+
+    open_or_skip(&f, state);
+    loading.engine = f.engine;
+    must(session_create(&session, f.model, &draw, &observer, &err), &err);
+    drawn = finish(&f, session);
+    assert_int_equal(loading.loads, 1);
+    engine_unload(loading.model);
+    drop(&drawn);
     close_fixture(&f);
 }
 
@@ -700,6 +741,7 @@ int main(int argc, char **argv)
             TEST(test_the_plan_holds),
             TEST(test_texts_are_encoded_once),
             TEST(test_models_are_loaded_while_others_draw),
+            TEST(test_a_load_does_not_wait_for_a_step),
             TEST(test_a_load_leaves_open_sessions_their_room),
         };
         snprintf(name, sizeof(name), "session %s %s", DEVICES[i].backend,

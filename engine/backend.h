@@ -194,6 +194,7 @@ struct backend {
     enum dtype compute; /* type of activations and of matrix products' inputs */
     const char *isa;
     const char *device;  /* its name; NULL: the processor */
+    const char *warning; /* what its user should know; NULL: nothing */
     size_t memory_bytes; /* free on the device when it was opened; 0: the machine's memory */
     bool native_bf16;    /* bf16 products are faster than f32 ones here */
     int threads;

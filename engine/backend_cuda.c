@@ -13,6 +13,7 @@
 #include "engine/cuda/blas.h"
 #include "engine/cuda/choose.h"
 #include "engine/cuda/device.h"
+#include "engine/cuda/trial.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -41,6 +42,7 @@ struct cuda_backend {
     char *staging;
     size_t staging_bytes, staging_used;
     struct product_tile forced; /* rows 0: the table chooses */
+    int choose_sm;              /* the card's kind as the table is asked */
 };
 
 static struct cuda_backend *cuda_of(const struct pass *pass)
@@ -355,14 +357,17 @@ static void product_on_tensor_cores(struct pass *pass, struct product *p, const 
     struct cuda_backend *cuda = cuda_of(pass);
     struct product_tile tile = cuda->forced.rows > 0
                                    ? cuda->forced
-                                   : choose_tile(cuda->info.sm, (int64_t)y->h * y->w, p->out,
+                                   : choose_tile(cuda->choose_sm, (int64_t)y->h * y->w, p->out,
                                                  p->kernel * p->kernel, p->in);
 
     p->splits = tile.splits;
     if (tile.splits > 1 || more->count > 0)
         p->partial = partial_of(pass, tile.splits + more->count, y, p->out);
     if (!pass->planning && !pass->failed) {
-        kernel_product_tensor(&cuda->queue, p, &tile);
+        if (tile.group)
+            kernel_product_group(&cuda->queue, p, &tile);
+        else
+            kernel_product_tensor(&cuda->queue, p, &tile);
         sum_additions(pass, p, more);
         p->splits += more->count;
         if (p->splits > 1)
@@ -655,17 +660,47 @@ static const struct backend_ops CUDA_OPS = {
     .destroy = cuda_destroy,
 };
 
-/* ATELIER_CUDA_TILE=ROWSxCOLUMNSxSPLITS, for tests and measurements: one tile for every product. */
-static struct product_tile forced_tile(void)
+static bool is_tile(const struct product_tile *t)
+{
+    bool group = t->rows == 128 && (t->columns == 128 || t->columns == 160 || t->columns == 256);
+    bool warps = (t->rows == 64 || t->rows == 128) && (t->columns == 64 || t->columns == t->rows);
+
+    return (t->group ? group : warps) && t->splits >= 1 && t->splits <= 64;
+}
+
+/* ATELIER_CUDA_TILE=ROWSxCOLUMNSxSPLITS, with a g for warpgroups, for tests and measurements: one
+ * tile for every product. */
+static struct product_tile forced_tile(int sm)
 {
     const char *wish = getenv("ATELIER_CUDA_TILE");
-    struct product_tile t;
+    struct product_tile t = {0};
+    char group = 0;
 
-    if (wish != NULL && sscanf(wish, "%dx%dx%d", &t.rows, &t.columns, &t.splits) == 3 &&
-        (t.rows == 64 || t.rows == 128) && (t.columns == 64 || t.columns == t.rows) &&
-        t.splits >= 1 && t.splits <= 64)
-        return t;
-    return (struct product_tile){0};
+    if (wish == NULL || sscanf(wish, "%dx%dx%d%c", &t.rows, &t.columns, &t.splits, &group) < 3)
+        return (struct product_tile){0};
+    t.group = group == 'g';
+    return is_tile(&t) && (!t.group || sm == 90) ? t : (struct product_tile){0};
+}
+
+/* Sets what products are computed with. */
+static int choose_products(struct cuda_backend *cuda, struct err *err)
+{
+    const char *wish = getenv("ATELIER_CUDA_GROUP");
+    int rc = cuda->info.sm != 90 || (wish != NULL && strcmp(wish, "0") == 0)
+                 ? 0
+                 : trial_of_groups(cuda->device);
+
+    if (rc < 0)
+        return err_set(err, ERR_DEVICE, ERR_FATAL,
+                       "%s, when its warpgroups were tried; ATELIER_CUDA_GROUP=0 does without them",
+                       device_error(cuda->device));
+    if (cuda->info.sm == 90 && rc == 0 && wish == NULL)
+        cuda->base.warning =
+            "products by warpgroups are wrong on this card and are not used; please "
+            "report what scripts/gpu-check says";
+    cuda->choose_sm = cuda->info.sm == 90 && rc == 0 ? 80 : cuda->info.sm;
+    cuda->forced = forced_tile(cuda->choose_sm);
+    return 0;
 }
 
 int backend_cuda_open(struct backend **backend, const struct backend_options *options,
@@ -683,13 +718,16 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
     }
     pthread_mutex_init(&cuda->sending, NULL);
     cuda->blas = blas_open(cuda->device);
-    cuda->forced = forced_tile();
     cuda->base = (struct backend){.ops = &CUDA_OPS,
                                   .compute = options->compute,
                                   .isa = cuda->info.isa,
                                   .device = cuda->info.name,
                                   .native_bf16 = true,
                                   .memory_bytes = cuda->info.free_bytes};
+    if (choose_products(cuda, err) != 0) {
+        cuda_destroy(&cuda->base);
+        return -1;
+    }
     *backend = &cuda->base;
     return 0;
 }

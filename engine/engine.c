@@ -166,6 +166,8 @@ int engine_create(struct engine **out, const struct engine_options *o, struct er
     pthread_mutex_init(&engine->counts_lock, NULL);
     engine->warn = o->warn;
     engine->user = o->user;
+    if (engine->backend->warning != NULL)
+        warn(engine, engine->backend->warning);
     if (engine->info.precision == PRECISION_BF16 && strcmp(engine->info.backend, "dnnl") == 0 &&
         !native_bf16(o->isa))
         warn(engine, "bf16 is emulated on this processor; f32 is faster and more exact");

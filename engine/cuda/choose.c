@@ -18,7 +18,8 @@ static int64_t tiles(int64_t count, int each)
 
 struct product_tile choose_tile(int sm, int64_t rows, int out, int taps, int in)
 {
-    static const struct product_tile CHOICES[] = {{128, 128, 1}, {128, 64, 1}, {64, 64, 1}};
+    static const struct product_tile CHOICES[] = {
+        {128, 128, 1, false}, {128, 64, 1, false}, {64, 64, 1, false}};
     /* Products per byte of shared memory that a tile reads, against the largest. */
     static const double EFFICIENCY[] = {1.0, 0.85, 0.65};
     int64_t stages = (int64_t)taps * tiles(in, DEPTH);

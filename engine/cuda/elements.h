@@ -6,6 +6,8 @@
 #include "engine/cuda/target.h"
 
 struct half_f16 {
+    static constexpr bool BF16 = false;
+
     static __device__ __forceinline__ uint32_t pack(float low, float high)
     {
         return pack_f16(low, high);
@@ -18,6 +20,8 @@ struct half_f16 {
 };
 
 struct half_bf16 {
+    static constexpr bool BF16 = true;
+
     static __device__ __forceinline__ uint32_t pack(float low, float high)
     {
         return pack_bf16(low, high);

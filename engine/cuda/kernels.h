@@ -10,6 +10,8 @@
 #include "engine/cuda/queue.h"
 #include "engine/tensor.h"
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -49,10 +51,11 @@ struct product {
     int splits;      /* of the sum over taps and channels */
 };
 
-/* Tiles of kernel_product_tensor. */
+/* Tiles of kernel_product_tensor: 128×128, 128×64 or 64×64; of kernel_product_group: 128×256,
+ * 128×160 or 128×128. */
 struct product_tile {
-    int rows, columns; /* 128×128, 128×64 or 64×64 */
-    int splits;
+    int rows, columns, splits;
+    bool group; /* by warpgroups */
 };
 
 /* Tensor cores. x and w both f16 or both bf16; in, out, x_ld multiples of 8, y_ld and residual_ld
@@ -60,6 +63,9 @@ struct product_tile {
  * has to follow. */
 void kernel_product_tensor(struct queue *queue, const struct product *p,
                            const struct product_tile *tile);
+/* The same by warpgroups, which sm_90 has. */
+void kernel_product_group(struct queue *queue, const struct product *p,
+                          const struct product_tile *tile);
 /* Anything else, one multiply-add after another in f32; GEGLU needs partial, splits is 1. */
 void kernel_product_simple(struct queue *queue, const struct product *p);
 /* One warp per output: for samples of one row each. kernel 1, no GEGLU. */

@@ -12,7 +12,7 @@
  * whatever the other rows are: a picture does not depend on its batch. Splits of the sum go to
  * `partial` and are added in order by another kernel.
  */
-#include "engine/cuda/product.h"
+#include "engine/cuda/product_put.h"
 
 #define DEPTH 32          /* elements of k per stage */
 #define PARTS (DEPTH / 8) /* 16-byte parts of a shared row */
@@ -100,70 +100,6 @@ static __device__ __forceinline__ void multiply_stage(const uint16_t *a, const u
     }
 }
 
-/* Two neighbouring columns of one row leave the registers. */
-static __device__ __forceinline__ void put_pair(const struct product *p, int64_t row, int64_t n,
-                                                int c, const float v[2])
-{
-    float y[2], r[2];
-
-    y[0] = finish_sum(p, n, c, v[0]);
-    y[1] = finish_sum(p, n, c + 1, v[1]);
-    if (p->residual != nullptr) {
-        load_pair(r, p->residual, p->residual_dtype, row * p->residual_ld + c);
-        y[0] += r[0];
-        y[1] += r[1];
-    }
-    store_pair(p->y, p->y_dtype, row * p->y_ld + c, y[0], y[1]);
-}
-
-/* c counts y's columns. */
-static __device__ __forceinline__ void put_geglu(const struct product *p, int64_t row, int c,
-                                                 const float value[2], const float gate[2])
-{
-    float y[2], r[2];
-
-    y[0] = finish_geglu(p, c, value[0], gate[0]);
-    y[1] = finish_geglu(p, c + 1, value[1], gate[1]);
-    if (p->residual != nullptr) {
-        load_pair(r, p->residual, p->residual_dtype, row * p->residual_ld + c);
-        y[0] += r[0];
-        y[1] += r[1];
-    }
-    store_pair(p->y, p->y_dtype, row * p->y_ld + c, y[0], y[1]);
-}
-
-template <typename T>
-static __device__ __forceinline__ void put_tile(const struct product *p, int64_t first, int column,
-                                                float sum[][T::N][4])
-{
-    int lane = (int)threadIdx.x % WARP;
-    int64_t rows = (int64_t)p->n * p->y_h * p->y_w, each = (int64_t)p->y_h * p->y_w;
-
-#pragma unroll
-    for (int i = 0; i < T::M; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int64_t row = first + i * 16 + half * 8 + lane / 4, n = row / each;
-            if (row >= rows)
-                continue;
-#pragma unroll
-            for (int j = 0; j < T::N; j++) {
-                int c = column + j * 8 + lane % 4 * 2;
-                if (c >= p->out)
-                    continue;
-                if (p->partial != nullptr)
-                    store_pair(p->partial, DTYPE_F32,
-                               ((int64_t)blockIdx.z * rows + row) * p->out + c, sum[i][j][half * 2],
-                               sum[i][j][half * 2 + 1]);
-                else if (p->act != PRODUCT_GEGLU)
-                    put_pair(p, row, n, c, &sum[i][j][half * 2]);
-                else if (j % 2 == 0) /* a tile of values, then that of their gates */
-                    put_geglu(p, row, (column + j * 8) / 2 + lane % 4 * 2, &sum[i][j][half * 2],
-                              &sum[i][(j + 1) % T::N][half * 2]);
-            }
-        }
-}
-
 template <typename H, int ROWS, int COLUMNS, int WARPS_M, int WARPS_N, int STAGES>
 __global__ __launch_bounds__(WARP *WARPS_M *WARPS_N) void product_tensor(struct product p)
 {
@@ -221,7 +157,7 @@ __global__ __launch_bounds__(WARP *WARPS_M *WARPS_N) void product_tensor(struct 
                              row, right, sum);
     }
     copy_wait<0>();
-    put_tile<T>(&p, first + row, column + right, sum);
+    put_tile<T::M, T::N>(&p, first + row, column + right, sum);
 }
 
 template <typename H>

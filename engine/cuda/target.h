@@ -24,7 +24,7 @@
 
 static __device__ __forceinline__ char *shared_memory()
 {
-    extern __shared__ __align__(128) char dynamic_shared_memory[];
+    extern __shared__ __align__(1024) char dynamic_shared_memory[];
     return dynamic_shared_memory;
 }
 

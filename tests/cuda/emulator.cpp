@@ -8,11 +8,33 @@
 
 #define THREADS_MAX 1024
 #define STACK_BYTES (64u << 10)
-#define SHARED_MAX_BYTES (99u << 10) /* what sm_86, the tightest, gives a block */
+#define SHARED_MAX_BYTES (99u << 10)         /* what sm_86, the tightest, gives a block */
+#define HOPPER_SHARED_MAX_BYTES (227u << 10) /* and what those with wgmma do */
+#define GROUP_WARPS 4
+#define AHEAD_THREADS 128
 
 emulated_index threadIdx, blockIdx, blockDim, gridDim;
 
-enum class instruction { none, shuffle_xor, shuffle, load, load_transposed, multiply };
+enum class instruction {
+    none,
+    shuffle_xor,
+    shuffle,
+    load,
+    load_transposed,
+    multiply,
+    group_multiply,
+    group_begin,
+    group_commit,
+    group_wait
+};
+
+/* Of wgmma: sums of a warpgroup's 128 threads. */
+struct group_product {
+    float (*sums[32 * GROUP_WARPS])[4];
+    int columns;
+    bool bf16;
+    uint64_t a, b;
+};
 
 struct copy {
     void *to;
@@ -26,6 +48,7 @@ struct emulated_fiber {
     emulated_index index;
     bool done;
     std::vector<std::vector<copy>> groups; /* the last one is open */
+    bool hidden;                           /* wrote to shared memory what wgmma may not see yet */
     /* of the warp instruction under way */
     instruction what;
     float number;
@@ -34,6 +57,10 @@ struct emulated_fiber {
     uint32_t a[4], b[2], out[4];
     float c[4];
     bool bf16;
+    /* of the warpgroup's */
+    float (*sum)[4];
+    int columns, pending;
+    uint64_t matrix_a, matrix_b;
 };
 
 struct warp {
@@ -41,8 +68,16 @@ struct warp {
     long generation;
 };
 
+struct warpgroup {
+    warp meeting;
+    bool begun;
+    std::vector<std::vector<group_product>> groups; /* the last one is open */
+};
+
 static emulated_fiber fibers[THREADS_MAX];
 static warp warps[THREADS_MAX / 32];
+static warpgroup warpgroups[THREADS_MAX / 32 / GROUP_WARPS];
+static bool has_grouped; /* the kernel is one for Hopper */
 static int fiber_count, current, live, step_direction = 1;
 static int at_barrier;
 static long barrier_generation, progress, launches;
@@ -53,6 +88,14 @@ static size_t shared_bytes;
 static const void *kernel_args;
 static void (*kernel_body)(const void *);
 static bool reversed;
+
+/* Locals that outlive their functions are not looked for: that keeps frames apart from the stack,
+ * one more for each switch of fibers, until a test takes minutes in place of seconds. Newer
+ * runtimes do it unless told otherwise. */
+extern "C" const char *__asan_default_options()
+{
+    return "detect_stack_use_after_return=0";
+}
 
 [[noreturn]] static void broken(const char *what)
 {
@@ -76,12 +119,13 @@ asm(".text\n"
     ".section .note.GNU-stack,\"\",@progbits\n"
     ".text\n");
 
-static int next_live(int from)
+/* The next of `count` fibers from `first` on, in a circle, or `from`. */
+static int next_live(int from, int first, int count)
 {
     int at = from;
 
     do
-        at = (at + step_direction + fiber_count) % fiber_count;
+        at = first + (at - first + step_direction + count) % count;
     while (fibers[at].done && at != from);
     return at;
 }
@@ -100,7 +144,11 @@ static void yield()
 
     if (++idle > 4 * fiber_count)
         broken("not all threads reach a barrier or a warp's instruction");
-    resume(from, next_live(from));
+    /* Four warps go as far as they can before the others do: who relies on these is found. */
+    if (idle <= AHEAD_THREADS && fiber_count % AHEAD_THREADS == 0)
+        resume(from, next_live(from, from / AHEAD_THREADS * AHEAD_THREADS, AHEAD_THREADS));
+    else
+        resume(from, next_live(from, 0, fiber_count));
 }
 
 static void went_on()
@@ -121,7 +169,7 @@ static void fiber_main()
     live--;
     if (live == 0)
         emulator_switch(&unused, scheduler_stack_pointer);
-    current = next_live(from);
+    current = next_live(from, 0, fiber_count);
     threadIdx = fibers[current].index;
     emulator_switch(&fibers[from].stack_pointer, fibers[current].stack_pointer);
     broken("a finished thread ran on");
@@ -143,12 +191,15 @@ static void fiber_make(int i)
     f->index = {(unsigned)i, 0, 0};
     f->done = false;
     f->groups.assign(1, {});
+    f->hidden = false;
 }
 
 static void run_block()
 {
     memset(shared, 0xff, shared_bytes);
     memset(warps, 0, sizeof(warps));
+    for (warpgroup &g : warpgroups)
+        g = {{0, 0}, false, {{}}};
     live = fiber_count;
     at_barrier = 0;
     idle = 0;
@@ -163,11 +214,12 @@ void emulator_run(const struct command *c, void (*body)(const void *args))
 {
     if (c->threads == 0 || c->threads > THREADS_MAX || c->threads % 32 != 0)
         broken("a block is not whole warps");
-    if (c->shared_bytes > SHARED_MAX_BYTES)
-        broken("more shared memory than every card has");
+    if (c->shared_bytes > HOPPER_SHARED_MAX_BYTES)
+        broken("more shared memory than any card has");
+    has_grouped = false;
     free(shared); /* of exactly this size, so that AddressSanitizer sees its end */
     shared_bytes = c->shared_bytes;
-    shared = (char *)aligned_alloc(128, (shared_bytes + 127) & ~(size_t)127);
+    shared = (char *)aligned_alloc(1024, (shared_bytes + 1023) & ~(size_t)1023);
     kernel_args = command_args(c);
     kernel_body = body;
     fiber_count = (int)c->threads;
@@ -181,6 +233,8 @@ void emulator_run(const struct command *c, void (*body)(const void *args))
                 blockIdx = {x, y, z};
                 run_block();
             }
+    if (shared_bytes > SHARED_MAX_BYTES && !has_grouped)
+        broken("more shared memory than every card has");
 }
 
 void emulator_set_reverse(bool reverse)
@@ -279,6 +333,105 @@ static void shuffle_all(emulated_fiber *lanes, bool by_xor)
         lanes[i].number = v[(by_xor ? i ^ lanes[i].lane : lanes[i].lane) & 31];
 }
 
+/* ---- instructions of a warpgroup ---- */
+
+uint32_t shared_address(const void *p)
+{
+    return (uint32_t)((const char *)p - shared);
+}
+
+void group_show()
+{
+    fibers[current].hidden = false;
+}
+
+/* An element of a matrix as its descriptor has it: PTX ISA, "Matrix Descriptor Format", with rows
+ * of k in 128 bytes, swizzled by as many. */
+static float element_of(uint64_t matrix, int row, int k, bool bf16)
+{
+    uint64_t begin = (matrix & 0x3fff) << 4, eight = (matrix >> 32 & 0x3fff) << 4, at;
+    uint16_t v;
+
+    if (matrix >> 62 != 1 || (matrix >> 49 & 7) != 0)
+        broken("a matrix that the emulator does not know");
+    at = begin + (uint64_t)(row / 8) * eight + (uint64_t)(row % 8) * 128 + (uint64_t)k * 2;
+    at ^= (at >> 7 & 7) << 4;
+    if (at + 2 > shared_bytes)
+        broken("a matrix ends behind the shared memory");
+    memcpy(&v, shared + at, 2);
+    return narrow_to_float(v, bf16);
+}
+
+static void multiply_group(const group_product &p)
+{
+    float a[64][16], b[256][16];
+
+    for (int k = 0; k < 16; k++) {
+        for (int row = 0; row < 64; row++)
+            a[row][k] = element_of(p.a, row, k, p.bf16);
+        for (int row = 0; row < p.columns; row++)
+            b[row][k] = element_of(p.b, row, k, p.bf16);
+    }
+    for (int t = 0; t < 32 * GROUP_WARPS; t++)
+        for (int j = 0; j < p.columns / 8; j++)
+            for (int i = 0; i < 4; i++) {
+                int row = t / 32 * 16 + t % 32 / 4 + i / 2 * 8, column = j * 8 + t % 4 * 2 + i % 2;
+                float sum = p.sums[t][j][i];
+                for (int k = 0; k < 16; k++)
+                    sum += a[row][k] * b[column][k];
+                p.sums[t][j][i] = sum;
+            }
+}
+
+/* The card may run a product at once or when it is waited for; the two orders of threads do one
+ * each. */
+static void begin_product(warpgroup *group, const emulated_fiber *lanes)
+{
+    group_product p = {};
+
+    if (!group->begun)
+        broken("a warpgroup's product without group_begin");
+    for (int i = 0; i < fiber_count; i++)
+        if (!fibers[i].done && fibers[i].hidden)
+            broken("a product of what group_show has not shown");
+    for (int t = 0; t < 32 * GROUP_WARPS; t++)
+        p.sums[t] = lanes[t].sum;
+    p.columns = lanes[0].columns;
+    p.bf16 = lanes[0].bf16;
+    p.a = lanes[0].matrix_a;
+    p.b = lanes[0].matrix_b;
+    if (reversed)
+        multiply_group(p);
+    else
+        group->groups.back().push_back(p);
+    has_grouped = true;
+}
+
+static void execute_group(emulated_fiber *lanes)
+{
+    warpgroup *group = &warpgroups[current / 32 / GROUP_WARPS];
+
+    for (int i = 1; i < 32 * GROUP_WARPS; i++)
+        if (lanes[i].what != lanes[0].what || lanes[i].matrix_a != lanes[0].matrix_a ||
+            lanes[i].matrix_b != lanes[0].matrix_b)
+            broken("threads of a warpgroup are at different instructions");
+    if (lanes[0].what == instruction::group_begin)
+        group->begun = true;
+    else if (lanes[0].what == instruction::group_multiply)
+        begin_product(group, lanes);
+    else if (lanes[0].what == instruction::group_commit) {
+        group->groups.push_back({});
+        group->begun = false;
+    } else
+        while ((int)group->groups.size() - 1 > lanes[0].pending) {
+            for (const group_product &p : group->groups.front())
+                multiply_group(p);
+            group->groups.erase(group->groups.begin());
+        }
+}
+
+/* ---- meeting ---- */
+
 static void execute(emulated_fiber *lanes)
 {
     for (int i = 1; i < 32; i++)
@@ -296,24 +449,34 @@ static void execute(emulated_fiber *lanes)
     case instruction::multiply:
         multiply_all(lanes);
         break;
+    case instruction::group_multiply:
+    case instruction::group_begin:
+    case instruction::group_commit:
+    case instruction::group_wait:
+        execute_group(lanes);
+        break;
     case instruction::none:
         break;
     }
 }
 
-/* The last of a warp to arrive does the work for all. */
+/* The last of a warp, or of a warpgroup, to arrive does the work for all. */
 static emulated_fiber *arrive(instruction what)
 {
     emulated_fiber *f = &fibers[current];
-    warp *w = &warps[current / 32];
+    bool grouped = what >= instruction::group_multiply;
+    int threads = grouped ? 32 * GROUP_WARPS : 32, first = current / threads * threads;
+    warp *w = grouped ? &warpgroups[current / threads].meeting : &warps[current / threads];
     long generation = w->generation;
 
+    if (first + threads > fiber_count)
+        broken("a block is not whole warpgroups");
     f->what = what;
     went_on();
-    if (++w->arrived == 32) {
+    if (++w->arrived == threads) {
         w->arrived = 0;
         w->generation++;
-        execute(&fibers[current / 32 * 32]);
+        execute(&fibers[first]);
         return f;
     }
     while (w->generation == generation)
@@ -369,6 +532,34 @@ void multiply_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
     multiply(c, a, b0, b1, true);
 }
 
+void emulated_group_multiply(float (*sum)[4], int columns, bool bf16, uint64_t a, uint64_t b)
+{
+    emulated_fiber *f = &fibers[current];
+
+    f->sum = sum;
+    f->columns = columns;
+    f->bf16 = bf16;
+    f->matrix_a = a;
+    f->matrix_b = b;
+    arrive(instruction::group_multiply);
+}
+
+void group_begin()
+{
+    arrive(instruction::group_begin);
+}
+
+void group_commit()
+{
+    arrive(instruction::group_commit);
+}
+
+void emulated_group_wait(int pending)
+{
+    fibers[current].pending = pending;
+    arrive(instruction::group_wait);
+}
+
 /* ---- copies that happen when they must ---- */
 
 void copy_async(void *to, const void *from, bool valid)
@@ -388,6 +579,7 @@ void emulated_copy_wait(int pending)
     auto &groups = fibers[current].groups;
 
     while ((int)groups.size() - 1 > pending) {
+        fibers[current].hidden = fibers[current].hidden || !groups.front().empty();
         for (const copy &c : groups.front())
             if (c.valid)
                 memcpy(c.to, c.from, 16);

@@ -65,6 +65,7 @@ float shuffle_xor(float v, int mask);
 float shuffle(float v, int lane);
 void copy_async(void *to, const void *from, bool valid);
 void copy_commit();
+uint32_t shared_address(const void *p); /* from the beginning of the block's */
 void emulated_copy_wait(int pending);
 void load_matrices(uint32_t r[4], const void *row);
 void load_matrices_transposed(uint32_t r[4], const void *row);
@@ -74,6 +75,28 @@ uint32_t pack_f16(float low, float high);
 uint32_t pack_bf16(float low, float high);
 float widen_f16(uint16_t v);
 float widen_bf16(uint16_t v);
+
+/* A product of a warpgroup that is under way, for one thread: see engine/cuda/warpgroup.h. */
+void emulated_group_multiply(float (*sum)[4], int columns, bool bf16, uint64_t a, uint64_t b);
+void emulated_group_wait(int pending);
+void group_show();
+void group_begin();
+void group_commit();
+
+template <bool BF16, int COLUMNS>
+inline void group_multiply(float sum[COLUMNS / 8][4], uint64_t a, uint64_t b)
+{
+    emulated_group_multiply(sum, COLUMNS, BF16, a, b);
+}
+
+template <int pending> inline void group_wait()
+{
+    emulated_group_wait(pending);
+}
+
+template <int N> inline void group_take(float (*)[4])
+{
+}
 
 template <int pending> inline void copy_wait()
 {

@@ -7,7 +7,7 @@
  * file or field and says what to do.
  *
  *     struct err err;
- *     if (safetensors_open(&file, path, &err) != 0)
+ *     if (tensor_file_open(&file, path, &err) != 0)
  *         fprintf(stderr, "%s\n", err.message);
  */
 #ifndef ATELIER_COMMON_ERR_H

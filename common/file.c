@@ -201,6 +201,20 @@ int file_join(char out[FILE_PATH_MAX_BYTES], const char *dir, const char *name, 
     return 0;
 }
 
+const char *const FILE_TENSOR_ENDINGS[] = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", NULL};
+
+size_t file_tensor_stem(const char *name)
+{
+    size_t len = strlen(name);
+
+    for (int i = 0; FILE_TENSOR_ENDINGS[i]; i++) {
+        size_t tail = strlen(FILE_TENSOR_ENDINGS[i]);
+        if (len > tail && strcmp(name + len - tail, FILE_TENSOR_ENDINGS[i]) == 0)
+            return len - tail;
+    }
+    return 0;
+}
+
 bool file_find(char out[FILE_PATH_MAX_BYTES], const char *name)
 {
     char here[FILE_PATH_MAX_BYTES];

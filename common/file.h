@@ -48,6 +48,14 @@ bool file_is_dir(const char *path);
 int file_join(char out[FILE_PATH_MAX_BYTES], const char *dir, const char *name,
               struct err *err) must_check;
 
+/* How files of tensors end, the best first, then NULL: ".safetensors", and ".ckpt", ".pt", ".pth"
+ * and
+ * ".bin", which torch.save writes. */
+extern const char *const FILE_TENSOR_ENDINGS[];
+
+/* The length of a file's name without such an ending, 0 where it has none. */
+size_t file_tensor_stem(const char *name);
+
 /* Finds what belongs to the program: `name` beside the executable, in one of the four directories
  * above it, or in the working directory. False when there is none. */
 bool file_find(char out[FILE_PATH_MAX_BYTES], const char *name);

@@ -110,7 +110,7 @@ static int enter_key(struct adapter *a, struct places *places, const struct adap
 static int read_keys(struct adapter *a, struct err *err)
 {
     struct adapter_keys *keys = a->model->adapter_keys;
-    size_t count = safetensors_count(a->file);
+    size_t count = tensor_file_count(a->file);
     struct places places = {0};
     int rc = 0;
 
@@ -124,7 +124,7 @@ static int read_keys(struct adapter *a, struct err *err)
             rc = err_set(err, ERR_MEMORY, ERR_RETRY, "%s: no memory", a->info.path);
     }
     for (size_t i = 0; i < count && rc == 0; i++)
-        rc = enter_key(a, &places, keys, safetensors_at(a->file, i), err);
+        rc = enter_key(a, &places, keys, tensor_file_at(a->file, i), err);
     for (int c = 0; c < COMPONENT_COUNT; c++)
         free(places.of[c]);
     if (rc == 0)
@@ -166,7 +166,7 @@ static double most_frequent(double *values, int count)
 
 static int alphas_read(struct alphas *alphas, const struct adapter *a, struct err *err)
 {
-    const char *text = safetensors_metadata(a->file, "lora_adapter_metadata");
+    const char *text = tensor_file_metadata(a->file, "lora_adapter_metadata");
     double *values = malloc(((size_t)a->delta_count + 1) * sizeof(*values));
 
     *alphas = (struct alphas){0};
@@ -408,7 +408,7 @@ static void adapter_free(struct adapter *a)
     free(a->filters);
     free(a->groups);
     free(a->deltas);
-    safetensors_close(a->file);
+    tensor_file_close(a->file);
     free(a);
 }
 
@@ -417,9 +417,9 @@ static int read_adapter(struct adapter *a, const char *path, struct err *err)
     struct backend *backend = a->model->engine->backend;
 
     a->parameters.backend = backend;
-    if (safetensors_open(&a->file, path, err) != 0)
+    if (tensor_file_open(&a->file, path, err) != 0)
         return -1;
-    a->info.path = safetensors_path(a->file);
+    a->info.path = tensor_file_path(a->file);
     if (a->model->adapter_keys == NULL && make_keys(&a->model->adapter_keys, a->model, err) != 0)
         return -1;
     if (read_keys(a, err) != 0 || check_deltas(a, err) != 0 || group_deltas(a, err) != 0 ||
@@ -495,7 +495,7 @@ const struct adapter_info *adapter_info(const struct adapter *a)
 uint64_t adapter_digest(struct adapter *a)
 {
     if (!a->has_digest)
-        a->digest = safetensors_digest(a->file);
+        a->digest = tensor_file_digest(a->file);
     a->has_digest = true;
     return a->digest;
 }

@@ -39,7 +39,7 @@ struct delta_group {
 struct adapter {
     struct model *model;
     struct adapter *next; /* of the model's */
-    struct safetensors *file;
+    struct tensor_file *file;
     struct delta *deltas; /* by component, slot and part */
     struct delta_group *groups;
     int delta_count, group_count;

@@ -131,7 +131,7 @@ void checkpoint_close(struct checkpoint *c)
         return;
     for (int i = 0; i < COMPONENT_COUNT; i++) {
         for (int s = 0; s < c->parts[i].count; s++) {
-            safetensors_close(c->parts[i].shards[s]);
+            tensor_file_close(c->parts[i].shards[s]);
             free(c->parts[i].used[s]);
         }
         json_doc_free(c->configs[i]);
@@ -196,9 +196,9 @@ static const struct part *part_of(const struct checkpoint *c, enum component com
 static const struct stored_tensor *find_in(const struct part *part, const char *name)
 {
     for (int i = 0; i < part->count; i++) {
-        const struct stored_tensor *tensor = safetensors_find(part->shards[i], name);
+        const struct stored_tensor *tensor = tensor_file_find(part->shards[i], name);
         if (tensor != NULL) {
-            part->used[i][safetensors_index(part->shards[i], tensor)] = true;
+            part->used[i][tensor_file_index(part->shards[i], tensor)] = true;
             return tensor;
         }
     }
@@ -283,12 +283,17 @@ const struct stored_tensor *checkpoint_find(struct checkpoint *c, enum component
 
 const struct stored_tensor *checkpoint_marker(const struct checkpoint *c, const char *name)
 {
-    return c->format == CHECKPOINT_LDM ? safetensors_find(c->parts[0].shards[0], name) : NULL;
+    return c->format == CHECKPOINT_LDM ? tensor_file_find(c->parts[0].shards[0], name) : NULL;
+}
+
+bool checkpoint_number(const struct checkpoint *c, const char *name, int64_t *number)
+{
+    return c->format == CHECKPOINT_LDM && tensor_file_number(c->parts[0].shards[0], name, number);
 }
 
 const char *checkpoint_metadata(const struct checkpoint *c, const char *key)
 {
-    return c->format == CHECKPOINT_LDM ? safetensors_metadata(c->parts[0].shards[0], key) : NULL;
+    return c->format == CHECKPOINT_LDM ? tensor_file_metadata(c->parts[0].shards[0], key) : NULL;
 }
 
 void checkpoint_stored_name(const struct checkpoint *c, enum component component, const char *name,
@@ -303,7 +308,7 @@ void checkpoint_stored_name(const struct checkpoint *c, enum component component
 const char *checkpoint_file(const struct checkpoint *c, enum component component)
 {
     const struct part *part = part_of(c, component);
-    return part->count > 0 ? safetensors_path(part->shards[0]) : c->path;
+    return part->count > 0 ? tensor_file_path(part->shards[0]) : c->path;
 }
 
 uint64_t checkpoint_digest(const struct checkpoint *c, enum component component)
@@ -312,7 +317,7 @@ uint64_t checkpoint_digest(const struct checkpoint *c, enum component component)
     uint64_t hash = 0;
 
     for (int i = 0; i < part->count; i++)
-        hash = hash * 0x100000001b3u ^ safetensors_digest(part->shards[i]);
+        hash = hash * 0x100000001b3u ^ tensor_file_digest(part->shards[i]);
     return hash;
 }
 
@@ -338,8 +343,8 @@ void checkpoint_size(const struct checkpoint *c, enum component component, uint6
 
     *elements = *bytes = 0;
     for (int s = 0; s < part->count; s++)
-        for (size_t i = 0; i < safetensors_count(part->shards[s]); i++) {
-            const struct stored_tensor *tensor = safetensors_at(part->shards[s], i);
+        for (size_t i = 0; i < tensor_file_count(part->shards[s]); i++) {
+            const struct stored_tensor *tensor = tensor_file_at(part->shards[s], i);
             if (!tensor->usable || !belongs(c, component, tensor->name))
                 continue;
             *elements += (uint64_t)tensor->count;
@@ -386,8 +391,8 @@ void checkpoint_unused(const struct checkpoint *c, void (*see)(void *user, const
 {
     for (int p = 0; p < COMPONENT_COUNT; p++)
         for (int s = 0; s < c->parts[p].count; s++)
-            for (size_t i = 0; i < safetensors_count(c->parts[p].shards[s]); i++) {
-                const struct stored_tensor *tensor = safetensors_at(c->parts[p].shards[s], i);
+            for (size_t i = 0; i < tensor_file_count(c->parts[p].shards[s]); i++) {
+                const struct stored_tensor *tensor = tensor_file_at(c->parts[p].shards[s], i);
                 if (!c->parts[p].used[s][i] && tensor->usable && !is_baggage(c, tensor->name))
                     see(user, tensor->name);
             }

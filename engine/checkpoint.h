@@ -14,7 +14,7 @@
 
 #include "common/err.h"
 #include "common/json.h"
-#include "engine/safetensors.h"
+#include "engine/tensor_file.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -90,9 +90,11 @@ const struct json *checkpoint_index(const struct checkpoint *checkpoint);
 const struct stored_tensor *checkpoint_find(struct checkpoint *checkpoint, enum component component,
                                             const char *name);
 
-/* A single file's tensor of this very name, and its metadata; NULL in a folder. */
+/* A single file's tensor of this very name, its numbers and its metadata; NULL or false in a
+ * folder. */
 const struct stored_tensor *checkpoint_marker(const struct checkpoint *checkpoint,
                                               const char *name);
+bool checkpoint_number(const struct checkpoint *checkpoint, const char *name, int64_t *number);
 const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key);
 
 /* What the file itself calls a tensor, for messages. */

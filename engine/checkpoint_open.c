@@ -1,6 +1,8 @@
 /* Opening a checkpoint: which files there are, and of which kind and family. */
 #include "engine/checkpoint_parts.h"
 
+#include "common/file.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,11 +22,11 @@ static int add_file(struct part *part, const char *path, struct err *err)
     if (part->count == CHECKPOINT_SHARDS_MAX)
         return err_set(err, ERR_LIMIT, ERR_REJECT, "%s: more than %d shards", path,
                        CHECKPOINT_SHARDS_MAX);
-    if (safetensors_open(&part->shards[part->count], path, err) != 0)
+    if (tensor_file_open(&part->shards[part->count], path, err) != 0)
         return -1;
     part->count++;
     part->used[part->count - 1] =
-        calloc(safetensors_count(part->shards[part->count - 1]) + 1, sizeof(bool));
+        calloc(tensor_file_count(part->shards[part->count - 1]) + 1, sizeof(bool));
     if (part->used[part->count - 1] == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "%s: no memory", path);
     return 0;
@@ -74,22 +76,34 @@ out:
  * variant is asked for. */
 static int add_weights(struct part *part, const char *folder, const char *weights, struct err *err)
 {
-    static const char *PATTERNS[] = {"%s/%s.safetensors", "%s/%s.safetensors.index.json",
-                                     "%s/%s.fp16.safetensors", "%s/%s.safetensors.index.fp16.json",
-                                     "%s/%s.fp16.safetensors.index.json"};
+    static const char *const PATTERNS[] = {"%s/%s.safetensors",
+                                           "%s/%s.safetensors.index.json",
+                                           "%s/%s.fp16.safetensors",
+                                           "%s/%s.safetensors.index.fp16.json",
+                                           "%s/%s.fp16.safetensors.index.json",
+                                           "%s/%s%s.bin",
+                                           "%s/%s%s.bin.index.json",
+                                           "%s/%s%s.fp16.bin"};
+    /* What transformers calls the same in torch's format. */
+    const char *torch = strcmp(weights, "model") == 0 ? "pytorch_" : "";
     char path[PATH_MAX_BYTES + 64];
 
     for (size_t i = 0; i < sizeof(PATTERNS) / sizeof(PATTERNS[0]); i++) {
+        bool by_torch = strstr(PATTERNS[i], ".bin") != NULL;
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-        snprintf(path, sizeof(path), PATTERNS[i], folder, weights);
+        if (by_torch)
+            snprintf(path, sizeof(path), PATTERNS[i], folder, torch, weights);
+        else
+            snprintf(path, sizeof(path), PATTERNS[i], folder, weights);
 #pragma GCC diagnostic pop
         if (exists(path))
             return strstr(path, ".json") != NULL ? add_shards(part, folder, path, err)
                                                  : add_file(part, path, err);
     }
     return err_set(err, ERR_NOT_FOUND, ERR_REJECT,
-                   "%s: no %s.safetensors, sharded index or fp16 variant in it", folder, weights);
+                   "%s: no %s.safetensors, sharded index, fp16 variant or .bin of torch in it",
+                   folder, weights);
 }
 
 static int open_component(struct checkpoint *c, enum component component, struct err *err)
@@ -173,9 +187,9 @@ static int open_tree(struct checkpoint *c, struct err *err)
     return json_parse_file(&c->scheduler, path, NULL, err);
 }
 
-static bool has(const struct safetensors *file, const char *name)
+static bool has(const struct tensor_file *file, const char *name)
 {
-    return safetensors_find(file, name) != NULL;
+    return tensor_file_find(file, name) != NULL;
 }
 
 static int unsupported(const struct checkpoint *c, const char *what, struct err *err)
@@ -186,7 +200,7 @@ static int unsupported(const struct checkpoint *c, const char *what, struct err 
                    c->path, what);
 }
 
-static int check_single(const struct checkpoint *c, const struct safetensors *file, struct err *err)
+static int check_single(const struct checkpoint *c, const struct tensor_file *file, struct err *err)
 {
     if (has(file, "control_model.time_embed.0.weight"))
         return unsupported(c, "a ControlNet", err);
@@ -202,7 +216,7 @@ static int check_single(const struct checkpoint *c, const struct safetensors *fi
 }
 
 /* The family is told by how the text encoders are called. */
-static void find_texts(struct checkpoint *c, const struct safetensors *file)
+static void find_texts(struct checkpoint *c, const struct tensor_file *file)
 {
     struct ldm_layout *l = &c->layout;
 
@@ -226,7 +240,7 @@ static void find_texts(struct checkpoint *c, const struct safetensors *file)
 }
 
 /* SD2 was trained on the layer before the last, which is there all the same. */
-static void find_idle(struct checkpoint *c, const struct safetensors *file)
+static void find_idle(struct checkpoint *c, const struct tensor_file *file)
 {
     char name[CHECKPOINT_NAME_MAX_BYTES];
 
@@ -240,7 +254,7 @@ static void find_idle(struct checkpoint *c, const struct safetensors *file)
 }
 
 /* `l->unet` is known. */
-static void find_unet_layout(struct ldm_layout *l, const struct safetensors *file)
+static void find_unet_layout(struct ldm_layout *l, const struct tensor_file *file)
 {
     char name[CHECKPOINT_NAME_MAX_BYTES];
 
@@ -254,7 +268,7 @@ static void find_unet_layout(struct ldm_layout *l, const struct safetensors *fil
     }
 }
 
-static void find_layout(struct checkpoint *c, const struct safetensors *file)
+static void find_layout(struct checkpoint *c, const struct tensor_file *file)
 {
     char name[CHECKPOINT_NAME_MAX_BYTES];
     struct ldm_layout *l = &c->layout;
@@ -276,15 +290,15 @@ static int check_extension(const char *path, struct err *err)
 {
     const char *dot = strrchr(path, '.');
 
-    if (dot != NULL && strcmp(dot, ".safetensors") == 0)
+    if (file_tensor_stem(path) > 0)
         return 0;
     if (dot != NULL && strcmp(dot, ".json") == 0)
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                        "%s: is no model but what a folder says of one; name the model's folder",
                        path);
     return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
-                   "%s: only .safetensors files and diffusers folders are read; pickled .ckpt and "
-                   ".bin files can run code and must be converted first",
+                   "%s: is not read; .safetensors, .ckpt, .pt, .pth and .bin files and diffusers "
+                   "folders are",
                    path);
 }
 
@@ -347,7 +361,7 @@ static int open_control_folder(struct checkpoint *c, struct err *err)
 }
 
 /* The original names begin with control_model., or in some conversions with nothing. */
-static void find_control_layout(struct checkpoint *c, const struct safetensors *file)
+static void find_control_layout(struct checkpoint *c, const struct tensor_file *file)
 {
     static const char *const PREFIXES[] = {"control_model.", ""};
     char name[CHECKPOINT_NAME_MAX_BYTES];

@@ -6,7 +6,7 @@
 #include "engine/names.h"
 
 struct part {
-    struct safetensors *shards[CHECKPOINT_SHARDS_MAX];
+    struct tensor_file *shards[CHECKPOINT_SHARDS_MAX];
     bool *used[CHECKPOINT_SHARDS_MAX]; /* by tensor index */
     int count;
 };

@@ -51,13 +51,9 @@ static double last_bias_deviation(struct checkpoint *c)
 
 static bool has_global_step(const struct checkpoint *c, int64_t wanted)
 {
-    const struct stored_tensor *t = checkpoint_marker(c, "global_step");
-    int64_t step = 0;
+    int64_t step;
 
-    if (t == NULL || t->count != 1 || strcmp(t->type, "I64") != 0)
-        return false;
-    memcpy(&step, t->data, sizeof(step));
-    return step == wanted;
+    return checkpoint_number(c, "global_step", &step) && step == wanted;
 }
 
 static enum prediction single_prediction(struct checkpoint *c)

@@ -9,7 +9,7 @@
 
 struct inversion {
     const struct model *model;
-    struct safetensors *file;
+    struct tensor_file *file;
     char token[WORD_MAX_BYTES];                        /* that the file is named for; empty: none */
     const struct stored_tensor *tensors[ENCODERS_MAX]; /* NULL: the encoder learns nothing */
 };
@@ -29,7 +29,7 @@ static int vectors_of(const struct stored_tensor *t)
 static int bad(const struct inversion *v, const struct stored_tensor *t, const char *problem,
                struct err *err)
 {
-    return err_set(err, ERR_FORMAT, ERR_REJECT, "%s: key '%.120s' %s", safetensors_path(v->file),
+    return err_set(err, ERR_FORMAT, ERR_REJECT, "%s: key '%.120s' %s", tensor_file_path(v->file),
                    t->name, problem);
 }
 
@@ -72,6 +72,7 @@ static int take_named(struct inversion *v, const struct stored_tensor *t, enum c
 static int take_only(struct inversion *v, const struct stored_tensor *t, struct err *err)
 {
     static const char *const NO_TOKENS[] = {"emb_params", "string_to_param.*", "*"};
+    const char *said = tensor_file_metadata(v->file, "name"); /* as A1111's trainer writes it */
     bool token = strlen(t->name) < sizeof(v->token);
 
     if (check_tensor(v, t, err) != 0)
@@ -83,6 +84,8 @@ static int take_only(struct inversion *v, const struct stored_tensor *t, struct 
                 token = token && strcmp(t->name, NO_TOKENS[j]) != 0;
             if (token)
                 snprintf(v->token, sizeof(v->token), "%s", t->name);
+            else if (said != NULL && strlen(said) < sizeof(v->token))
+                snprintf(v->token, sizeof(v->token), "%s", said);
             return 0;
         }
     return bad(v, t, "is not as wide as a text encoder of the model; it was made for another kind",
@@ -91,9 +94,9 @@ static int take_only(struct inversion *v, const struct stored_tensor *t, struct 
 
 static int read_file(struct inversion *v, struct err *err)
 {
-    const struct stored_tensor *l = safetensors_find(v->file, "clip_l");
-    const struct stored_tensor *g = safetensors_find(v->file, "clip_g");
-    size_t count = safetensors_count(v->file), known = (l != NULL) + (g != NULL);
+    const struct stored_tensor *l = tensor_file_find(v->file, "clip_l");
+    const struct stored_tensor *g = tensor_file_find(v->file, "clip_g");
+    size_t count = tensor_file_count(v->file), known = (l != NULL) + (g != NULL);
 
     if (known > 0 && count == known) {
         if (l != NULL && take_named(v, l, COMPONENT_TEXT, err) != 0)
@@ -103,11 +106,11 @@ static int read_file(struct inversion *v, struct err *err)
         return g != NULL ? take_named(v, g, COMPONENT_TEXT_2, err) : 0;
     }
     if (count == 1)
-        return take_only(v, safetensors_at(v->file, 0), err);
+        return take_only(v, tensor_file_at(v->file, 0), err);
     if (count == 0)
         return err_set(err, ERR_FORMAT, ERR_REJECT, "%s: holds no tensors",
-                       safetensors_path(v->file));
-    return bad(v, safetensors_at(v->file, l == safetensors_at(v->file, 0) ? 1 : 0),
+                       tensor_file_path(v->file));
+    return bad(v, tensor_file_at(v->file, l == tensor_file_at(v->file, 0) ? 1 : 0),
                "is one too many: a textual inversion is one tensor, or clip_l and clip_g", err);
 }
 
@@ -119,7 +122,7 @@ int engine_load_inversion(struct inversion **out, const struct model *model, con
     if (v == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a textual inversion");
     v->model = model;
-    if (safetensors_open(&v->file, path, err) != 0 || read_file(v, err) != 0) {
+    if (tensor_file_open(&v->file, path, err) != 0 || read_file(v, err) != 0) {
         engine_unload_inversion(v);
         return -1;
     }
@@ -131,7 +134,7 @@ void engine_unload_inversion(struct inversion *v)
 {
     if (v == NULL)
         return;
-    safetensors_close(v->file);
+    tensor_file_close(v->file);
     free(v);
 }
 

@@ -15,20 +15,24 @@
 static int by_name(const void *a, const void *b)
 {
     const struct catalogue_model *x = a, *y = b;
-    return strcmp(x->name, y->name);
+    int order = strcmp(x->name, y->name);
+    return order || !x->path || !y->path ? order : strcmp(x->path, y->path);
 }
 
 /* The length of a model's name in a file name, 0 when it is no model. */
 static size_t name_length(const char *dir, const char *entry)
 {
-    static const char extension[] = ".safetensors";
     char path[FILE_PATH_MAX_BYTES], index[FILE_PATH_MAX_BYTES];
-    size_t len = strlen(entry), tail = sizeof(extension) - 1;
+    size_t stem = file_tensor_stem(entry);
+    bool whole = stem && (strcmp(entry + stem, ".safetensors") == 0 ||
+                          strcmp(entry + stem, ".ckpt") == 0); /* others hold adapters */
     if (entry[0] == '.' || file_join(path, dir, entry, NULL) != 0)
         return 0;
     if (!file_is_dir(path))
-        return len > tail && strcmp(entry + len - tail, extension) == 0 ? len - tail : 0;
-    return file_join(index, path, "model_index.json", NULL) == 0 && file_exists(index) ? len : 0;
+        return whole ? stem : 0;
+    return file_join(index, path, "model_index.json", NULL) == 0 && file_exists(index)
+               ? strlen(entry)
+               : 0;
 }
 
 static int add(struct catalogue *catalogue, const char *entry, size_t name_len, struct err *err)
@@ -53,6 +57,21 @@ static int add(struct catalogue *catalogue, const char *entry, size_t name_len, 
     return 0;
 }
 
+/* Of files that differ in their endings alone: .safetensors lie behind .ckpt, and stay. */
+static void take_best(struct catalogue *catalogue)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < catalogue->count; i++) {
+        struct catalogue_model *model = &catalogue->models[i];
+        if (kept > 0 && strcmp(catalogue->models[kept - 1].name, model->name) == 0) {
+            free(catalogue->models[--kept].name);
+            free(catalogue->models[kept].path);
+        }
+        catalogue->models[kept++] = *model;
+    }
+    catalogue->count = kept;
+}
+
 static int list(struct catalogue *catalogue, struct err *err)
 {
     struct dirent *entry;
@@ -71,6 +90,7 @@ static int list(struct catalogue *catalogue, struct err *err)
     closedir(dir);
     if (catalogue->count > 0)
         qsort(catalogue->models, catalogue->count, sizeof(*catalogue->models), by_name);
+    take_best(catalogue);
     return rc;
 }
 
@@ -237,15 +257,18 @@ static int read_file(struct catalogue *catalogue, struct err *err)
 
 #define ADAPTERS_LISTED_MAX 512
 
-/* FOLDER/NAME.safetensors, a file of a known name in FOLDER/NAME, or that folder. */
+/* FOLDER/NAME with one of the endings, a file of a known name in FOLDER/NAME, or that folder. */
 static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH_MAX_BYTES])
 {
     static const char *const inner[] = {"pytorch_lora_weights.safetensors",
-                                        "learned_embeds.safetensors", NULL};
+                                        "learned_embeds.safetensors", "pytorch_lora_weights.bin",
+                                        "learned_embeds.bin", NULL};
     char file[300], below[FILE_PATH_MAX_BYTES];
-    snprintf(file, sizeof(file), "%.255s.safetensors", name);
-    if (file_join(path, folder, file, NULL) == 0 && file_exists(path) && !file_is_dir(path))
-        return true;
+    for (int i = 0; FILE_TENSOR_ENDINGS[i]; i++) {
+        snprintf(file, sizeof(file), "%.255s%s", name, FILE_TENSOR_ENDINGS[i]);
+        if (file_join(path, folder, file, NULL) == 0 && file_exists(path) && !file_is_dir(path))
+            return true;
+    }
     if (file_join(below, folder, name, NULL) != 0)
         return false;
     for (int i = 0; inner[i]; i++)
@@ -260,14 +283,12 @@ static bool adapter_in(const char *folder, const char *name, char path[FILE_PATH
 /* The names of a folder's adapters, up to `max`, each the caller's to free. */
 static size_t adapter_names(const char *folder, char **names, size_t max)
 {
-    static const char extension[] = ".safetensors";
-    size_t count = 0, tail = sizeof(extension) - 1;
+    size_t count = 0;
     struct dirent *entry;
     DIR *dir = opendir(folder);
     while (dir && count < max && (entry = readdir(dir)) != NULL) {
-        size_t len = strlen(entry->d_name);
-        bool file = len > tail && strcmp(entry->d_name + len - tail, extension) == 0;
-        char *copy = strndup(entry->d_name, file ? len - tail : len);
+        size_t stem = file_tensor_stem(entry->d_name);
+        char *copy = strndup(entry->d_name, stem ? stem : strlen(entry->d_name));
         if (copy && *copy != '.')
             names[count++] = copy;
         else
@@ -321,8 +342,8 @@ int catalogue_open(struct catalogue *catalogue, const char *dir, struct err *err
         rc = list_words(catalogue, err);
     if (rc == 0 && catalogue->count == 0)
         rc = err_set(err, ERR_NOT_FOUND, ERR_FATAL,
-                     "%s holds no model: expected folders with a model_index.json or .safetensors "
-                     "files (if it is a model itself, give the directory above it)",
+                     "%s holds no model: expected folders with a model_index.json, .safetensors or "
+                     ".ckpt files (if it is a model itself, give the directory above it)",
                      dir);
     if (rc != 0)
         catalogue_release(catalogue);
@@ -378,7 +399,7 @@ int catalogue_adapter(const struct catalogue *catalogue, const char *folder, con
     char below[FILE_PATH_MAX_BYTES], hint[NEAREST_HINT_BYTES];
     if (*name == '.' || strchr(name, '/'))
         return err_set(err, ERR_INVALID, ERR_REJECT,
-                       "must be a file's name without its directory and without .safetensors");
+                       "must be a file's name without its directory and without its ending");
     if (file_join(below, catalogue->dir, folder, err) != 0)
         return -1;
     if (adapter_in(below, name, path) || adapter_in(catalogue->dir, name, path))

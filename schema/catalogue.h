@@ -1,9 +1,9 @@
 /*
  * catalogue.h: the models directory: which models there are, by name.
  *
- * A model is a folder with a model_index.json, or a .safetensors file; it is named by the folder,
- * or by the file without its extension. An optional catalogue.json in the directory gives tiers and
- * defaults:
+ * A model is a folder with a model_index.json, or a .safetensors or .ckpt file; it is named by the
+ * folder, or by the file without its ending. An optional catalogue.json in the directory gives
+ * tiers and defaults:
  *
  *     {"models": {"tiny-shapes": {"tier": "fast", "family": "sd15", "prediction": "epsilon",
  *                                 "source": "s3://models/tiny-shapes.tar", "sha256": "…",

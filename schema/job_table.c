@@ -135,7 +135,7 @@ static const struct field rows[] = {
     {"callback", FIELD_CALLBACK, AT(job, callback), .max = 2048,
      .help = "https URL that gets the signed terminal record"},
     {"model", FIELD_TEXT, true, AT(job, model), .min = 1, .max = NAME_BYTES,
-     .help = "name in the model catalogue: a folder, or a file without .safetensors"},
+     .help = "name in the model catalogue: a folder, or a file without .safetensors or .ckpt"},
     {"prompt", FIELD_TEXT, true, AT(job, prompt), .max = JOB_PROMPT_MAX_BYTES,
      .help = "what to draw"},
     {"negative_prompt", FIELD_TEXT, AT(job, negative_prompt), .max = JOB_PROMPT_MAX_BYTES,

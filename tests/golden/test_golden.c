@@ -12,7 +12,7 @@
  */
 #include "common/json.h"
 #include "engine/engine.h"
-#include "engine/safetensors.h"
+#include "engine/tensor_file.h"
 #if defined(GOLDEN_CODEC)
 #include "worker/codec.h"
 #endif
@@ -30,7 +30,7 @@
 #define GOLDEN "tests/golden/"
 
 struct check {
-    const struct safetensors *golden;
+    const struct tensor_file *golden;
     const char *job;
     bool exact; /* f32: every stage counts */
     bool latents_only;
@@ -104,8 +104,8 @@ static void see_values(struct check *c, const char *name, const struct stored_te
 static void see(void *user, const struct stage *stage)
 {
     struct check *c = user;
-    const struct stored_tensor *want = safetensors_find(c->golden, stage->name);
-    const struct stored_tensor *thin = safetensors_find(c->golden, "image.thin");
+    const struct stored_tensor *want = tensor_file_find(c->golden, stage->name);
+    const struct stored_tensor *thin = tensor_file_find(c->golden, "image.thin");
     int64_t count = 1;
 
     if (want != NULL && want->usable) {
@@ -460,14 +460,14 @@ static int check_job(struct engine *engine, struct loaded *loaded, const struct 
     struct check check = {.job = json_string_or(json_get(job, "id"), "?"),
                           .exact = exact,
                           .latents_only = json_bool_or(json_get(job, "latents_only"), false)};
-    struct safetensors *golden = NULL;
+    struct tensor_file *golden = NULL;
     char path[512];
     struct err err;
 
     if (check.latents_only && !exact)
         return 0;
     snprintf(path, sizeof(path), GOLDEN "jobs/%s.safetensors", check.job);
-    if (safetensors_open(&golden, path, &err) != 0) {
+    if (tensor_file_open(&golden, path, &err) != 0) {
         printf("FAIL %s: %s\n", check.job, err.message);
         return 1;
     }
@@ -491,7 +491,7 @@ static int check_job(struct engine *engine, struct loaded *loaded, const struct 
     if (!check.latents_only)
         printf(" image %.1f dB", check.psnr);
     printf("\n");
-    safetensors_close(golden);
+    tensor_file_close(golden);
     return check.failures;
 }
 

@@ -2,7 +2,7 @@
  * to the byte. tools/golden/make_hints.py made what they are held against. */
 #include "engine/canny.h"
 #include "engine/resize.h"
-#include "engine/safetensors.h"
+#include "engine/tensor_file.h"
 
 #include "tests/unit/unit.h"
 
@@ -12,20 +12,20 @@
 
 #define GOLDEN "tests/golden/hints.safetensors"
 
-static struct safetensors *golden;
+static struct tensor_file *golden;
 
 static int open_golden(void **state)
 {
     struct err err;
 
     (void)state;
-    return safetensors_open(&golden, GOLDEN, &err);
+    return tensor_file_open(&golden, GOLDEN, &err);
 }
 
 static int close_golden(void **state)
 {
     (void)state;
-    safetensors_close(golden);
+    tensor_file_close(golden);
     return 0;
 }
 
@@ -36,7 +36,7 @@ static uint8_t value(const struct stored_tensor *t, size_t i)
 
 static struct image picture(void)
 {
-    const struct stored_tensor *t = safetensors_find(golden, "picture");
+    const struct stored_tensor *t = tensor_file_find(golden, "picture");
     struct image image = {
         .width = (int)t->dims[1], .height = (int)t->dims[0], .rgb = malloc((size_t)t->count)};
 
@@ -48,8 +48,8 @@ static struct image picture(void)
 /* Tensors whose names begin with `kind`. */
 static const struct stored_tensor *next(const char *kind, size_t *at)
 {
-    while (*at < safetensors_count(golden)) {
-        const struct stored_tensor *t = safetensors_at(golden, (*at)++);
+    while (*at < tensor_file_count(golden)) {
+        const struct stored_tensor *t = tensor_file_at(golden, (*at)++);
         if (strncmp(t->name, kind, strlen(kind)) == 0)
             return t;
     }

@@ -1,4 +1,4 @@
-#include "engine/safetensors.h"
+#include "engine/tensor_file.h"
 
 #include "tests/unit/unit.h"
 
@@ -29,13 +29,13 @@ static unsigned char *make_file(const char *header, size_t data_len, size_t *len
 
 static int open_header(const char *header, size_t data_len, struct err *err)
 {
-    struct safetensors *file;
+    struct tensor_file *file;
     size_t len;
     unsigned char *bytes = make_file(header, data_len, &len);
-    int rc = safetensors_open_memory(&file, bytes, len, NAME, err);
+    int rc = tensor_file_open_memory(&file, bytes, len, NAME, err);
 
     if (rc == 0)
-        safetensors_close(file);
+        tensor_file_close(file);
     free(bytes);
     return rc;
 }
@@ -72,14 +72,14 @@ static void test_what_a_file_holds(void **state)
     const char *header =
         "{\"__metadata__\":{\"format\":\"pt\"}," ENTRY("w", "F16", "[2,3]", "[4,16]") "," ENTRY(
             "b", "F32", "[]", "[0,4]") "," ENTRY("ids", "I64", "[1,1]", "[16,24]") "}";
-    struct safetensors *file;
+    struct tensor_file *file;
     struct err err;
     size_t len;
     unsigned char *bytes = make_file(header, 24, &len);
 
-    assert_int_equal(safetensors_open_memory(&file, bytes, len, NAME, &err), 0);
-    assert_int_equal(safetensors_count(file), 3);
-    const struct stored_tensor *w = safetensors_find(file, "w");
+    assert_int_equal(tensor_file_open_memory(&file, bytes, len, NAME, &err), 0);
+    assert_int_equal(tensor_file_count(file), 3);
+    const struct stored_tensor *w = tensor_file_find(file, "w");
     assert_int_equal(w->dtype, DTYPE_F16);
     assert_true(w->usable);
     assert_int_equal(w->rank, 2);
@@ -87,14 +87,14 @@ static void test_what_a_file_holds(void **state)
     assert_int_equal(w->dims[1], 3);
     assert_int_equal(w->count, 6);
     assert_int_equal(*(const unsigned char *)w->data, 4);
-    assert_ptr_equal(safetensors_at(file, safetensors_index(file, w)), w);
-    assert_int_equal(safetensors_find(file, "b")->count, 1);
-    assert_false(safetensors_find(file, "ids")->usable);
-    assert_null(safetensors_find(file, "__metadata__"));
-    assert_null(safetensors_find(file, "nothing"));
-    assert_string_equal(safetensors_metadata(file, "format"), "pt");
-    assert_null(safetensors_metadata(file, "else"));
-    safetensors_close(file);
+    assert_ptr_equal(tensor_file_at(file, tensor_file_index(file, w)), w);
+    assert_int_equal(tensor_file_find(file, "b")->count, 1);
+    assert_false(tensor_file_find(file, "ids")->usable);
+    assert_null(tensor_file_find(file, "__metadata__"));
+    assert_null(tensor_file_find(file, "nothing"));
+    assert_string_equal(tensor_file_metadata(file, "format"), "pt");
+    assert_null(tensor_file_metadata(file, "else"));
+    tensor_file_close(file);
     free(bytes);
 }
 
@@ -113,13 +113,13 @@ static void test_too_short(void **state)
 {
     (void)state;
     unsigned char *bytes;
-    struct safetensors *file;
+    struct tensor_file *file;
     struct err err;
     size_t len;
 
     for (size_t cut = 0; cut < 8; cut++) {
         bytes = calloc(1, cut + 1);
-        assert_int_equal(safetensors_open_memory(&file, bytes, cut, NAME, &err), -1);
+        assert_int_equal(tensor_file_open_memory(&file, bytes, cut, NAME, &err), -1);
         assert_contains(err.message, NAME);
         free(bytes);
     }
@@ -128,7 +128,7 @@ static void test_too_short(void **state)
     for (size_t cut = 1; cut < len; cut++) {
         unsigned char *part = malloc(len - cut);
         memcpy(part, bytes, len - cut);
-        assert_int_equal(safetensors_open_memory(&file, part, len - cut, NAME, &err), -1);
+        assert_int_equal(tensor_file_open_memory(&file, part, len - cut, NAME, &err), -1);
         assert_int_equal(err.class, ERR_REJECT);
         assert_contains(err.message, NAME);
         if (cut <= 8)
@@ -146,10 +146,10 @@ static void test_header_lengths_that_lie(void **state)
 
     for (size_t i = 0; i < sizeof(LENGTHS) / sizeof(LENGTHS[0]); i++) {
         unsigned char bytes[10] = {0};
-        struct safetensors *file;
+        struct tensor_file *file;
         struct err err;
         memcpy(bytes, &LENGTHS[i], 8);
-        assert_int_equal(safetensors_open_memory(&file, bytes, sizeof(bytes), NAME, &err), -1);
+        assert_int_equal(tensor_file_open_memory(&file, bytes, sizeof(bytes), NAME, &err), -1);
         assert_int_equal(err.code, ERR_FORMAT);
         assert_contains(err.message, NAME);
         assert_contains(err.message, "header is longer than the file");
@@ -267,15 +267,15 @@ static void test_dtypes_that_lie(void **state)
 static void test_paths(void **state)
 {
     (void)state;
-    struct safetensors *file;
+    struct tensor_file *file;
     struct err err;
 
-    assert_int_equal(safetensors_open(&file, "/nowhere/a.safetensors", &err), -1);
+    assert_int_equal(tensor_file_open(&file, "/nowhere/a.safetensors", &err), -1);
     assert_int_equal(err.code, ERR_NOT_FOUND);
     assert_contains(err.message, "/nowhere/a.safetensors");
-    assert_int_equal(safetensors_open(&file, "/dev/null", &err), -1);
+    assert_int_equal(tensor_file_open(&file, "/dev/null", &err), -1);
     assert_contains(err.message, "/dev/null");
-    assert_int_equal(safetensors_open(&file, "/", &err), -1);
+    assert_int_equal(tensor_file_open(&file, "/", &err), -1);
     assert_int_equal(err.class, ERR_REJECT);
 }
 

@@ -389,8 +389,10 @@ static void test_no_model_at_all(void **state)
                        "{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}";
 
     assert_refused(f, "nothing", ERR_NOT_FOUND, PARTS("/nothing"));
-    write_file(f, "old.ckpt", "PK\3\4", 4);
-    assert_refused(f, "old.ckpt", ERR_UNSUPPORTED, PARTS("old.ckpt", "convert"));
+    write_file(f, "short.ckpt", "PK\3\4", 4);
+    assert_refused(f, "short.ckpt", ERR_FORMAT, PARTS("short.ckpt", "too short"));
+    write_file(f, "graph.onnx", "PK\3\4", 4);
+    assert_refused(f, "graph.onnx", ERR_UNSUPPORTED, PARTS("graph.onnx", ".safetensors", ".ckpt"));
     write_header(f, "lora.safetensors", lora);
     assert_refused(f, "lora.safetensors", ERR_UNSUPPORTED, PARTS("lora.safetensors", "adapters"));
 }

@@ -21,6 +21,15 @@ bool pass_fail(struct pass *pass, enum err_code code, enum err_class class, cons
     return false;
 }
 
+enum dtype weight_compute(const struct backend *backend, const struct weight_spec *spec, int out)
+{
+    bool narrow = spec->kernel > 1 && (spec->in < CONV_NARROW || out < CONV_NARROW);
+
+    if (spec->exact || narrow)
+        return DTYPE_F32;
+    return spec->wide && backend->compute == DTYPE_F16 ? DTYPE_BF16 : backend->compute;
+}
+
 static double seconds_now(const struct pass *pass)
 {
     struct timespec t;

@@ -82,6 +82,7 @@ struct weight_spec {
     bool geglu;  /* rows [0, out/2) are values, [out/2, out) their gates */
     bool lookup; /* an embedding's table: only op_embed reads it */
     bool exact;  /* products in f32 whatever the back end computes in: the text encoder's */
+    bool wide;   /* bf16 where the back end computes in f16, whose range the network leaves */
 };
 
 /* ---- operators' arguments; optional inputs are NULL or zero ---- */
@@ -97,6 +98,10 @@ struct affine {
 /* Filters with fewer channels than this on either side cost little and see the latents or make the
  * picture: their products are in f32 whatever the back end computes in. */
 #define CONV_NARROW 16
+
+/* The type that a weight of `out` rows and what it is multiplied with are rounded to; a table's is
+ * its own. */
+enum dtype weight_compute(const struct backend *backend, const struct weight_spec *spec, int out);
 
 /* What an operator adds to its products, before all else: (scale ⊙ t) · upᵀ. */
 struct addition {

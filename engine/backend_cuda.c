@@ -29,7 +29,6 @@ struct weight {
     enum dtype dtype;
     int out, in, kernel;
     bool interleaved; /* GEGLU: 8 rows of values, their 8 gates, … */
-    bool exact;       /* products in f32 */
 };
 
 struct cuda_backend {
@@ -51,11 +50,6 @@ static struct cuda_backend *cuda_of(const struct pass *pass)
 }
 
 /* ---- weights ---- */
-
-static bool is_exact(const struct weight_spec *spec, int out)
-{
-    return spec->exact || (spec->kernel > 1 && (spec->in < CONV_NARROW || out < CONV_NARROW));
-}
 
 /* One part of a stack, piece by piece. */
 static int send_part(struct cuda_backend *cuda, const struct weight *w,
@@ -100,8 +94,7 @@ static int cuda_weight_create(struct backend *backend, const struct weight_spec 
         w->out += spec->parts[p].out;
     w->in = spec->in;
     w->kernel = spec->kernel;
-    w->exact = is_exact(spec, w->out);
-    w->dtype = spec->lookup ? spec->parts[0].dtype : w->exact ? DTYPE_F32 : backend->compute;
+    w->dtype = spec->lookup ? spec->parts[0].dtype : weight_compute(backend, spec, w->out);
     w->interleaved = spec->geglu && w->out % 16 == 0;
     w->bytes =
         (size_t)w->out * (size_t)w->in * (size_t)(w->kernel * w->kernel) * dtype_bytes(w->dtype);

@@ -49,11 +49,8 @@ static int ref_weight_create(struct backend *backend, const struct weight_spec *
     *w = (struct weight){.out = out,
                          .in = spec->in,
                          .kernel = spec->kernel,
-                         .compute = backend->compute,
+                         .compute = spec->lookup ? DTYPE_F32 : weight_compute(backend, spec, out),
                          .bytes = bytes};
-    if (spec->exact || spec->lookup ||
-        (spec->kernel > 1 && (spec->in < CONV_NARROW || out < CONV_NARROW)))
-        w->compute = DTYPE_F32;
     for (int p = 0; p < spec->part_count; p++) {
         const struct weight_part *part = &spec->parts[p];
         for (int o = 0; o < part->out; o++, row++)

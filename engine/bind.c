@@ -288,7 +288,8 @@ static void bind_matrix(struct binder *b, struct linear *linear, int in, int out
                                .in = in,
                                .kernel = 1,
                                .geglu = geglu,
-                               .exact = b->exact};
+                               .exact = b->exact,
+                               .wide = b->wide};
     struct name full[BIND_STACK_MAX];
 
     for (int i = 0; i < count && !b->failed; i++) {
@@ -341,7 +342,8 @@ void bind_conv(struct binder *b, struct conv *conv, int in, int out, int stride,
 {
     const int64_t dims[] = {out, in, 3, 3};
     struct weight_part part = {.out = out};
-    struct weight_spec spec = {.parts = &part, .part_count = 1, .in = in, .kernel = 3};
+    struct weight_spec spec = {
+        .parts = &part, .part_count = 1, .in = in, .kernel = 3, .wide = b->wide};
     struct name name, full;
     const struct stored_tensor *t;
 

@@ -65,6 +65,7 @@ struct binder {
     enum component component;
     struct parameters *parameters;
     bool exact; /* for the matrices bound from now on, see weight_spec */
+    bool wide;  /* the same for matrices and filters */
     bool failed;
     struct err *err;
 };

@@ -44,7 +44,7 @@ static int decode_whole(struct model *m, const struct work_plan *plan, const flo
     struct tensor x, y;
     struct pass pass;
 
-    if (work_begin(m, plan, model_act(m), &pass, err) != 0)
+    if (work_begin(m, plan, &pass, err) != 0)
         return -1;
     x = pass_tensor_of(&pass, DTYPE_F32, 1, plan->height, plan->width, LATENT_CHANNELS);
     y = pass_tensor_of(&pass, DTYPE_F32, 1, plan->height * factor, plan->width * factor, 3);

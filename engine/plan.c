@@ -60,6 +60,16 @@ static void plan_hint(struct pass *pass, const struct control *control, int h, i
     control_forward(pass, control, NULL, h, w, made);
 }
 
+/* The type of activations. */
+static enum dtype work_act(const struct model *model, enum work work)
+{
+    bool wide = (work == WORK_DECODE || work == WORK_ENCODE) && model->vae.config.wide;
+
+    if (work == WORK_TEXT || work == WORK_TEXT_2)
+        return DTYPE_F32;
+    return wide && model_act(model) == DTYPE_F16 ? DTYPE_BF16 : model_act(model);
+}
+
 /* Runs the forward function over addresses without memory. */
 static int make_plan(const struct model *model, const struct work_variant *variant,
                      struct work_plan *plan, struct err *err)
@@ -68,8 +78,7 @@ static int make_plan(const struct model *model, const struct work_variant *varia
     struct pass pass;
 
     arena_init_plan(&arena);
-    pass = pass_begin(model->engine->backend, &arena,
-                      plan->work <= WORK_TEXT_2 ? DTYPE_F32 : model_act(model), err);
+    pass = pass_begin(model->engine->backend, &arena, work_act(model, plan->work), err);
     pass.planning = true;
     pass_adapt(&pass, variant->adapted);
     switch (plan->work) {
@@ -221,7 +230,7 @@ static int grow_arena(struct engine *engine, size_t bytes, struct err *err)
     return 0;
 }
 
-int work_begin(struct model *model, const struct work_plan *plan, enum dtype act, struct pass *pass,
+int work_begin(struct model *model, const struct work_plan *plan, struct pass *pass,
                struct err *err)
 {
     struct engine *engine = model->engine;
@@ -229,7 +238,7 @@ int work_begin(struct model *model, const struct work_plan *plan, enum dtype act
     if (grow_arena(engine, plan->arena_bytes, err) != 0)
         return -1;
     arena_init(&engine->arena, engine->arena_memory, engine->arena_bytes);
-    *pass = pass_begin(engine->backend, &engine->arena, act, err);
+    *pass = pass_begin(engine->backend, &engine->arena, work_act(model, plan->work), err);
     pass->profile = engine->profile;
     return 0;
 }

@@ -177,11 +177,12 @@ void pass_adapt(struct pass *pass, const struct adapted_rows *adapted);
 int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,
                    struct err *err) must_check;
 
-/* Makes the arena ready for the plan and starts a pass in `act`. The lock is held. */
-int work_begin(struct model *model, const struct work_plan *plan, enum dtype act, struct pass *pass,
+/* Makes the arena ready for the plan and starts a pass in the type of such work. The lock is held.
+ */
+int work_begin(struct model *model, const struct work_plan *plan, struct pass *pass,
                struct err *err) must_check;
 
-/* The type of a model's activations in UNet and VAE. */
+/* The type of a model's activations in its UNet and what guides it. */
 enum dtype model_act(const struct model *model);
 
 /* Shows a stage to the session's observer, if there is one. */

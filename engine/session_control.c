@@ -148,7 +148,7 @@ static int embed(struct session *s, struct session_control *c, const float *plan
     struct pass pass;
 
     if (work_plan_find_hint(s->model, s->latent_h, s->latent_w, c->control, &plan, err) != 0 ||
-        work_begin(s->model, &plan, model_act(s->model), &pass, err) != 0)
+        work_begin(s->model, &plan, &pass, err) != 0)
         return -1;
     control_forward(&pass, c->control, planes, s->latent_h, s->latent_w, c->made);
     if (!pass.failed)

@@ -31,7 +31,7 @@ static int run_encoder(struct session *s, const float *planes, float *moments, s
     struct pass pass;
 
     if (work_plan_find(m, WORK_ENCODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
-        work_begin(m, &plan, model_act(m), &pass, err) != 0)
+        work_begin(m, &plan, &pass, err) != 0)
         return -1;
     x = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
     y = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, 2 * LATENT_CHANNELS);

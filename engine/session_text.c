@@ -171,7 +171,7 @@ static int run_encoder(const struct encoding *e, const struct words *words, floa
 
     if (work_plan_find_adapted(m, WORK_TEXT + (enum work)e->number, 1, 1, m->tokens, &adapted,
                                &plan, e->err) != 0 ||
-        work_begin(m, &plan, DTYPE_F32, &pass, e->err) != 0)
+        work_begin(m, &plan, &pass, e->err) != 0)
         return -1;
     pass_adapt(&pass, &adapted);
     memcpy(ids, words->ids, sizeof(ids));

@@ -191,7 +191,7 @@ static int batch_compute(struct batch *b, struct err *err)
     struct tensor x, text, text_rows, pooled, y;
     struct pass pass;
 
-    if (batch_plan(b, &plan, err) != 0 || work_begin(m, &plan, model_act(m), &pass, err) != 0)
+    if (batch_plan(b, &plan, err) != 0 || work_begin(m, &plan, &pass, err) != 0)
         return -1;
     pass_adapt(&pass, &b->adapted);
     x = pass_tensor_of(&pass, DTYPE_F32, b->count, s->latent_h, s->latent_w, u->in_channels);

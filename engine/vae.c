@@ -71,6 +71,14 @@ static void read_statistics(struct vae_config *v, const struct json *json, enum 
     }
 }
 
+/* As diffusers' pipelines of SDXL do: its VAE leaves f16's range, unless a file says that this one
+ * was trained not to. */
+static bool is_wide(const struct json *json, enum family family)
+{
+    return (family == FAMILY_SDXL || family == FAMILY_SDXL_REFINER) &&
+           json_bool_or(json_get(json, "force_upcast"), true);
+}
+
 int vae_config_read(struct vae_config *v, struct checkpoint *checkpoint, struct err *err)
 {
     const struct json *json = checkpoint_config(checkpoint, COMPONENT_VAE);
@@ -81,6 +89,7 @@ int vae_config_read(struct vae_config *v, struct checkpoint *checkpoint, struct 
     else
         config_from_json(v, json);
     read_statistics(v, json, checkpoint_family(checkpoint));
+    v->wide = is_wide(json, checkpoint_family(checkpoint));
     if (v->sample_size < 256)
         v->sample_size = 256; /* smaller tiles would be mostly overlap */
     usable = v->levels > 0 && v->latent_channels > 0 && v->groups > 0 && v->layers > 0 &&
@@ -203,6 +212,7 @@ int vae_bind(struct vae *vae, const struct vae_config *config, struct checkpoint
 {
     struct binder b = bind_begin(checkpoint, COMPONENT_VAE, &vae->parameters, backend, err);
 
+    b.wide = config->wide;
     vae->config = *config;
     bind_decoder(&b, &vae->decoder, config);
     bind_encoder(&b, &vae->encoder, config);

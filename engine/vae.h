@@ -21,6 +21,7 @@ struct vae_config {
     int groups;
     int sample_size; /* pixels that it was trained on: the side of a tile */
     bool mid_attention;
+    bool wide; /* activations beyond f16's range */
     bool quant_conv, post_quant_conv;
     double scaling_factor;
     float mean[VAE_CHANNELS_MAX], std[VAE_CHANNELS_MAX]; /* of unscaled latents, by channel */

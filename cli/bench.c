@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+static const char *const FAMILIES[] = {"sd1", "sdxl", NULL};
 static const char *const PRECISIONS[] = {"auto", "f32", "bf16", "f16", NULL};
 
 #define AT(member) offsetof(struct bench_options, member)
@@ -25,32 +26,46 @@ static const struct conf_row rows[] = {
      "highest instruction set: auto, generic, avx2, avx512, avx512_bf16"},
     {"precision", CONF_CHOICE, AT(precision), "NAME", "auto", 0, 0, PRECISIONS, "computing type"},
     {"threads", CONF_INT, AT(threads), "N", "0", 0, 512, NULL, "0: one per core"},
-    {"width", CONF_INT, AT(width), "N", "512", 64, 2048, NULL, "pixels; of engine"},
-    {"height", CONF_INT, AT(height), "N", "512", 64, 2048, NULL, "pixels; of engine"},
-    {"batch", CONF_INT, AT(batch), "N", "1", 1, 16, NULL, "pictures at once; of engine"},
+    {"family", CONF_CHOICE, AT(family), "NAME", "sd1", 0, 0, FAMILIES,
+     "whose networks: SD1.5's or SDXL's; of engine"},
+    {"width", CONF_INT, AT(width), "N", "512", 64, 2048, NULL,
+     "pixels; of engine, and of tune with a model"},
+    {"height", CONF_INT, AT(height), "N", "512", 64, 2048, NULL,
+     "pixels; of engine, and of tune with a model"},
+    {"batch", CONF_INT, AT(batch), "N", "1", 1, 16, NULL, "pictures at once; of engine and tune"},
     {"steps", CONF_INT, AT(steps), "N", "2", 2, 500, NULL, "steps of each picture; of scenes"},
     {"weights-16bit", CONF_FLAG, AT(weights_16bit), NULL, NULL, 0, 0, NULL,
      "keep 16-bit weights 16-bit when computing in f32"},
-    {"json", CONF_FLAG, AT(json), NULL, NULL, 0, 0, NULL, "a JSON object"},
+    {"json", CONF_FLAG, AT(json), NULL, NULL, 0, 0, NULL, "a JSON object; not of tune"},
+    {"model", CONF_STRING, AT(model), "PATH", NULL, 0, 0, NULL,
+     "the layers of this model at width and height, instead of SD1.5's and SDXL's at theirs; of "
+     "tune"},
+    {"out", CONF_STRING, AT(out), "FILE", NULL, 0, 0, NULL,
+     "keeps the lines of C that are printed at the end, as they come; of tune"},
 };
 
 const struct conf_table bench_table = {
     .command = "atelier bench",
     .family = cli_tables,
-    .usage = "atelier bench engine|switch|scenes [options]  (or: atelier bench fleet --help)",
+    .usage = "atelier bench engine|switch|scenes|tune [options]  (or: atelier bench fleet --help)",
     .summary = "Measures the engine with models at full size and random weights. engine: seconds "
-               "per step and per decode of SD1.5, the machine's ceiling, memory, what a new size "
-               "costs. switch: changing models and LoRAs. scenes: the field's five scenes.",
+               "per step and per decode, the machine's ceiling, memory, what a new size costs. "
+               "switch: changing models and LoRAs. scenes: the field's five scenes. tune: which "
+               "tiles a card computes each layer fastest with, as lines for engine/cuda/tuned.c.",
     .rows = rows,
     .row_count = sizeof(rows) / sizeof(rows[0]),
-    .positional = "engine|switch|scenes",
+    .positional = "engine|switch|scenes|tune",
     .positional_offset = AT(what),
 };
 
 static const struct {
     const char *name;
     int (*run)(struct engine *engine, const struct bench_options *options, struct err *err);
-} BENCHMARKS[] = {{"engine", bench_engine}, {"switch", bench_switch}, {"scenes", bench_scenes}};
+    const char *backend; /* instead of "auto" */
+} BENCHMARKS[] = {{"engine", bench_engine, "auto"},
+                  {"switch", bench_switch, "auto"},
+                  {"scenes", bench_scenes, "auto"},
+                  {"tune", bench_tune, "cuda"}};
 
 /* ---- shared ---- */
 
@@ -169,11 +184,11 @@ static int run(const struct bench_options *o, size_t benchmark)
     struct err err;
     int rc;
 
-    options.backend = o->backend;
+    options.backend = strcmp(o->backend, "auto") == 0 ? BENCHMARKS[benchmark].backend : o->backend;
     options.isa = o->isa;
     options.threads = (int)o->threads;
     options.weights_16bit = o->weights_16bit;
-    if (strcmp(o->backend, "cuda") != 0)
+    if (strcmp(options.backend, "cuda") != 0)
         options.memory_max_bytes = free_memory();
     for (int p = 0; PRECISIONS[p] != NULL; p++)
         if (strcmp(o->precision, PRECISIONS[p]) == 0)

@@ -11,7 +11,7 @@
 #define BENCH_PATH_BYTES 4096
 
 struct bench_options {
-    const char *what, *backend, *isa, *precision;
+    const char *what, *backend, *isa, *precision, *family, *model, *out;
     int64_t threads, width, height, batch, steps;
     bool json, weights_16bit;
 };
@@ -44,5 +44,7 @@ int bench_switch(struct engine *engine, const struct bench_options *options,
                  struct err *err) must_check;
 int bench_scenes(struct engine *engine, const struct bench_options *options,
                  struct err *err) must_check;
+int bench_tune(struct engine *engine, const struct bench_options *options,
+               struct err *err) must_check;
 
 #endif

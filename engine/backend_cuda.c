@@ -14,6 +14,7 @@
 #include "engine/cuda/choose.h"
 #include "engine/cuda/device.h"
 #include "engine/cuda/trial.h"
+#include "engine/cuda/tune.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -40,8 +41,10 @@ struct cuda_backend {
     struct queue queue;
     char *staging;
     size_t staging_bytes, staging_used;
-    struct product_tile forced; /* rows 0: the table chooses */
-    int choose_sm;              /* the card's kind as the table is asked */
+    struct product_tile forced; /* rows 0: choose_tile's */
+    int choose_sm;              /* the card's kind as choose_tile is asked */
+    product_watch *watch;       /* NULL: nobody watches */
+    void *watch_user;
 };
 
 static struct cuda_backend *cuda_of(const struct pass *pass)
@@ -81,12 +84,29 @@ static int send_part(struct cuda_backend *cuda, const struct weight *w,
     return rc;
 }
 
+static int fill_weight(struct cuda_backend *cuda, struct weight *w, const struct weight_spec *spec,
+                       struct err *err)
+{
+    int row = 0, rc = 0;
+
+    w->bytes =
+        (size_t)w->out * (size_t)w->in * (size_t)(w->kernel * w->kernel) * dtype_bytes(w->dtype);
+    w->data = device_alloc(cuda->device, w->bytes);
+    if (w->data == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY,
+                       "the card has no memory for a weight of %zu bytes", w->bytes);
+    pthread_mutex_lock(&cuda->sending);
+    for (int p = 0; p < spec->part_count && rc == 0; row += spec->parts[p++].out)
+        rc = send_part(cuda, w, &spec->parts[p], row);
+    pthread_mutex_unlock(&cuda->sending);
+    return rc == 0 ? 0 : err_set(err, ERR_DEVICE, ERR_FATAL, "%s", device_error(cuda->device));
+}
+
 static int cuda_weight_create(struct backend *backend, const struct weight_spec *spec,
                               struct weight **out, struct err *err)
 {
     struct cuda_backend *cuda = (struct cuda_backend *)backend;
     struct weight *w = calloc(1, sizeof(*w));
-    int row = 0, rc = 0;
 
     if (w == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a weight");
@@ -96,21 +116,7 @@ static int cuda_weight_create(struct backend *backend, const struct weight_spec 
     w->kernel = spec->kernel;
     w->dtype = spec->lookup ? spec->parts[0].dtype : weight_compute(backend, spec, w->out);
     w->interleaved = spec->geglu && w->out % 16 == 0;
-    w->bytes =
-        (size_t)w->out * (size_t)w->in * (size_t)(w->kernel * w->kernel) * dtype_bytes(w->dtype);
-    w->data = device_alloc(cuda->device, w->bytes);
-    if (w->data == NULL) {
-        err_set(err, ERR_MEMORY, ERR_RETRY, "the card has no memory for a weight of %zu bytes",
-                w->bytes);
-        free(w);
-        return -1;
-    }
-    pthread_mutex_lock(&cuda->sending);
-    for (int p = 0; p < spec->part_count && rc == 0; row += spec->parts[p++].out)
-        rc = send_part(cuda, w, &spec->parts[p], row);
-    pthread_mutex_unlock(&cuda->sending);
-    if (rc != 0) {
-        err_set(err, ERR_DEVICE, ERR_FATAL, "%s", device_error(cuda->device));
+    if (cuda->watch == NULL && fill_weight(cuda, w, spec, err) != 0) {
         device_free(cuda->device, w->data);
         free(w);
         return -1;
@@ -384,7 +390,7 @@ static bool product_by_blas(struct pass *pass, struct product *p, const struct t
     struct blas_product *found;
     void *sums;
 
-    if (cuda->blas == NULL || p->kernel != 1 ||
+    if (cuda->blas == NULL || p->kernel != 1 || cuda->forced.rows > 0 ||
         (found = blas_find(cuda->blas, p->w_dtype, each, p->out, p->in)) == NULL)
         return false;
     if (is_plain(p)) {
@@ -423,6 +429,18 @@ static void product_simply(struct pass *pass, struct product *p, const struct te
     pass_scratch_drop(pass, p->partial);
 }
 
+static void tell_watch(const struct pass *pass, const struct product *p)
+{
+    const struct cuda_backend *cuda = cuda_of(pass);
+
+    cuda->watch(cuda->watch_user, &(struct product_shape){.n = p->n,
+                                                          .h = p->y_h,
+                                                          .w = p->y_w,
+                                                          .out = p->out,
+                                                          .taps = p->kernel * p->kernel,
+                                                          .in = p->in});
+}
+
 static void product(struct pass *pass, struct product *p, const struct weight *w,
                     const struct tensor *x, const struct tensor *y, const struct tensor *residual,
                     const struct affine *pre, const struct more *more)
@@ -457,6 +475,8 @@ static void product(struct pass *pass, struct product *p, const struct weight *w
         product_simply(pass, p, y, more);
         return;
     }
+    if (cuda_of(pass)->watch != NULL)
+        tell_watch(pass, p);
     if (!as_it_is)
         dense = materialise(pass, x, w->dtype, pre);
     set_x(p, &dense);
@@ -652,6 +672,28 @@ static const struct backend_ops CUDA_OPS = {
     .finish = cuda_finish,
     .destroy = cuda_destroy,
 };
+
+/* ---- for measurements ---- */
+
+void cuda_watch(struct backend *backend, product_watch *watch, void *user)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+
+    cuda->watch = watch;
+    cuda->watch_user = user;
+}
+
+void cuda_force(struct backend *backend, const struct product_tile *tile)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+
+    cuda->forced = tile != NULL ? *tile : (struct product_tile){0};
+}
+
+int cuda_sm(const struct backend *backend)
+{
+    return ((const struct cuda_backend *)backend)->choose_sm;
+}
 
 static bool is_tile(const struct product_tile *t)
 {

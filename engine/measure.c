@@ -2,9 +2,9 @@
 
 #include "engine/runtime.h"
 #include "engine/synthetic.h"
+#include "engine/trial.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #define TRIES 6
 
@@ -27,13 +27,6 @@ void engine_profile(struct engine *engine, struct profile *profile)
     pthread_mutex_unlock(&engine->lock);
 }
 
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 int measure_file(const struct model *model, const char *path, struct err *err)
 {
     return synthetic_write(model->checkpoint, path, err);
@@ -44,44 +37,6 @@ int measure_controlnet(const struct model *model, const char *path, struct err *
     return synthetic_write_controlnet(model->checkpoint, &model->unet.config, path, err);
 }
 
-/* One operator on its own arena; runs `op` TRIES times and returns the shortest. */
-struct trial {
-    struct backend *backend;
-    struct arena arena;
-    struct pass pass;
-    void *memory;
-    size_t bytes;
-};
-
-static int trial_begin(struct trial *t, struct engine *engine, size_t bytes, struct err *err)
-{
-    *t = (struct trial){.backend = engine->backend, .bytes = bytes};
-    t->memory = t->backend->ops->memory_alloc(t->backend, bytes);
-    if (t->memory == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
-    arena_init(&t->arena, t->memory, bytes);
-    t->pass = pass_begin(t->backend, &t->arena, t->backend->compute, err);
-    return 0;
-}
-
-static void trial_end(struct trial *t)
-{
-    t->backend->ops->memory_free(t->backend, t->memory, t->bytes);
-}
-
-/* Values in -1 … 1; zeros would flatter some devices. */
-static float *random_values(size_t count)
-{
-    float *values = malloc(count * sizeof(float));
-    uint32_t state = 12345;
-
-    for (size_t i = 0; values != NULL && i < count; i++) {
-        state = state * 1664525u + 1013904223u;
-        values[i] = (float)(int32_t)state * 0x1p-31f;
-    }
-    return values;
-}
-
 static int measure_matmul(struct engine *engine, double *rate, struct err *err)
 {
     bool card = engine->backend->device != NULL; /* 8192³ fills one, and half a minute here */
@@ -90,13 +45,14 @@ static int measure_matmul(struct engine *engine, double *rate, struct err *err)
     struct weight_part part = {.dtype = DTYPE_F32, .out = out};
     struct weight_spec spec = {.parts = &part, .part_count = 1, .in = in, .kernel = 1};
     size_t larger = (size_t)in * (size_t)(out > rows ? out : rows);
-    float *values = random_values(larger);
+    float *values = trial_values(larger);
     struct trial t;
     double best = 1e30;
     int rc = -1;
 
     part.data = values;
-    if (values == NULL || trial_begin(&t, engine, card ? 1u << 30 : 256u << 20, err) != 0) {
+    if (values == NULL ||
+        trial_begin(&t, engine->backend, card ? 1u << 30 : 256u << 20, err) != 0) {
         free(values);
         return values ? -1 : err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
     }
@@ -107,10 +63,10 @@ static int measure_matmul(struct engine *engine, double *rate, struct err *err)
     op_upload(&t.pass, &x, values);
     t.backend->ops->finish(&t.pass);
     for (int i = 0; i < TRIES && !t.pass.failed; i++) {
-        double begin = seconds_now();
+        double begin = trial_now();
         op_matmul(&t.pass, &(struct matmul){.linear = &linear, .x = &x, .y = &y});
         t.backend->ops->finish(&t.pass);
-        best = best < seconds_now() - begin ? best : seconds_now() - begin;
+        best = best < trial_now() - begin ? best : trial_now() - begin;
     }
     t.backend->ops->weight_free(t.backend, linear.weight);
     *rate = 2.0 * rows * in * out / best;
@@ -127,7 +83,7 @@ static int measure_direct(struct engine *engine, double *rate, struct err *err)
     struct conv conv = {.in = WIDTH, .out = WIDTH, .kernel = 3, .stride = 1};
     struct weight_part part = {.dtype = DTYPE_F32, .out = WIDTH};
     struct weight_spec spec = {.parts = &part, .part_count = 1, .in = WIDTH, .kernel = 3};
-    float *values = random_values((size_t)WIDTH * WIDTH * 9); /* more than x has */
+    float *values = trial_values((size_t)WIDTH * WIDTH * 9); /* more than x has */
     enum conv_algorithm before = engine->backend->conv;
     double best = 1e30;
     struct trial t;
@@ -135,7 +91,7 @@ static int measure_direct(struct engine *engine, double *rate, struct err *err)
 
     part.data = values;
     conv.bias = values;
-    if (values == NULL || trial_begin(&t, engine, 256u << 20, err) != 0) {
+    if (values == NULL || trial_begin(&t, engine->backend, 256u << 20, err) != 0) {
         free(values);
         return values ? -1 : err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
     }
@@ -146,9 +102,9 @@ static int measure_direct(struct engine *engine, double *rate, struct err *err)
     op_upload(&t.pass, &x, values);
     engine->backend->conv = CONV_DIRECT;
     for (int i = 0; i < TRIES && !t.pass.failed; i++) {
-        double begin = seconds_now();
+        double begin = trial_now();
         op_conv2d(&t.pass, &(struct conv2d){.conv = &conv, .x = &x, .y = &y});
-        best = best < seconds_now() - begin ? best : seconds_now() - begin;
+        best = best < trial_now() - begin ? best : trial_now() - begin;
     }
     engine->backend->conv = before;
     t.backend->ops->weight_free(t.backend, conv.weight);

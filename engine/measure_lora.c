@@ -1,9 +1,9 @@
 /* A LoRA of a trainer's usual extent, and what changing to one takes. */
 #include "engine/measure.h"
 #include "engine/runtime.h"
+#include "engine/trial.h"
 
 #include <stdio.h>
-#include <time.h>
 
 static bool is_usual(const struct target *t)
 {
@@ -53,13 +53,6 @@ int measure_lora(const struct model *model, int rank, struct buf *out, struct er
     return 0;
 }
 
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 int measure_switch(struct model *model, struct adapter *adapter, double *seconds, struct err *err)
 {
     struct draw_adapter one = {.adapter = adapter, .scale = 0.75};
@@ -68,9 +61,9 @@ int measure_switch(struct model *model, struct adapter *adapter, double *seconds
     int rc;
 
     pthread_mutex_lock(&model->engine->lock);
-    begin = seconds_now();
+    begin = trial_now();
     rc = adaptation_acquire(&adaptation, model, &one, 1, err);
-    *seconds = seconds_now() - begin;
+    *seconds = trial_now() - begin;
     adaptation_release(adaptation);
     pthread_mutex_unlock(&model->engine->lock);
     return rc;

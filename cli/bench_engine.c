@@ -1,5 +1,6 @@
 /*
- * atelier bench engine: SD1.5 at full size beside the machine's own ceiling in the same run.
+ * atelier bench engine: SD1.5 or SDXL at full size beside the machine's own ceiling in the same
+ * run.
  */
 #include "cli/bench.h"
 #include "common/json.h"
@@ -7,9 +8,6 @@
 
 #include <stdio.h>
 #include <string.h>
-
-#define NEW_WIDTH 448 /* a second size, to see what a new one costs */
-#define NEW_HEIGHT 576
 
 /* All times in seconds. */
 struct figures {
@@ -23,6 +21,17 @@ struct figures {
     struct memory_use memory;
     size_t peak_bytes;
 };
+
+/* A second size of about as many pixels, to see what a new one costs. */
+static int new_width(const struct bench_options *o)
+{
+    return (int)o->width / 64 * 56;
+}
+
+static int new_height(const struct bench_options *o)
+{
+    return (int)o->height / 64 * 72;
+}
 
 /* The process's largest resident set so far. */
 static size_t peak_bytes(void)
@@ -178,7 +187,7 @@ static int measure(struct engine *engine, const struct bench_options *o, struct 
         return -1;
     bench_say(o, "loading");
     begin = bench_now();
-    if (engine_load_synthetic(&model, engine, "sd1", err) != 0)
+    if (engine_load_synthetic(&model, engine, o->family, err) != 0)
         return -1;
     f->load = bench_now() - begin;
     bench_say(o, "steps and decoding");
@@ -193,7 +202,7 @@ static int measure(struct engine *engine, const struct bench_options *o, struct 
     f->memory = engine_memory(engine);
     f->peak_bytes = peak_bytes();
     bench_say(o, "a new size");
-    if (run_steps(model, sessions, count, NEW_WIDTH, NEW_HEIGHT, 1 + BENCH_REPEATS, &text,
+    if (run_steps(model, sessions, count, new_width(o), new_height(o), 1 + BENCH_REPEATS, &text,
                   &f->new_first, &f->new_step, err) != 0)
         return -1;
     release(sessions, count);
@@ -243,7 +252,7 @@ static void print_text(const struct bench_options *o, const struct figures *f)
            bench_precision(f->info.precision), f->info.threads);
     printf("ceiling: matmul %.0f GFLOP/s, direct 3x3 convolution %.0f GFLOP/s\n",
            f->ceiling.matmul / 1e9, f->ceiling.direct / 1e9);
-    printf("load %.2f s, text encoding %.3f s per prompt\n", f->load, f->text);
+    printf("%s: load %.2f s, text encoding %.3f s per prompt\n", o->family, f->load, f->text);
     printf("step, %d x %lld x %lld with guidance: %.3f s (first %.3f s), %.0f GFLOP/s, %.0f %% of "
            "matmul\n",
            (int)o->batch, (long long)o->width, (long long)o->height, f->step, f->first_step,
@@ -251,8 +260,8 @@ static void print_text(const struct bench_options *o, const struct figures *f)
     printf("VAE decode: %.3f s (first %.3f s), %.0f GFLOP/s, %.0f %% of matmul\n", f->decode,
            f->first_decode, decode_flop / f->decode / 1e9,
            100 * decode_flop / f->decode / f->ceiling.matmul);
-    printf("new size %d x %d: first step %.3f s, next %.3f s, ratio %.2f\n", NEW_WIDTH, NEW_HEIGHT,
-           f->new_first, f->new_step, f->new_first / f->new_step);
+    printf("new size %d x %d: first step %.3f s, next %.3f s, ratio %.2f\n", new_width(o),
+           new_height(o), f->new_first, f->new_step, f->new_first / f->new_step);
     printf("LoRA, rank %d, %d layers, %.0f MB: load %.1f ms, switch %.1f ms, step of one picture "
            "%.3f s\n",
            BENCH_LORA_RANK, f->lora.is.layers, (double)f->lora.is.bytes / 1e6, 1e3 * f->lora.load,
@@ -276,7 +285,8 @@ static void print_json(const struct bench_options *o, const struct figures *f)
     buf_str(&out, "{\"processor\":");
     json_write_string(&out, f->info.processor, strlen(f->info.processor));
     buf_printf(&out,
-               ",\"backend\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"threads\":%d,"
+               ",\"family\":\"%s\",\"backend\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\","
+               "\"threads\":%d,"
                "\"width\":%lld,\"height\":%lld,\"batch\":%lld,"
                "\"ceiling_matmul_flops\":%.4g,\"ceiling_direct_flops\":%.4g,"
                "\"load_s\":%.6f,\"text_s\":%.6f,\"step_s\":%.6f,\"first_step_s\":%.6f,"
@@ -284,10 +294,10 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                "\"new_size_step_s\":%.6f,\"lora_load_s\":%.5f,\"lora_switch_s\":%.5f,"
                "\"lora_step_s\":%.6f,\"step_flop\":%.4g,\"decode_flop\":%.4g,"
                "\"weights_bytes\":%zu,\"activations_bytes\":%zu,\"peak_bytes\":%zu,",
-               f->info.backend, f->info.isa, bench_precision(f->info.precision), f->info.threads,
-               (long long)o->width, (long long)o->height, (long long)o->batch, f->ceiling.matmul,
-               f->ceiling.direct, f->load, f->text, f->step, f->first_step, f->decode,
-               f->first_decode, f->new_first, f->new_step, f->lora.load, f->lora.change,
+               o->family, f->info.backend, f->info.isa, bench_precision(f->info.precision),
+               f->info.threads, (long long)o->width, (long long)o->height, (long long)o->batch,
+               f->ceiling.matmul, f->ceiling.direct, f->load, f->text, f->step, f->first_step,
+               f->decode, f->first_decode, f->new_first, f->new_step, f->lora.load, f->lora.change,
                f->lora_step, total_flop(&f->step_profile) * (double)o->batch,
                total_flop(&f->decode_profile), f->memory.weights_bytes, f->memory.activations_bytes,
                f->peak_bytes);

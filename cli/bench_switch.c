@@ -56,7 +56,7 @@ static int measure_copy(int threads, double *rate, struct err *err)
     pthread_t ids[COPY_THREADS_MAX];
     pthread_barrier_t start;
     double begin = 1e30, end = 0;
-    int count = threads < COPY_THREADS_MAX ? threads : COPY_THREADS_MAX;
+    int count = threads < 1 ? 1 : threads < COPY_THREADS_MAX ? threads : COPY_THREADS_MAX;
     char *memory = malloc(2 * COPY_BYTES * (size_t)count);
 
     if (memory == NULL)

@@ -1,7 +1,9 @@
 """Measures the CUDA back end, and diffusers on the same card where it is installed.
 
-Ours comes from `atelier-bench engine --json`, one process per batch. A picture is two rows of the
-UNet, as guidance has it, here and in the peers. Every result goes into the JSON file when it is
+Ours comes from `atelier-bench engine|switch|scenes --json`, the peers' figures from gpu_peers.py, one
+process each, so that none outlives its time and one that fails costs no other. A picture is two rows
+of the UNet, as guidance has it, here and in the peers. The pieces are in the order in which they
+matter; what time does not allow is left out and said. Every result goes into the JSON file when it is
 there; the table is printed at the end, after a signal too.
 """
 
@@ -11,15 +13,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 NO_DEVICE = 6  # exit status of atelier-bench without a card
-BATCHES = (1, 2, 4, 8)
-PEER_BATCHES = (1, 4)
-RESERVE_S = 30  # kept for the table
-
-# What is measured: name, options of atelier-bench, side, batches. SDXL joins when atelier-bench has it.
-FAMILIES = (("sd1.5", [], 512, BATCHES),)
+RESERVE_S = 20  # kept for the table
+OURS = "atelier"
+PEERS = {"eager": "diffusers eager", "compile": "torch.compile"}
+PEER_BATCHES = "1,4"
+FAMILIES = {"sd1.5": (["--family", "sd1"], 512), "sdxl": (["--family", "sdxl"], 1024)}
 
 
 class Run:
@@ -37,10 +39,11 @@ class Run:
     def say(self, text):
         print(f"gpu-bench: {text}", file=sys.stderr, flush=True)
 
-    def add(self, **row):
+    def add(self, family, network, batch, seconds, engine=OURS, **more):
+        row = {"engine": engine, "family": family, "network": network, "batch": batch, "seconds": seconds, **more}
         self.rows.append(row)
         flops = f", {row['tflops']:.1f} TFLOP/s" if row.get("tflops") else ""
-        self.say(f"{row['engine']} {row['network']} batch {row['batch']}: {1000 * row['seconds']:.1f} ms{flops}")
+        self.say(f"{engine} {family} {network} batch {batch}: {1000 * seconds:.2f} ms{flops}")
         self.save()
 
     def note(self, text):
@@ -57,95 +60,169 @@ class Run:
         os.replace(path + ".new", path)
 
 
-def measure_ours(run, family, extra, side, batch):
-    command = [run.options.bench, "engine", "--device", "cuda", "--json", "--precision",
-               run.options.precision, "--width", str(side), "--height", str(side), "--batch", str(batch), *extra]
+# ---- pieces: each measures one thing and adds its rows ----
+
+def our_bench(run, what, *extra):
+    """What atelier-bench says, or None."""
+    command = [run.options.bench, what, "--device", "cuda", "--json", "--precision", run.options.precision, *extra]
     done = subprocess.run(command, capture_output=True, text=True, timeout=max(run.left(), 1))
     if done.returncode == NO_DEVICE:
         sys.stderr.write(done.stderr)
         sys.exit(NO_DEVICE)
     if done.returncode != 0:
-        run.note(f"{family} batch {batch} failed: {done.stderr.strip().splitlines()[-1:]}")
+        run.note(f"{' '.join([what, *extra])} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+        return None
+    return json.loads(done.stdout)
+
+
+def measure_engine(run, family, batch):
+    extra, side = FAMILIES[family]
+    f = our_bench(run, "engine", "--width", str(side), "--height", str(side), "--batch", str(batch), *extra)
+    if f is None:
         return
-    f = json.loads(done.stdout)
     run.card = f"{f['processor']}, {f['isa']}"
     run.ceiling = max(run.ceiling, f["ceiling_matmul_flops"])
-    run.add(engine="atelier", family=family, network="unet step", batch=batch, seconds=f["step_s"],
-            tflops=f["step_flop"] / f["step_s"] / 1e12)
+    run.add(family, "unet step", batch, f["step_s"], tflops=f["step_flop"] / f["step_s"] / 1e12)
+    run.add(family, "new size", batch, f["new_size_first_s"], ratio=f["new_size_first_s"] / f["new_size_step_s"])
     if batch == 1:
-        run.add(engine="atelier", family=family, network="vae decode", batch=1, seconds=f["decode_s"],
-                tflops=f["decode_flop"] / f["decode_s"] / 1e12)
-        run.add(engine="atelier", family=family, network="load", batch=1, seconds=f["load_s"])
-        run.add(engine="atelier", family=family, network="text, a prompt", batch=1, seconds=f["text_s"])
-        if f.get("lora_switch_s"):
-            run.add(engine="atelier", family=family, network="lora switch", batch=1, seconds=f["lora_switch_s"])
-    run.note(f"{family} batch {batch}: first step at a new size over the next "
-             f"{f['new_size_first_s'] / f['new_size_step_s']:.2f}; weights {f['weights_bytes'] / 1e9:.2f} GB, "
+        run.add(family, "vae decode", 1, f["decode_s"], tflops=f["decode_flop"] / f["decode_s"] / 1e12)
+        run.add(family, "load", 1, f["load_s"])
+        run.add(family, "text, a prompt", 1, f["text_s"])
+        run.add(family, "lora switch", 1, f["lora_switch_s"])
+    run.note(f"{family} batch {batch}: weights {f['weights_bytes'] / 1e9:.2f} GB, "
              f"activations {f['activations_bytes'] / 1e9:.2f} GB")
 
 
-def timed(torch, call, runs=5):
-    """Seconds of the median run between events, after warming up."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(runs):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        call()
-        last.record()
-        torch.cuda.synchronize()
-        times.append(first.elapsed_time(last) / 1000)
-    return sorted(times)[len(times) // 2]
-
-
-def measure_peers(run):
-    try:
-        import torch
-
-        sys.path.insert(0, os.path.dirname(__file__))
-        import peers
-    except ImportError as error:
-        run.note(f"no peers: {error}")
+def measure_switch(run):
+    f = our_bench(run, "switch")
+    if f is None:
         return
-    dtype = {"bf16": torch.bfloat16, "f16": torch.float16}[run.options.precision]
-    torch.manual_seed(0)
-    unet = peers.UnetCall(peers.UNET).eval().to("cuda", dtype, memory_format=torch.channels_last)
-    vae = peers.VaeDecode(peers.VAE).eval().to("cuda", dtype, memory_format=torch.channels_last)
-    networks = [("unet step", batch, unet,
-                 (torch.randn(2 * batch, 4, 64, 64, device="cuda", dtype=dtype)
-                  .to(memory_format=torch.channels_last), torch.tensor(501.0, device="cuda"),
-                  torch.randn(2 * batch, peers.TOKENS, 768, device="cuda", dtype=dtype)))
-                for batch in PEER_BATCHES]
-    networks.append(("vae decode", 1, vae, (torch.randn(1, 4, 64, 64, device="cuda", dtype=dtype),)))
-    for engine in ("diffusers eager", "torch.compile"):
-        for network, batch, module, inputs in networks:
-            if run.left() < 60:
-                run.note(f"{engine} {network} batch {batch}: left out, the time is up")
-                continue
-            call = module if engine == "diffusers eager" else torch.compile(module, mode="max-autotune-no-cudagraphs")
-            begin = time.monotonic()
-            with torch.inference_mode():
-                call(*inputs)
-                torch.cuda.synchronize()
-                first = time.monotonic() - begin
-                run.add(engine=engine, family="sd1.5", network=network, batch=batch, first_s=first,
-                        seconds=timed(torch, lambda: call(*inputs)))
+    run.add("sd1.5", "model switch", 1, max(f["changing_step_s"] - f["step_s"], 0.0))
+    run.add("sd1.5", "load from file", 1, f["load_s"])
+    run.note(f"loading {f['file_bytes'] / 1e9:.2f} GB from the page cache: {f['file_bytes'] / f['load_s'] / 1e9:.1f} "
+             f"GB/s, one thread copies {f['copy_bytes_per_s'] / 1e9:.1f} GB/s; a step and a load begun together "
+             f"{1000 * f['beside_step_s']:.0f} ms and {1000 * f['beside_load_s']:.0f} ms")
+
+
+def measure_scenes(run):
+    f = our_bench(run, "scenes")
+    for scene in (f or {}).get("scenes", []):
+        run.add(scene["scene"], f"{scene['steps']}-step picture", 1, scene["picture_s"])
+
+
+def measure_peer(run, engine, family):
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_peers.py")
+    command = [sys.executable, script, "--engine", engine, "--family", family, "--precision", run.options.precision,
+               "--side", str(FAMILIES[family][1]), "--batches", PEER_BATCHES]
+    os.makedirs(run.options.out, exist_ok=True)
+    log = os.path.join(run.options.out, f"{engine}-{family}.log")
+    with open(log, "w", encoding="utf-8") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    ended = threading.Timer(max(run.left(), 1), process.kill)
+    ended.start()
+    try:
+        for line in process.stdout:
+            row = json.loads(line)
+            run.add(family, row.pop("network"), row.pop("batch"), row.pop("seconds"), engine=PEERS[engine], **row)
+        process.wait()
+    finally:
+        ended.cancel()
+        process.kill()
+        process.stdout.close()
+    if process.returncode == -signal.SIGKILL:
+        run.note(f"{PEERS[engine]} {family}: ended after its time")
+    elif process.returncode != 0:
+        with open(log, encoding="utf-8", errors="replace") as errors:
+            run.note(f"{PEERS[engine]} {family} failed: {' '.join(errors.read().strip().splitlines()[-1:])}")
+
+
+# What is measured, in order: the name, seconds that it takes at most as a rule, and how.
+PIECES = (
+    ("sd1.5 batch 8", 30, measure_engine, ("sd1.5", 8)),
+    ("sdxl batch 2", 45, measure_engine, ("sdxl", 2)),
+    ("sd1.5 batch 1", 20, measure_engine, ("sd1.5", 1)),
+    ("sdxl batch 1", 40, measure_engine, ("sdxl", 1)),
+    ("diffusers eager sd1.5", 40, measure_peer, ("eager", "sd1.5")),
+    ("diffusers eager sdxl", 50, measure_peer, ("eager", "sdxl")),
+    ("sd1.5 batch 4", 20, measure_engine, ("sd1.5", 4)),
+    ("sdxl batch 4", 50, measure_engine, ("sdxl", 4)),
+    ("switching", 40, measure_switch, ()),
+    ("torch.compile sd1.5", 90, measure_peer, ("compile", "sd1.5")),
+    ("scenes", 60, measure_scenes, ()),
+    ("torch.compile sdxl", 120, measure_peer, ("compile", "sdxl")),
+    ("sd1.5 batch 2", 20, measure_engine, ("sd1.5", 2)),
+    ("sdxl batch 8", 60, measure_engine, ("sdxl", 8)),
+)
+
+
+def measure(run):
+    for name, needs, piece, words in PIECES:
+        if piece is measure_peer and run.options.no_peers:
+            continue
+        if run.left() < needs:
+            run.note(f"{name}: left out, {max(run.left(), 0):.0f} s are left and it may take {needs}")
+            continue
+        run.say(name)
+        try:
+            piece(run, *words)
+        except subprocess.TimeoutExpired:
+            run.note(f"{name}: ended after its time")
+
+
+# ---- the table ----
+
+def ratio_of(run, row):
+    """A peer's time over ours, or what the row itself is a ratio of."""
+    same = [r["seconds"] for r in run.rows if r["engine"] == OURS and row["engine"] != OURS and
+            all(r[key] == row[key] for key in ("family", "network", "batch"))]
+    return row["seconds"] / same[0] if same else row.get("ratio")
+
+
+def share_of(run, row):
+    """Per cent of the card's own product."""
+    return 100e12 * row["tflops"] / run.ceiling if row.get("tflops") and run.ceiling else None
+
+
+def target_of(run, row):
+    """What the row should be at least or at most: sign, number, unit, and what it is; None: no target."""
+    network, batch = row["network"], row["batch"]
+    if row["engine"] != OURS:
+        least = 2 if row["engine"] == PEERS["eager"] else 1.2
+        return (">=", least, "x", ratio_of(run, row)) if network == "unet step" else None
+    if network == "unet step" and (row["family"], batch >= 2) == ("sdxl", True):
+        return ">=", 60, "%", share_of(run, row)
+    if network == "unet step" and (row["family"], batch) == ("sd1.5", 8):
+        return ">=", 50, "%", share_of(run, row)
+    return {"vae decode": (">=", 40, "%", share_of(run, row)),
+            "new size": ("<=", 1.2, "x", row.get("ratio")),
+            "lora switch": ("<", 50, "ms", 1000 * row["seconds"]),
+            "model switch": ("<", 1, "ms", 1000 * row["seconds"])}.get(network)
+
+
+def judged(run, row):
+    target = target_of(run, row)
+    if target is None or target[3] is None:
+        return ""
+    sign, limit, unit, value = target
+    met = value >= limit if sign == ">=" else value <= limit if sign == "<=" else value < limit
+    return f"{sign} {limit:g} {unit}: {'met' if met else 'MISSED'}"
 
 
 def print_table(run):
-    ours = {(r["family"], r["network"], r["batch"]): r["seconds"] for r in run.rows if r["engine"] == "atelier"}
     print(f"\n{run.card}, {run.options.precision}; 8192³ product {run.ceiling / 1e12:.1f} TFLOP/s")
-    print(f"{'engine':<16} {'family':<7} {'network':<15} {'batch':>5} {'ms':>9} {'TFLOP/s':>8} {'of 8192³':>9} {'to ours':>8}")
+    print(f"{'engine':<16} {'family':<20} {'what':<16} {'batch':>5} {'ms':>9} {'TFLOP/s':>8} {'of 8192³':>9} "
+          f"{'ratio':>6}  target")
     for r in run.rows:
-        flops, own = r.get("tflops"), ours.get((r["family"], r["network"], r["batch"]))
-        share = f"{100e12 * flops / run.ceiling:.0f} %" if flops and run.ceiling else "-"
-        ratio = f"{r['seconds'] / own:.2f}" if own else "-"
-        print(f"{r['engine']:<16} {r['family']:<7} {r['network']:<15} {r['batch']:>5} {1000 * r['seconds']:>9.2f} "
-              f"{f'{flops:.1f}' if flops else '-':>8} {share:>9} {ratio:>8}")
+        share, ratio = share_of(run, r), ratio_of(run, r)
+        print(f"{r['engine']:<16} {r['family']:<20} {r['network']:<16} {r['batch']:>5} {1000 * r['seconds']:>9.2f} "
+              f"{format(r['tflops'], '.1f') if r.get('tflops') else '-':>8} "
+              f"{f'{share:.0f} %' if share else '-':>9} {f'{ratio:.2f}' if ratio else '-':>6}  {judged(run, r)}".rstrip())
+    print("ratio: a peer's time over ours; the first step at a new size over the next")
     for text in run.notes:
         print(f"  {text}")
-    run.say(f"{len(run.rows)} figures of {run.card} in {time.monotonic() - run.begin:.0f} s; "
+    verdicts = [judged(run, r) for r in run.rows]
+    run.say(f"{len(run.rows)} figures of {run.card}, {sum(v.endswith(': met') for v in verdicts)} of "
+            f"{sum(v != '' for v in verdicts)} targets met, in {time.monotonic() - run.begin:.0f} s; "
             f"{os.path.join(run.options.out, 'gpu-bench.json')}")
 
 
@@ -158,19 +235,15 @@ def main():
     parser.add_argument("--bench", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--out", default="build/gpu-bench", help="where gpu-bench.json goes")
     parser.add_argument("--precision", choices=("bf16", "f16"), default="bf16")
-    parser.add_argument("--seconds", type=int, default=540, help="begin nothing after so long")
+    parser.add_argument("--seconds", type=int, default=540, help="be done after so long")
     parser.add_argument("--no-peers", action="store_true")
     run = Run(parser.parse_args())
     signal.signal(signal.SIGTERM, stop)
     try:
-        for family, extra, side, batches in FAMILIES:
-            for batch in batches:
-                if run.left() > 0:
-                    measure_ours(run, family, extra, side, batch)
-        if not run.options.no_peers:
-            measure_peers(run)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        measure(run)
+    except KeyboardInterrupt:
         run.note("interrupted")
+    run.save()
     print_table(run)
 
 

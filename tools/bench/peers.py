@@ -1,4 +1,4 @@
-"""Measures SD1.5's networks in other engines and sets ours beside them.
+"""Measures SD1.5's or SDXL's networks in other engines and sets ours beside them.
 
 The networks are built from the published configuration with random weights. Each measurement is
 warm and the best of a few runs: one UNet call with the guidance pair (batch 2), and the decoding of
@@ -28,6 +28,21 @@ UNET = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
+UNET_XL = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "layers_per_block": 2,
+    "attention_head_dim": [5, 10, 20],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 1280 + 6 * 256,
+    "norm_num_groups": 32,
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+}
 VAE = {
     "block_out_channels": [128, 256, 512, 512],
     "layers_per_block": 2,
@@ -36,8 +51,8 @@ VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
-TINY_UNET = {**UNET, "block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 64}
-TINY_VAE = {**VAE, "block_out_channels": [32, 32, 64, 64]}
+FAMILIES = {"sd1.5": {"unet": UNET, "vae": VAE}, "sdxl": {"unet": UNET_XL, "vae": VAE}}
+OURS = {"sd1.5": "sd1", "sdxl": "sdxl"}  # as atelier bench engine calls them
 TOKENS = 77
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,8 +64,9 @@ class UnetCall(torch.nn.Module):
         super().__init__()
         self.unet = UNet2DConditionModel(**config)
 
-    def forward(self, latents, timestep, embeds):
-        return self.unet(latents, timestep, embeds, return_dict=False)[0]
+    def forward(self, latents, timestep, embeds, pooled=None, ids=None):
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": ids}
+        return self.unet(latents, timestep, embeds, added_cond_kwargs=added, return_dict=False)[0]
 
 
 class VaeDecode(torch.nn.Module):
@@ -63,16 +79,39 @@ class VaeDecode(torch.nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
 
+def family(name, tiny=False):
+    """The configurations of a family's networks; tiny: of the same build, to see that it runs."""
+    if not tiny:
+        return FAMILIES[name]
+    unet = FAMILIES[name]["unet"]
+    widths = [32, 64, 64, 64][:len(unet["block_out_channels"])]
+    return {"unet": {**unet, "block_out_channels": widths, "cross_attention_dim": 64,
+                     "attention_head_dim": 2 if name == "sdxl" else 8},
+            "vae": {**VAE, "block_out_channels": [32, 32, 64, 64]}}
+
+
+def unet_inputs(unet, rows, size):
+    """Latents, timestep, texts and, where the network is told of them, a pooled text and six numbers."""
+    side = size // 8
+    inputs = [torch.randn(rows, 4, side, side), torch.tensor(501.0),
+              torch.randn(rows, TOKENS, unet["cross_attention_dim"])]
+    if "addition_time_embed_dim" in unet:
+        pooled = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
+        inputs += [torch.randn(rows, pooled), torch.tensor([[size, size, 0, 0, size, size]] * rows, dtype=torch.float32)]
+    return inputs
+
+
+def vae_inputs(size):
+    return [torch.randn(1, 4, size // 8, size // 8)]
+
+
 def networks(options):
     """{name: (module, inputs)}, f32."""
     torch.manual_seed(0)
-    unet, vae = (TINY_UNET, TINY_VAE) if options.tiny else (UNET, VAE)
-    side = options.size // 8
-    latents = torch.randn(2, 4, side, side)
-    embeds = torch.randn(2, TOKENS, unet["cross_attention_dim"])
+    configs = family(options.family, options.tiny)
     return {
-        "unet": (UnetCall(unet).eval(), (latents, torch.tensor(501.0), embeds)),
-        "vae_decode": (VaeDecode(vae).eval(), (latents[:1],)),
+        "unet": (UnetCall(configs["unet"]).eval(), unet_inputs(configs["unet"], 2, options.size)),
+        "vae_decode": (VaeDecode(configs["vae"]).eval(), vae_inputs(options.size)),
     }
 
 
@@ -128,15 +167,12 @@ def measure_peers(options):
 
 def measure_ours(options):
     """Rows of our own engine, and what it says of the machine."""
-    command = [options.atelier, "bench", "engine", "--json", "--threads", str(options.threads)]
+    command = [options.atelier, "bench", "engine", "--json", "--threads", str(options.threads),
+               "--family", OURS[options.family], "--width", str(options.size), "--height", str(options.size)]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    sizes = {(row.get("width"), row.get("height")) for row in report["results"]}
-    if (options.size, options.size) not in sizes:
-        sys.exit(f"bench-peers: {options.atelier} measured {sorted(sizes)}, not {options.size}")
     rows = [
         {"engine": "atelier", "precision": row["precision"], "network": row["network"], "seconds": row["seconds"]}
         for row in report["results"]
-        if row["width"] == row["height"] == options.size
     ]
     return rows, {key: report.get(key) for key in ("processor", "isa", "threads")}
 
@@ -178,9 +214,10 @@ def print_table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="bench-peers", description="SD1.5 in other engines and here.")
+    parser = argparse.ArgumentParser(prog="bench-peers", description="SD1.5 or SDXL in other engines and here.")
     parser.add_argument("--atelier", help="our program; without it only the peers are measured")
     parser.add_argument("--json", help="file to write the measurements to")
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="sd1.5")
     parser.add_argument("--size", type=int, default=512, help="side of the picture")
     parser.add_argument("--runs", type=int, default=3, help="the best of so many counts")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -197,12 +234,12 @@ def main():
         machine |= {key: value for key, value in about.items() if value}
     rows = ours + measure_peers(options)
     machine["versions"] = versions(options)
-    print(f"{machine['processor']}, {machine.get('isa', 'ISA not asked')}, {machine['threads']} threads, "
+    print(f"{options.family}, {machine['processor']}, {machine.get('isa', 'ISA not asked')}, {machine['threads']} threads, "
           f"{options.size}x{options.size}, best of {options.runs}")
     print_table(rows)
     if options.json:
         with open(options.json, "w") as out:
-            json.dump({"machine": machine, "size": options.size, "tiny": options.tiny, "results": rows}, out, indent=2)
+            json.dump({"machine": machine, "family": options.family, "size": options.size, "tiny": options.tiny, "results": rows}, out, indent=2)
             out.write("\n")
 
 

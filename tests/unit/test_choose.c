@@ -77,14 +77,27 @@ static void test_what_was_not_tuned(void **state)
     assert_by_formula(99, 4096, 5120, 9, 5120);
 }
 
-/* As they were before there was a table: shapes of SD1.5 at 512 x 512. */
+/* Shapes of SD1.5 at 512 x 512. */
 static void test_the_formula(void **state)
 {
     (void)state;
-    assert_tile(choose_tile_from(&NOTHING, 90, 4096, 320, 9, 320), 128, 64, 1);
-    assert_tile(choose_tile_from(&NOTHING, 90, 64, 1280, 9, 1280), 128, 64, 6);
+    assert_tile(choose_tile_from(&NOTHING, 80, 4096, 320, 9, 320), 128, 64, 1);
+    assert_tile(choose_tile_from(&NOTHING, 80, 64, 1280, 9, 1280), 128, 64, 5);
     assert_tile(choose_tile_from(&NOTHING, 80, 4096, 320, 1, 320), 128, 64, 1);
     assert_tile(choose_tile_from(&NOTHING, 80, 262144, 128, 9, 128), 128, 128, 1);
+}
+
+static void test_warpgroups_are_for_hopper(void **state)
+{
+    (void)state;
+    for (int c = 0; c < 3; c++) {
+        struct product_tile tiles[CANDIDATES_MAX];
+        int count = choose_candidates(CARDS[c], 4096, 320, 9, 320, tiles), groups = 0;
+        for (int i = 0; i < count; i++)
+            groups += tiles[i].group;
+        assert_int_equal(groups > 0, CARDS[c] == 90);
+    }
+    assert_true(choose_tile_from(&NOTHING, 90, 262144, 128, 9, 128).group);
 }
 
 static void test_candidates(void **state)
@@ -132,9 +145,13 @@ static void test_what_is_compiled_in(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_entry_is_found), cmocka_unit_test(test_a_size_near_a_tuned_one),
-        cmocka_unit_test(test_what_was_not_tuned),   cmocka_unit_test(test_the_formula),
-        cmocka_unit_test(test_candidates),           cmocka_unit_test(test_what_is_compiled_in),
+        cmocka_unit_test(test_every_entry_is_found),
+        cmocka_unit_test(test_a_size_near_a_tuned_one),
+        cmocka_unit_test(test_what_was_not_tuned),
+        cmocka_unit_test(test_the_formula),
+        cmocka_unit_test(test_warpgroups_are_for_hopper),
+        cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_what_is_compiled_in),
     };
     return cmocka_run_group_tests_name("choose", tests, NULL, NULL);
 }

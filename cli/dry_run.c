@@ -121,7 +121,6 @@ static int read_all(struct survey *survey, struct err *err)
         if (rc == 0)
             rc = judge_id(runner, &job, err);
         if (rc == 0) {
-            catalogue_fill(&runner->catalogue, model, &job);
             add(survey, model, &job);
         } else if (rc == 1) {
             runner->tally.rejected++;

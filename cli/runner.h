@@ -86,7 +86,7 @@ int runner_run(struct runner *runner);
 int runner_feed(struct runner *runner, const struct line *line, struct err *err) must_check;
 
 /* Reads and judges a line as a job for this run: everything that is wrong is in runner->problems.
- * 0: a job, `model` its number; 1: rejected; -1: out of memory. */
+ * 0: a job with the catalogue's defaults, `model` its number; 1: rejected; -1: out of memory. */
 int runner_judge(struct runner *runner, const struct line *line, struct job *job, int *model,
                  struct err *err) must_check;
 

@@ -52,7 +52,11 @@ int runner_judge(struct runner *runner, const struct line *line, struct job *job
     support_check_local(job, problems);
     if (problems->count > 0)
         return 1;
-    return job_identify(job, runner->options->jobs, line->number, err);
+    if (job_identify(job, runner->options->jobs, line->number, err) != 0)
+        return -1;
+    catalogue_fill(&runner->catalogue, *model, job);
+    job_check_sampling(job, problems);
+    return problems->count > 0;
 }
 
 static int reject(struct runner *runner, const struct line *line, const struct job *job,
@@ -236,7 +240,6 @@ int runner_feed(struct runner *runner, const struct line *line, struct err *err)
             job_move(&task->job, &job);
             task->model = model;
             task->line = line->number;
-            catalogue_fill(&runner->catalogue, model, &task->job);
             runner_submit(runner, task);
             return runner->fatal ? -1 : 0;
         }

@@ -118,12 +118,21 @@ struct worker {
     struct scheduler_worker is;
 };
 
+/* What a job may need of a worker and a worker offers, as the scheduler's bits. */
+enum need {
+    NEED_CONFIDENTIAL = 1,
+    NEED_F32 = 2,
+    NEED_BF16 = 4,
+    NEED_PRECISION = NEED_F32 | NEED_BF16
+};
+
 /* What a scheduler_profile was made of, so that it can be made again. */
 struct profile {
     uint32_t model, tenant;
     int side;          /* pixels of the square that stands for its sizes in predictions */
     int width, height; /* of its first job; all its jobs have the same route */
-    bool guided, confidential;
+    bool guided;
+    uint32_t needs;  /* enum need */
     uint32_t barred; /* classes that cost more than its jobs may, as bits of their numbers */
     char tier[16];
 };
@@ -285,6 +294,12 @@ bool cell_ingest(struct cell *cell, struct err *err);
 int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, int *model);
 
 /* ---- fleet.c ---- */
+
+/* The needs that a list of precisions, "f32,bf16", stands for; "auto" stands for none. */
+uint32_t fleet_precisions(const char *list);
+
+/* What is offered by any worker that is here. */
+uint32_t fleet_offers(const struct cell *cell);
 
 enum note { NOTE_ACCEPTED, NOTE_ENDED, NOTE_ACK, NOTE_TRIM, NOTE_SWEEP };
 

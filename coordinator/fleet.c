@@ -230,6 +230,25 @@ void fleet_check_leases(struct cell *cell)
 
 /* ---- beats ---- */
 
+uint32_t fleet_precisions(const char *list)
+{
+    uint32_t needs = 0;
+    if (strstr(list, "bf16"))
+        needs |= NEED_BF16;
+    if (strstr(list, "f32"))
+        needs |= NEED_F32;
+    return needs;
+}
+
+uint32_t fleet_offers(const struct cell *cell)
+{
+    uint32_t offers = 0;
+    for (uint32_t i = 0; i < cell->workers.count; i++)
+        if (cell->worker_table[i].present)
+            offers |= cell->worker_table[i].is.offers;
+    return offers;
+}
+
 static uint32_t known_models(const struct cell *cell, const struct report_worker *from,
                              uint32_t out[SCHEDULER_RESIDENT_MAX])
 {
@@ -260,7 +279,7 @@ static bool read_worker(struct cell *cell, const struct report *report, uint32_t
         .device_class = (uint32_t) class,
         .pictures_max = from->pictures_max,
         .memory_bytes = from->memory_bytes,
-        .offers = from->confidential,
+        .offers = (from->confidential ? NEED_CONFIDENTIAL : 0) | fleet_precisions(from->precisions),
         .price_per_hour = (float)policy_class(cell->policy, (uint32_t) class)->price_per_hour,
         .draining = from->draining || worker->ordered_to_drain};
     worker->is.resident_count = known_models(cell, from, worker->is.resident);

@@ -45,6 +45,17 @@ static void check_route(struct cell *cell, const struct job *job, int model)
     add(cell, dear ? "max_price" : "", NULL, dear ? why + strlen(PRICE) : why);
 }
 
+/* Workers that are here say what they compute in; those that have yet to come are not guessed. */
+static void check_precision(struct cell *cell, const struct job *job)
+{
+    uint32_t wanted = fleet_precisions(job->precision);
+    uint32_t offered = fleet_offers(cell) & NEED_PRECISION;
+    if (wanted != 0 && cell->settled && offered != 0 && (wanted & offered) == 0)
+        job_problem_add(&cell->problems, "precision", job->precision,
+                        "no worker computes in it; leave it out for %s, which those here do",
+                        offered == NEED_BF16 ? "bf16" : "f32");
+}
+
 static void check_tenant(struct cell *cell, const struct job *job)
 {
     uint32_t number = names_enter(&cell->tenants, job->tenant);
@@ -73,6 +84,9 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
         return -1;
     }
     find_model(cell, job, model);
+    if (strcmp(job->precision, "f16") == 0)
+        add(cell, "precision", job->precision,
+            "workers compute in f32 or bf16; name one of them, or leave it out");
     if (job->callback)
         add(cell, "callback", job->callback,
             "is not offered by this version; read <cell>.state or the job's hash in Redis");
@@ -82,6 +96,7 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
         add(cell, "", NULL, err.message);
     if (cell->problems.count == 0) {
         catalogue_fill(&cell->catalogue, *model, job);
+        job_check_sampling(job, &cell->problems);
         check_tenant(cell, job);
     }
     if (cell->problems.count == 0)
@@ -177,8 +192,10 @@ static void take_job(struct cell *cell, const struct kafka_message *message, enu
     check_key(cell, &job, message);
     if (cell->problems.count == 0)
         check_repeat(cell, &job, &repeat);
-    if (cell->problems.count == 0 && !repeat)
+    if (cell->problems.count == 0 && !repeat) {
         check_quota(cell, &job);
+        check_precision(cell, &job);
+    }
     if (cell->problems.count > 0) {
         dead_letter(cell, message, source);
     } else if (repeat) {
@@ -255,6 +272,8 @@ static void redrive(struct cell *cell, const struct json *order, const char *id)
     else if (cell_read(cell, text.data, text.len, &job, &model) == 0 &&
              (known->content != job.content || strcmp(job.id, id) != 0))
         add(cell, "request", id, "is not the one that was accepted under this id");
+    if (cell->problems.count == 0)
+        check_precision(cell, &job);
     if (cell->problems.count == 0)
         cell_accept(cell, &job, model, text.data, text.len, NULL, NULL);
     job_release(&job);

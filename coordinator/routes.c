@@ -23,7 +23,7 @@ static struct policy_facts facts_of(const struct cell *cell, const struct profil
                                  .tenant = cell->tenants.names[profile->tenant],
                                  .width = profile->width,
                                  .height = profile->height,
-                                 .confidential = profile->confidential,
+                                 .confidential = profile->needs & NEED_CONFIDENTIAL,
                                  .memory_gb = (double)model->bytes / (1u << 30)};
 }
 
@@ -73,7 +73,7 @@ static bool make(struct cell *cell, const struct profile *from, struct scheduler
     leave_out(&route, from->barred);
     if (route.count == 0)
         return false;
-    *to = (struct scheduler_profile){.route_count = route.count, .needs = from->confidential};
+    *to = (struct scheduler_profile){.route_count = route.count, .needs = from->needs};
     to->memory_bytes = (model->bytes + MEMORY_ROUND - 1) / MEMORY_ROUND * MEMORY_ROUND;
     for (int i = 0; i < route.count; i++) {
         uint8_t number = route.classes[i];
@@ -152,9 +152,10 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
     struct profile profile = {.model = model,
                               .side = side_of(job),
                               .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
-                              .confidential = job->confidential,
+                              .needs = fleet_precisions(job->precision),
                               .width = job->width ? job->width : PROFILE_SIDE,
                               .height = job->height ? job->height : PROFILE_SIDE};
+    profile.needs |= job->confidential ? NEED_CONFIDENTIAL : 0;
     double pixels = (double)profile.side * profile.side;
     double own = (double)(job->width ? job->width : PROFILE_SIDE) *
                  (job->height ? job->height : PROFILE_SIDE);
@@ -180,8 +181,8 @@ uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, 
         classes[i] = (char)('a' + route.classes[i]);
     /* Jobs that may cost anything share no profile with those that may not: a policy that is read
      * again gives only the former new classes. */
-    snprintf(name, sizeof(name), "%u %d %d %d %s %u %s %x", model, profile.side, profile.guided,
-             profile.confidential, profile.tier, profile.tenant, classes, profile.barred);
+    snprintf(name, sizeof(name), "%u %d %d %u %s %u %s %x", model, profile.side, profile.guided,
+             profile.needs, profile.tier, profile.tenant, classes, profile.barred);
     uint32_t known = cell->profile_names.count;
     uint32_t number = names_find(&cell->profile_names, name);
     if (number != NAMES_NONE)

@@ -7,11 +7,6 @@
 
 /* ---- one table of them ---- */
 
-#define BIT(name) (1u << SCHEDULE_##name)
-#define EVEN (BIT(NORMAL) | BIT(SGM_UNIFORM))
-#define LISTS (BIT(SIMPLE) | BIT(AYS))
-#define CURVES (BIT(KARRAS) | BIT(EXPONENTIAL) | BIT(BETA))
-
 static int kept_all(const struct sampler_plan *plan, int call)
 {
     (void)plan;
@@ -59,40 +54,31 @@ static bool draws_by_tcd(const struct sampler_plan *plan, int index)
 }
 
 static const struct sampler_kind kinds[SAMPLER_COUNT] = {
-    [SAMPLER_DDIM] = {.name = "ddim",
-                      .class_name = "DDIMScheduler",
-                      .schedules = EVEN,
+    [SAMPLER_DDIM] = {.class_name = "DDIMScheduler",
                       .spacing = SPACING_LEADING,
                       .zero_snr = ZERO_SNR_EXACT,
-                      .has_eta = true,
                       .predicts_sample = true,
                       .set_alpha_to_one = true,
                       .clip_sample = CHOICE_YES,
                       .make = schedule_make_alpha,
                       .step = step_ddim,
                       .draws = draws_with_eta},
-    [SAMPLER_EULER] = {.name = "euler",
-                       .class_name = "EulerDiscreteScheduler",
-                       .schedules = EVEN | LISTS | CURVES,
+    [SAMPLER_EULER] = {.class_name = "EulerDiscreteScheduler",
                        .spacing = SPACING_LINSPACE,
                        .zero_snr = ZERO_SNR_TINY,
                        .scales_noise = true,
                        .predicts_sample = true,
                        .make = schedule_make_sigma,
                        .step = step_euler},
-    [SAMPLER_EULER_A] = {.name = "euler_a",
-                         .class_name = "EulerAncestralDiscreteScheduler",
-                         .schedules = EVEN | LISTS,
+    [SAMPLER_EULER_A] = {.class_name = "EulerAncestralDiscreteScheduler",
                          .spacing = SPACING_LINSPACE,
                          .zero_snr = ZERO_SNR_TINY,
                          .scales_noise = true,
                          .make = schedule_make_sigma,
                          .step = step_euler_a,
                          .draws = draws_always},
-    [SAMPLER_HEUN] = {.name = "heun",
-                      .class_name = "HeunDiscreteScheduler",
+    [SAMPLER_HEUN] = {.class_name = "HeunDiscreteScheduler",
                       .order = 2,
-                      .schedules = EVEN | LISTS | CURVES,
                       .spacing = SPACING_LINSPACE,
                       .scales_noise = true,
                       .clip_sample = CHOICE_NO,
@@ -101,29 +87,23 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                       .make = schedule_make_heun,
                       .step = step_heun,
                       .kept = kept_by_heun},
-    [SAMPLER_LMS] = {.name = "lms",
-                     .class_name = "LMSDiscreteScheduler",
-                     .schedules = EVEN | LISTS | CURVES,
+    [SAMPLER_LMS] = {.class_name = "LMSDiscreteScheduler",
                      .spacing = SPACING_LINSPACE,
                      .scales_noise = true,
                      .predicts_sample = true,
                      .make = schedule_make_sigma,
                      .step = step_lms,
                      .kept = kept_all},
-    [SAMPLER_DPM2] = {.name = "dpm2",
-                      .class_name = "KDPM2DiscreteScheduler",
+    [SAMPLER_DPM2] = {.class_name = "KDPM2DiscreteScheduler",
                       .order = 2,
-                      .schedules = EVEN | LISTS | CURVES,
                       .spacing = SPACING_LINSPACE,
                       .scales_noise = true,
                       .beta_start = 0.00085,
                       .beta_end = 0.012,
                       .make = schedule_make_dpm2,
                       .step = step_dpm2},
-    [SAMPLER_DPM2_A] = {.name = "dpm2_a",
-                        .class_name = "KDPM2AncestralDiscreteScheduler",
+    [SAMPLER_DPM2_A] = {.class_name = "KDPM2AncestralDiscreteScheduler",
                         .order = 2,
-                        .schedules = EVEN | LISTS | CURVES,
                         .spacing = SPACING_LINSPACE,
                         .scales_noise = true,
                         .beta_start = 0.00085,
@@ -131,19 +111,15 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                         .make = schedule_make_dpm2,
                         .step = step_dpm2_a,
                         .draws = draws_at_second_calls},
-    [SAMPLER_DPMPP_2S_A] = {.name = "dpm++ 2s a",
-                            .order = 2,
-                            .schedules = EVEN | LISTS | CURVES,
+    [SAMPLER_DPMPP_2S_A] = {.order = 2,
                             .spacing = SPACING_LINSPACE,
                             .zero_snr = ZERO_SNR_TINY,
                             .scales_noise = true,
                             .make = schedule_make_dpm2,
                             .step = step_dpm_2s_a,
                             .draws = draws_at_second_calls},
-    [SAMPLER_DPMPP_2S] = {.name = "dpm++ 2s",
-                          .class_name = "DPMSolverSinglestepScheduler",
+    [SAMPLER_DPMPP_2S] = {.class_name = "DPMSolverSinglestepScheduler",
                           .has_algorithm = true,
-                          .schedules = BIT(NORMAL) | LISTS | CURVES,
                           .spacing = SPACING_LINSPACE,
                           .keeps_spacing = true,
                           .clips_lambda = true,
@@ -151,10 +127,8 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                           .make = schedule_make_lambda,
                           .step = step_dpm_single,
                           .kept = kept_all},
-    [SAMPLER_DPMPP_2M] = {.name = "dpm++ 2m",
-                          .class_name = "DPMSolverMultistepScheduler",
+    [SAMPLER_DPMPP_2M] = {.class_name = "DPMSolverMultistepScheduler",
                           .has_algorithm = true,
-                          .schedules = EVEN | LISTS | CURVES,
                           .spacing = SPACING_LINSPACE,
                           .zero_snr = ZERO_SNR_TINY,
                           .clips_lambda = true,
@@ -162,11 +136,9 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                           .make = schedule_make_lambda,
                           .step = step_dpm,
                           .kept = kept_all},
-    [SAMPLER_DPMPP_SDE] = {.name = "dpm++ sde",
-                           .class_name = "DPMSolverSinglestepScheduler",
+    [SAMPLER_DPMPP_SDE] = {.class_name = "DPMSolverSinglestepScheduler",
                            .has_algorithm = true,
                            .algorithm = ALGORITHM_SDE,
-                           .schedules = BIT(NORMAL) | LISTS | CURVES,
                            .spacing = SPACING_LINSPACE,
                            .keeps_spacing = true,
                            .clips_lambda = true,
@@ -175,11 +147,9 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                            .step = step_dpm_single,
                            .kept = kept_all,
                            .draws = draws_always},
-    [SAMPLER_DPMPP_2M_SDE] = {.name = "dpm++ 2m sde",
-                              .class_name = "DPMSolverMultistepScheduler",
+    [SAMPLER_DPMPP_2M_SDE] = {.class_name = "DPMSolverMultistepScheduler",
                               .has_algorithm = true,
                               .algorithm = ALGORITHM_SDE,
-                              .schedules = EVEN | LISTS | CURVES,
                               .spacing = SPACING_LINSPACE,
                               .zero_snr = ZERO_SNR_TINY,
                               .clips_lambda = true,
@@ -188,12 +158,10 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                               .step = step_dpm,
                               .kept = kept_all,
                               .draws = draws_always},
-    [SAMPLER_DPMPP_3M_SDE] = {.name = "dpm++ 3m sde",
-                              .class_name = "DPMSolverMultistepScheduler",
+    [SAMPLER_DPMPP_3M_SDE] = {.class_name = "DPMSolverMultistepScheduler",
                               .has_algorithm = true,
                               .algorithm = ALGORITHM_SDE,
                               .solver_order = 3,
-                              .schedules = EVEN | LISTS | CURVES,
                               .spacing = SPACING_LINSPACE,
                               .zero_snr = ZERO_SNR_TINY,
                               .clips_lambda = true,
@@ -202,25 +170,19 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                               .step = step_dpm,
                               .kept = kept_all,
                               .draws = draws_always},
-    [SAMPLER_PNDM] = {.name = "pndm",
-                      .class_name = "PNDMScheduler",
-                      .schedules = EVEN,
+    [SAMPLER_PNDM] = {.class_name = "PNDMScheduler",
                       .spacing = SPACING_LEADING,
                       .make = schedule_make_pndm,
                       .step = step_pndm,
                       .kept = kept_by_pndm},
-    [SAMPLER_UNIPC] = {.name = "unipc",
-                       .class_name = "UniPCMultistepScheduler",
-                       .schedules = EVEN | LISTS | CURVES,
+    [SAMPLER_UNIPC] = {.class_name = "UniPCMultistepScheduler",
                        .spacing = SPACING_LINSPACE,
                        .zero_snr = ZERO_SNR_TINY,
                        .predicts_sample = true,
                        .make = schedule_make_lambda,
                        .step = step_unipc,
                        .kept = kept_all},
-    [SAMPLER_DDPM] = {.name = "ddpm",
-                      .class_name = "DDPMScheduler",
-                      .schedules = EVEN | BIT(SIMPLE),
+    [SAMPLER_DDPM] = {.class_name = "DDPMScheduler",
                       .spacing = SPACING_LEADING,
                       .zero_snr = ZERO_SNR_EXACT,
                       .predicts_sample = true,
@@ -228,9 +190,7 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                       .make = schedule_make_alpha,
                       .step = step_ddpm,
                       .draws = draws_above_0},
-    [SAMPLER_LCM] = {.name = "lcm",
-                     .class_name = "LCMScheduler",
-                     .schedules = BIT(NORMAL),
+    [SAMPLER_LCM] = {.class_name = "LCMScheduler",
                      .zero_snr = ZERO_SNR_EXACT,
                      .predicts_sample = true,
                      .clip_sample = CHOICE_NO,
@@ -240,11 +200,8 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                      .make = schedule_make_distilled,
                      .step = step_lcm,
                      .draws = draws_but_last},
-    [SAMPLER_TCD] = {.name = "tcd",
-                     .class_name = "TCDScheduler",
-                     .schedules = BIT(NORMAL),
+    [SAMPLER_TCD] = {.class_name = "TCDScheduler",
                      .zero_snr = ZERO_SNR_EXACT,
-                     .has_eta = true,
                      .predicts_sample = true,
                      .betas = BETAS_SCALED_LINEAR,
                      .beta_start = 0.00085,
@@ -254,66 +211,10 @@ static const struct sampler_kind kinds[SAMPLER_COUNT] = {
                      .draws = draws_by_tcd},
 };
 
-static const char *const schedules[SCHEDULE_COUNT] = {
-    [SCHEDULE_NORMAL] = "normal",
-    [SCHEDULE_KARRAS] = "karras",
-    [SCHEDULE_EXPONENTIAL] = "exponential",
-    [SCHEDULE_SGM_UNIFORM] = "sgm_uniform",
-    [SCHEDULE_SIMPLE] = "simple",
-    [SCHEDULE_AYS] = "ays",
-    [SCHEDULE_BETA] = "beta",
-};
-
-/* ---- names ---- */
-
 const struct sampler_kind *sampler_kind(enum sampler sampler)
 {
     ASSERT(sampler > SAMPLER_MODEL && sampler < SAMPLER_COUNT);
     return &kinds[sampler];
-}
-
-int sampler_by_name(const char *name)
-{
-    if (strcmp(name, "plms") == 0)
-        return SAMPLER_PNDM;
-    for (int i = SAMPLER_MODEL + 1; i < SAMPLER_COUNT; i++)
-        if (strcmp(kinds[i].name, name) == 0)
-            return i;
-    return -1;
-}
-
-const char *sampler_name(enum sampler sampler)
-{
-    return sampler < SAMPLER_COUNT ? kinds[sampler].name : NULL;
-}
-
-int schedule_by_name(const char *name)
-{
-    for (int i = SCHEDULE_MODEL + 1; i < SCHEDULE_COUNT; i++)
-        if (strcmp(schedules[i], name) == 0)
-            return i;
-    return -1;
-}
-
-const char *schedule_name(enum schedule schedule)
-{
-    return schedule < SCHEDULE_COUNT ? schedules[schedule] : NULL;
-}
-
-bool sampler_has_schedule(enum sampler sampler, enum schedule schedule)
-{
-    return schedule == SCHEDULE_MODEL || sampler_kind(sampler)->schedules >> schedule & 1;
-}
-
-char *sampler_schedules(enum sampler sampler, char out[SAMPLER_SCHEDULES_MAX_BYTES])
-{
-    size_t len = 0;
-    for (int i = SCHEDULE_MODEL + 1; i < SCHEDULE_COUNT; i++)
-        if (sampler_has_schedule(sampler, (enum schedule)i))
-            len += (size_t)snprintf(out + len, SAMPLER_SCHEDULES_MAX_BYTES - len, "%s%s",
-                                    len > 0 ? ", " : "", schedules[i]);
-    ASSERT(len > 0 && len < SAMPLER_SCHEDULES_MAX_BYTES);
-    return out;
 }
 
 /* ---- plans ---- */
@@ -347,32 +248,31 @@ static int pick(enum sampler *sampler, const struct sampler_config *config,
             err, ERR_UNSUPPORTED, ERR_REJECT,
             "sampler: %s does not do the model's prediction_type \"sample\"; ddim, euler "
             "and dpm++ 2m do",
-            kind->name);
-    if (request->eta > 0 && !kind->has_eta)
+            sampler_name(*sampler));
+    if (request->eta > 0 && !sampler_has_eta(*sampler))
         return err_set(err, ERR_INVALID, ERR_REJECT, "eta: %s takes none; ddim and tcd do",
-                       kind->name);
+                       sampler_name(*sampler));
     char names[SAMPLER_SCHEDULES_MAX_BYTES];
     if (!sampler_has_schedule(*sampler, request->schedule))
         return err_set(err, ERR_INVALID, ERR_REJECT, "schedule: %s%s has no %s; it has %s",
-                       kind->name, own ? ", the model's own sampler," : "",
-                       schedules[request->schedule], sampler_schedules(*sampler, names));
+                       sampler_name(*sampler), own ? ", the model's own sampler," : "",
+                       schedule_name(request->schedule), sampler_schedules(*sampler, names));
     return 0;
 }
 
 /* The schedule that the request leaves standing of what the file says. */
-static enum schedule schedule_for(const struct sampler_kind *kind, enum schedule file,
-                                  enum schedule wanted)
+static enum schedule schedule_for(enum sampler sampler, enum schedule file, enum schedule wanted)
 {
     if (wanted != SCHEDULE_MODEL && wanted != SCHEDULE_NORMAL)
         return wanted;
-    return file != SCHEDULE_MODEL && kind->schedules >> file & 1 ? file : SCHEDULE_NORMAL;
+    return file != SCHEDULE_MODEL && sampler_has_schedule(sampler, file) ? file : SCHEDULE_NORMAL;
 }
 
 /* The configuration with the class's defaults where the file is silent. */
 static struct sampler_config config_complete(const struct sampler_config *config,
-                                             const struct sampler_kind *kind,
-                                             enum schedule schedule)
+                                             enum sampler sampler, enum schedule schedule)
 {
+    const struct sampler_kind *kind = sampler_kind(sampler);
     struct sampler_config full = *config;
     if (full.betas == BETAS_UNSET)
         full.betas = kind->betas == BETAS_UNSET ? BETAS_LINEAR : kind->betas;
@@ -388,7 +288,7 @@ static struct sampler_config config_complete(const struct sampler_config *config
         full.timestep_scaling = 10;
     if (full.original_inference_steps == 0)
         full.original_inference_steps = 50;
-    full.schedule = schedule_for(kind, full.schedule, schedule);
+    full.schedule = schedule_for(sampler, full.schedule, schedule);
     if (full.schedule == SCHEDULE_SGM_UNIFORM)
         full.spacing = SPACING_TRAILING;
     if (full.spacing == SPACING_UNSET || kind->keeps_spacing)
@@ -417,7 +317,7 @@ int sampler_plan_make(struct sampler_plan *plan, const struct sampler_config *co
                                   .sdxl = request->sdxl,
                                   .eta = request->eta,
                                   .init_scale = 1};
-    plan->config = config_complete(config, kind, request->schedule);
+    plan->config = config_complete(config, sampler, request->schedule);
     schedule_alphas(plan->alphas, &plan->config, kind->zero_snr);
     plan->final_alpha =
         choose(config->set_alpha_to_one, kind->set_alpha_to_one) ? 1 : plan->alphas[0];

@@ -31,6 +31,7 @@
 
 #include "common/err.h"
 #include "common/json.h"
+#include "common/sampling.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,58 +42,6 @@
 #define SAMPLER_HISTORY 6      /* kept tensors, the size of the latents each */
 #define SAMPLER_TRAIN_STEPS_MAX 1000
 #define SAMPLER_CLASS_MAX_BYTES 64
-
-enum sampler {
-    SAMPLER_MODEL, /* whatever the model's own scheduler file says */
-    SAMPLER_DDIM,
-    SAMPLER_EULER,
-    SAMPLER_EULER_A,
-    SAMPLER_HEUN,
-    SAMPLER_LMS,
-    SAMPLER_DPM2,
-    SAMPLER_DPM2_A,
-    SAMPLER_DPMPP_2S_A,
-    SAMPLER_DPMPP_2S, /* what dpm++ sde is without its noise */
-    SAMPLER_DPMPP_2M,
-    SAMPLER_DPMPP_SDE,
-    SAMPLER_DPMPP_2M_SDE,
-    SAMPLER_DPMPP_3M_SDE,
-    SAMPLER_PNDM,
-    SAMPLER_UNIPC,
-    SAMPLER_DDPM,
-    SAMPLER_LCM,
-    SAMPLER_TCD,
-    SAMPLER_COUNT,
-};
-
-/* How the noise levels are spread. SCHEDULE_NORMAL, like SCHEDULE_MODEL, asks for nothing over what
- * the model's file says. */
-enum schedule {
-    SCHEDULE_MODEL,
-    SCHEDULE_NORMAL,
-    SCHEDULE_KARRAS,
-    SCHEDULE_EXPONENTIAL,
-    SCHEDULE_SGM_UNIFORM, /* timestep_spacing "trailing" */
-    SCHEDULE_SIMPLE,      /* every so many training steps, from the last one on */
-    SCHEDULE_AYS,         /* Align Your Steps */
-    SCHEDULE_BETA,
-    SCHEDULE_COUNT,
-};
-
-/* Names as in a job ("dpm++ 2m"; "plms" is pndm): the enumerator, or -1 / NULL for an unknown one.
- * SAMPLER_MODEL and SCHEDULE_MODEL have none. */
-int sampler_by_name(const char *name);
-const char *sampler_name(enum sampler sampler);
-int schedule_by_name(const char *name);
-const char *schedule_name(enum schedule schedule);
-
-/* Whether the sampler has that schedule: all have normal; ddim, pndm and ddpm take timesteps
- * evenly, lcm and tcd those of their distillation, as in diffusers. */
-bool sampler_has_schedule(enum sampler sampler, enum schedule schedule);
-
-/* Writes the names of the sampler's schedules to `out`, "normal, karras"; returns `out`. */
-#define SAMPLER_SCHEDULES_MAX_BYTES 96
-char *sampler_schedules(enum sampler sampler, char out[SAMPLER_SCHEDULES_MAX_BYTES]);
 
 enum prediction { PREDICTION_EPSILON, PREDICTION_V, PREDICTION_SAMPLE };
 enum spacing { SPACING_UNSET, SPACING_LEADING, SPACING_TRAILING, SPACING_LINSPACE };

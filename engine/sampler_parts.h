@@ -109,19 +109,16 @@ int kept_by_pndm(const struct sampler_plan *plan, int call);
 /* ---- one table of them (sampler.c) ---- */
 
 struct sampler_kind {
-    const char *name;         /* in a job */
     const char *class_name;   /* in diffusers; NULL: none */
     bool has_algorithm;       /* the class is several samplers, and its algorithm says which */
     enum algorithm algorithm; /* of this one */
     int solver_order;         /* 0: as the file says */
     int order;                /* model calls per step, which img2img skips by */
-    unsigned schedules;       /* bits of enum schedule */
     enum spacing spacing;     /* defaults of the class */
     bool keeps_spacing;       /* whatever the file says */
     enum zero_snr zero_snr;
-    bool scales_noise; /* the start noise and the model's input carry sigma */
-    bool clips_lambda; /* lambda_min_clipped is read */
-    bool has_eta;
+    bool scales_noise;    /* the start noise and the model's input carry sigma */
+    bool clips_lambda;    /* lambda_min_clipped is read */
     bool predicts_sample; /* can do prediction_type "sample" */
     bool set_alpha_to_one;
     enum choice clip_sample; /* CHOICE_UNSET: this class never does */

@@ -172,6 +172,10 @@ int job_parse(struct job *job, const char *text, size_t len, struct job_problems
               struct err *err) must_check;
 void job_release(struct job *job);
 
+/* Adds a problem for a schedule or an eta that the job's sampler does not take, which job_parse
+ * does, too: for a job whose sampler was filled in since. */
+void job_check_sampling(const struct job *job, struct job_problems *problems);
+
 /* Moves a job to another place: `from` is empty afterwards. (An id of its own lives in the struct,
  * so that a plain copy would point back.) */
 void job_move(struct job *to, struct job *from);

@@ -1,6 +1,7 @@
 /* The contract's table. The order is the order of the canonical form. */
 #include "schema/job_table.h"
 
+#include "common/sampling.h"
 #include "schema/job.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -8,13 +9,6 @@
 #define URI_MAX_BYTES JOB_MAX_BYTES
 #define SEED_MAX 9223372036854775807.0
 
-static const char *const samplers[] = {"ddim",         "euler",    "euler_a",   "heun",
-                                       "lms",          "dpm2",     "dpm2_a",    "dpm++ 2s",
-                                       "dpm++ 2s a",   "dpm++ 2m", "dpm++ sde", "dpm++ 2m sde",
-                                       "dpm++ 3m sde", "unipc",    "pndm",      "plms",
-                                       "ddpm",         "lcm",      "tcd",       NULL};
-static const char *const schedules[] = {"normal", "karras", "exponential", "sgm_uniform",
-                                        "simple", "ays",    "beta",        NULL};
 static const char *const dialects[] = {"diffusers", "a1111", "comfyui", NULL};
 static const char *const generators[] = {"torch", "philox", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16", "f16", NULL};
@@ -154,9 +148,9 @@ static const struct field rows[] = {
      .help = "[low, high]: guidance only where the noise, sigma, is above low and at most high"},
     {"freeu", FIELD_OBJECT, AT(job, freeu), .table = &freeu_table,
      .help = "FreeU: more of the network's middle, less of what skips it; not of the refiner"},
-    {"sampler", FIELD_CHOICE, AT(job, sampler), .choices = samplers,
+    {"sampler", FIELD_CHOICE, AT(job, sampler), .choices = sampler_names,
      .help = "by default the model's"},
-    {"schedule", FIELD_CHOICE, AT(job, schedule), .choices = schedules,
+    {"schedule", FIELD_CHOICE, AT(job, schedule), .choices = schedule_names,
      .help = "spacing of the noise levels; by default the model's"},
     {"eta", FIELD_NUMBER, .has_default = true, AT(job, eta), .min = 0, .max = 1, .number = 0,
      .help = "noise that ddim or tcd adds at each step"},

@@ -55,4 +55,12 @@ struct field_table {
 
 extern const struct field_table job_fields;
 
+struct job;
+struct job_problems;
+
+/* job_together.c: what fields, each good by itself, say together; fills in what follows from
+ * others.
+ */
+void job_check_together(struct job *job, struct job_problems *problems);
+
 #endif

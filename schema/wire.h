@@ -86,7 +86,7 @@ struct report_worker {
     const char *boot;         /* differs after a restart: what it had before is lost */
     const char *device_class; /* "g8i", "a10", … */
     const char *processor, *backend, *isa, *engine_version;
-    const char *precisions; /* "f32,bf16" */
+    const char *precisions; /* that it takes jobs in, beside "auto": "bf16" or "f32,bf16" */
     int pictures_max;       /* in flight at once */
     uint64_t memory_bytes;  /* the engine's budget */
     bool confidential;      /* may take confidential jobs */

@@ -177,6 +177,7 @@ static int read_request(struct agent *agent, struct held *held, const struct ord
             err_set(err, ERR_NOT_FOUND, ERR_RETRY, "this worker has no model %s", task->job.model);
         else
             catalogue_fill(&agent->catalogue, task->model, &task->job);
+        job_check_sampling(&task->job, problems);
         support_check(&task->job, engine_info(agent->engine), problems);
         if (problems->count > 0)
             refuse(err, problems);

@@ -5,6 +5,8 @@
  */
 #include "worker/agent_parts.h"
 
+#include "worker/support.h"
+
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,7 +108,6 @@ static void send_reports(struct link *link)
 
 static void describe(struct agent *agent, struct report_worker *is)
 {
-    static const char *const precisions[] = {"f32", "f32,bf16"};
     const struct engine_info *engine = engine_info(agent->engine);
     struct pipeline_progress progress = pipeline_progress(agent->pipeline);
     int resident[WIRE_MODELS_MAX];
@@ -117,7 +118,7 @@ static void describe(struct agent *agent, struct report_worker *is)
         .backend = engine->backend,
         .isa = engine->isa,
         .engine_version = engine_version(),
-        .precisions = precisions[engine->precision == PRECISION_BF16],
+        .precisions = support_precision_name(engine->precision),
         .pictures_max = agent->leaving ? 0 : agent->pictures_max,
         .memory_bytes = agent->options->memory_bytes ? agent->options->memory_bytes
                         : engine->memory_bytes > 0

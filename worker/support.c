@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LATER "is not supported by this version"
-
 static const char *const precision_names[] = {
     [PRECISION_AUTO] = "auto",
     [PRECISION_F32] = "f32",
@@ -25,46 +23,14 @@ int support_precision_by_name(const char *name)
     return -1;
 }
 
-static void refuse(struct job_problems *problems, bool asked, const char *field)
-{
-    if (asked)
-        job_problem_add(problems, field, NULL, LATER "; leave it out");
-}
-
-static void check_sampling(const struct job *job, struct job_problems *problems)
-{
-    int sampler = job->sampler ? sampler_by_name(job->sampler) : SAMPLER_MODEL;
-    int schedule = job->schedule ? schedule_by_name(job->schedule) : SCHEDULE_MODEL;
-    char names[SAMPLER_SCHEDULES_MAX_BYTES];
-    if (sampler < 0)
-        job_problem_add(problems, "sampler", job->sampler, LATER);
-    if (schedule < 0)
-        job_problem_add(problems, "schedule", job->schedule, LATER);
-    if (sampler > SAMPLER_MODEL && schedule > SCHEDULE_MODEL &&
-        !sampler_has_schedule((enum sampler)sampler, (enum schedule)schedule))
-        job_problem_add(problems, "schedule", job->schedule,
-                        "the sampler %s has none such: it has %s", job->sampler,
-                        sampler_schedules((enum sampler)sampler, names));
-}
-
-static void check_names(const struct job *job, const struct engine_info *engine,
-                        struct job_problems *problems)
+void support_check(const struct job *job, const struct engine_info *engine,
+                   struct job_problems *problems)
 {
     const char *computes = support_precision_name(engine->precision);
-    check_sampling(job, problems);
-    if (rng_by_name(job->rng) < 0)
-        job_problem_add(problems, "rng", job->rng, LATER "; torch is");
     if (strcmp(job->precision, "auto") != 0 && strcmp(job->precision, computes) != 0)
         job_problem_add(problems, "precision", job->precision,
                         "this run computes in %s; leave it out, or run with --precision %s",
                         computes, job->precision);
-}
-
-void support_check(const struct job *job, const struct engine_info *engine,
-                   struct job_problems *problems)
-{
-    check_names(job, engine, problems);
-    refuse(problems, job->output.prefix != NULL, "output.prefix");
 }
 
 /* An entry that is no object has no name; its problem is noted already. */

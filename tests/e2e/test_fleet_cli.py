@@ -239,6 +239,39 @@ class A_Submit(Case):
         self.assertIn("--redis-url", result.stderr)
 
 
+    def test_what_no_worker_takes_is_a_dead_letter(self):
+        """From a producer that checks nothing, and with a worker that computes in f32 alone."""
+        self.wait_for(lambda: self.redis.hget("worker:worker1", "precisions"))
+        mine = self.redis.hget("worker:worker1", "precisions")
+        other = {"f32": "bf16", "bf16": "f32"}[mine]
+        wrong = {"schedule": ({"sampler": "ddim", "schedule": "karras"}, "it has normal, sgm_uniform"),
+                 "sampler": ({"sampler": "dpm++2m"}, 'did you mean "dpm++ 2m"'),
+                 "output.prefix": ({"output": {"prefix": "a"}}, "leave it out"),
+                 "precision": ({"precision": other}, f"leave it out for {mine}")}
+        cases = {f"unfit-{field}": (job(id=f"unfit-{field}", **fields), field, part)
+                 for field, (fields, part) in wrong.items()}
+        cases["unfit-f16"] = (job(id="unfit-f16", precision="f16"), "precision", "f32 or bf16")
+        producer = kafka.KafkaProducer(bootstrap_servers=env["ATELIER_KAFKA_BROKERS"])
+        for name, (line, _, _) in cases.items():
+            producer.send("atelier.jobs", key=name.encode(), value=json.dumps(line).encode())
+        good = job(id="fit-1", precision=mine)
+        producer.send("atelier.jobs", key=b"fit-1", value=json.dumps(good).encode())
+        producer.close()
+        self.wait_for(lambda: self.status("fit-1") == "succeeded")
+        letters = {}
+
+        def all_there():
+            letters.update({record.key.decode(): dict(record.headers) for record in records("dlq")})
+            return letters.keys() >= cases.keys()
+
+        self.wait_for(all_there)
+        for name, (_, field, part) in cases.items():
+            problem, = json.loads(letters[name]["atelier-problems"])
+            self.assertEqual(problem["field"], field)
+            self.assertIn(part, problem["problem"])
+            self.assertIsNone(self.status(name))
+
+
 class B_Looking(Case):
     def setUp(self):
         super().setUp()

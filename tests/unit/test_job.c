@@ -1,5 +1,6 @@
 #include "common/file.h"
 #include "common/json.h"
+#include "common/sampling.h"
 #include "schema/job.h"
 #include "schema/manifest.h"
 
@@ -70,7 +71,7 @@ static void test_every_field_is_read(void **state)
         "\"model\":\"m\",\"prompt\":\"p\",\"negative_prompt\":\"\",\"width\":768,\"height\":64,"
         "\"steps\":30,\"guidance_scale\":0,\"guidance_rescale\":0.7,\"guidance_interval\":[0.25,5],"
         "\"freeu\":{\"b1\":1.3,\"b2\":1.4,\"s1\":0.9,\"s2\":0.2},\"sampler\":\"ddim\",\"schedule\":"
-        "\"karras\","
+        "\"sgm_uniform\","
         "\"eta\":0.5,\"seed\":9223372036854775744,\"images\":64,\"clip_skip\":2,"
         "\"loras\":[{\"name\":\"l\",\"scale\":-0.5},{\"name\":\"k\"}],\"embeddings\":[\"e\"],"
         "\"controlnets\":[{\"name\":\"c\",\"image\":\"c.png\",\"end\":0.5}],"
@@ -194,6 +195,10 @@ static void test_problems_name_field_and_remedy(void **state)
         {"\"sampler\":\"dpm++2m\"", "sampler", "did you mean \"dpm++ 2m\""},
         {"\"schedule\":\"x\"", "schedule", "one of normal, karras"},
         {"\"eta\":0.5,\"sampler\":\"euler\"", "eta", "ddim and tcd only"},
+        {"\"schedule\":\"karras\",\"sampler\":\"ddim\"", "schedule",
+         "the sampler ddim has none such: it has normal, sgm_uniform"},
+        {"\"schedule\":\"karas\"", "schedule", "did you mean \"karras\""},
+        {"\"output\":{\"prefix\":\"a\"}", "output.prefix", "not supported by this version"},
         {"\"seed\":-1", "seed", "from 0 to 9223372036854775807"},
         {"\"seed\":9223372036854775808", "seed", "from 0 to 9223372036854775807"},
         {"\"seed\":9223372036854775807,\"images\":2", "seed", "must not pass"},
@@ -255,6 +260,38 @@ static void test_problems_name_field_and_remedy(void **state)
     assert_problem("{\"model\":\"m\",", "", "byte 13");
     assert_problem("{\"model\":\"\xFF\",\"prompt\":\"\"}", "", "not UTF-8");
     assert_problem("{\"model\":\"m\",\"model\":\"m\",\"prompt\":\"\"}", "", "appears twice");
+}
+
+/* The contract takes a sampler with a schedule if and only if the engine does. */
+static void test_samplers_and_schedules(void **state)
+{
+    (void)state;
+    for (const char *const *sampler = sampler_names; *sampler; sampler++)
+        for (const char *const *schedule = schedule_names; *schedule; schedule++) {
+            char text[256];
+            enum sampler a = (enum sampler)sampler_by_name(*sampler);
+            bool goes = sampler_has_schedule(a, (enum schedule)schedule_by_name(*schedule));
+            snprintf(text, sizeof(text),
+                     "{\"model\":\"m\",\"prompt\":\"p\",\"sampler\":\"%s\",\"schedule\":\"%s\"}",
+                     *sampler, *schedule);
+            assert_int_equal(job_parse(&job, text, strlen(text), &problems, &err), goes ? 0 : -1);
+            job_release(&job);
+        }
+}
+
+/* A sampler that was filled in since. */
+static void test_sampling_is_checked_again(void **state)
+{
+    (void)state;
+    parse("{\"model\":\"m\",\"prompt\":\"p\",\"schedule\":\"karras\",\"eta\":0.5}");
+    job_check_sampling(&job, &problems);
+    assert_int_equal(problems.count, 0);
+    job.sampler = "lcm";
+    job_check_sampling(&job, &problems);
+    assert_int_equal(problems.count, 2);
+    assert_string_equal(problems.items[0].field, "schedule");
+    assert_string_equal(problems.items[1].field, "eta");
+    job_release(&job);
 }
 
 static void test_all_problems_at_once(void **state)
@@ -363,6 +400,8 @@ int main(void)
         cmocka_unit_test(test_canonical_form_ignores_how_it_was_written),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_problems_name_field_and_remedy),
+        cmocka_unit_test(test_samplers_and_schedules),
+        cmocka_unit_test(test_sampling_is_checked_again),
         cmocka_unit_test(test_all_problems_at_once),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_the_committed_schema_is_current),

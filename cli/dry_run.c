@@ -1,9 +1,11 @@
 /*
- * A dry run reads every line as a run would, in bounded memory, and adds the good ones up by model
- * and size. Then each model is loaded, its memory plan asked for every size, and two steps and a
- * decoding of its commonest size are timed: estimates come from this machine, not from a table.
+ * A dry run reads every line as a run would, in bounded memory, asks models and pictures about it
+ * (dry_check.h), and adds the good ones up by model and size. Then each model is loaded, its memory
+ * plan asked for every size, and two steps and a decoding of its commonest size are timed:
+ * estimates come from this machine, not from a table.
  */
 #include "cli/command.h"
+#include "cli/dry_check.h"
 #include "cli/runner.h"
 #include "common/json.h"
 #include "worker/support.h"
@@ -17,13 +19,14 @@
 
 struct group {
     int model;
-    int width, height;              /* 0: the model's own, or an init image's */
-    uint64_t jobs, pictures, steps; /* steps of all pictures */
-    uint64_t unspecified;           /* pictures whose steps are the model's */
+    int width, height; /* of the pictures, after a second pass */
+    uint64_t jobs, pictures;
+    double pixel_steps; /* of all pictures, second passes included */
 };
 
 struct survey {
     struct runner *runner;
+    struct dry_check check;
     struct group groups[GROUPS_MAX];
     size_t count;
     size_t weights_bytes, activations_bytes; /* the largest */
@@ -32,24 +35,29 @@ struct survey {
     bool unfit;
 };
 
-static void add(struct survey *survey, int model, const struct job *job)
+static struct group *find_group(struct survey *survey, int model, int width, int height)
 {
-    struct group *group = NULL;
-    for (size_t i = 0; i < survey->count && !group; i++) {
-        struct group *other = &survey->groups[i];
-        if (other->model == model && other->width == job->width && other->height == job->height)
-            group = other;
+    for (size_t i = 0; i < survey->count; i++) {
+        struct group *group = &survey->groups[i];
+        if (group->model == model && group->width == width && group->height == height)
+            return group;
     }
-    if (!group && survey->count < GROUPS_MAX) {
-        group = &survey->groups[survey->count++];
-        *group = (struct group){.model = model, .width = job->width, .height = job->height};
-    }
-    if (!group)
-        group = &survey->groups[GROUPS_MAX - 1];
+    if (survey->count == GROUPS_MAX)
+        return &survey->groups[GROUPS_MAX - 1];
+    struct group *group = &survey->groups[survey->count++];
+    *group = (struct group){.model = model, .width = width, .height = height};
+    return group;
+}
+
+static void add(struct survey *survey, const struct task *task)
+{
+    const struct job *job = &task->job;
+    int width, height;
+    job_final_size(job, &width, &height);
+    struct group *group = find_group(survey, task->model, width, height);
     group->jobs++;
     group->pictures += (uint64_t)job->images;
-    group->steps += (uint64_t)job->steps * (uint64_t)job->images;
-    group->unspecified += job->steps == 0 ? (uint64_t)job->images : 0;
+    group->pixel_steps += job_pixel_steps(job, job->width, job->height, job->steps) * job->images;
 }
 
 /* As atelier submit says it. */
@@ -107,26 +115,37 @@ static int judge_id(struct runner *runner, const struct job *job, struct err *er
     return 1;
 }
 
+/* 0: added; 1: rejected, and said why; 2: a repeat. */
+static int take_line(struct survey *survey, const struct line *line, struct task *task,
+                     struct err *err)
+{
+    struct runner *runner = survey->runner;
+    int rc = runner_judge(runner, line, &task->job, &task->model, err);
+    if (rc == 0)
+        rc = judge_id(runner, &task->job, err);
+    if (rc == 0)
+        rc = dry_check_task(&survey->check, task, err);
+    if (rc == 0)
+        add(survey, task);
+    if (rc == 1) {
+        runner->tally.rejected++;
+        show_problems(runner, line->number, &task->job);
+    }
+    return rc;
+}
+
 static int read_all(struct survey *survey, struct err *err)
 {
     struct runner *runner = survey->runner;
     struct line line;
-    struct job job;
-    int rc, model;
+    int rc;
     while ((rc = lines_next(&runner->lines, &line, err)) > 0 && runner_interrupts() == 0) {
+        struct task task = {0};
         if (line.len == 0)
             continue;
         runner->tally.lines++;
-        rc = runner_judge(runner, &line, &job, &model, err);
-        if (rc == 0)
-            rc = judge_id(runner, &job, err);
-        if (rc == 0) {
-            add(survey, model, &job);
-        } else if (rc == 1) {
-            runner->tally.rejected++;
-            show_problems(runner, line.number, &job);
-        }
-        job_release(&job);
+        rc = take_line(survey, &line, &task, err);
+        job_release(&task.job);
         if (rc < 0)
             return -1;
     }
@@ -138,19 +157,38 @@ static double seconds_since(const struct runner *runner, int64_t begin_ns)
     return (double)(clock_monotonic_ns(runner->clock) - begin_ns) * 1e-9;
 }
 
+/* A picture, and a mask, for a model that does not draw without. */
+static int give_pictures(struct draw *draw, struct model *model, struct image *blank,
+                         struct err *err)
+{
+    if (session_check(model, draw, err) == 0)
+        return 0;
+    *blank = (struct image){.width = draw->width, .height = draw->height};
+    blank->rgb = calloc((size_t)draw->width * (size_t)draw->height, 3);
+    if (!blank->rgb)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a picture");
+    draw->init_image = blank;
+    if (session_check(model, draw, err) == 0)
+        return 0;
+    draw->mask = blank;
+    return session_check(model, draw, err);
+}
+
 /* Seconds per step and pixel, and per decoded pixel. */
 static int time_model(struct runner *runner, struct model *model, int width, int height,
                       double *step_rate, double *decode_rate, struct err *err)
 {
     struct draw draw = DRAW_INIT;
     struct session *session = NULL;
-    struct image image = {0};
+    struct image image = {0}, blank = {0};
     draw.prompt = "a test";
     draw.width = width;
     draw.height = height;
     draw.steps = 10;
     double pixels = (double)width * height;
-    int rc = session_create(&session, model, &draw, NULL, err);
+    int rc = give_pictures(&draw, model, &blank, err);
+    if (rc == 0)
+        rc = session_create(&session, model, &draw, NULL, err);
     for (int i = 0; rc == 0 && i < TIMED_STEPS; i++) {
         int64_t begin = clock_monotonic_ns(runner->clock);
         rc = engine_step(model, &session, 1, err);
@@ -161,13 +199,14 @@ static int time_model(struct runner *runner, struct model *model, int width, int
         rc = session_decode(session, &image, err);
         *decode_rate = seconds_since(runner, begin) / pixels;
     }
+    image_release(&blank);
     image_release(&image);
     session_free(session);
     return rc;
 }
 
-static void show_group(struct survey *survey, const struct group *group, int width, int height,
-                       size_t bytes, double seconds)
+static void show_group(struct survey *survey, const struct group *group, size_t bytes,
+                       double seconds)
 {
     char time[32];
     struct runner *runner = survey->runner;
@@ -175,12 +214,12 @@ static void show_group(struct survey *survey, const struct group *group, int wid
     if (runner->options->json)
         printf("{\"event\":\"estimate\",\"model\":\"%s\",\"width\":%d,\"height\":%d,\"jobs\":%llu,"
                "\"pictures\":%llu,\"memory_bytes\":%zu,\"seconds\":%.3f}\n",
-               runner->catalogue.models[group->model].name, width, height,
+               runner->catalogue.models[group->model].name, group->width, group->height,
                (unsigned long long)group->jobs, (unsigned long long)group->pictures, bytes,
                seconds);
     else
         printf("  %s %d×%d: %llu jobs, %llu pictures, %.1f MB of activations, about %s\n",
-               runner->catalogue.models[group->model].name, width, height,
+               runner->catalogue.models[group->model].name, group->width, group->height,
                (unsigned long long)group->jobs, (unsigned long long)group->pictures,
                (double)bytes / 1e6, time);
 }
@@ -188,24 +227,22 @@ static void show_group(struct survey *survey, const struct group *group, int wid
 static int estimate_group(struct survey *survey, struct model *model, const struct group *group,
                           double step_rate, double decode_rate)
 {
-    const struct model_info *info = model_info(model);
-    int width = group->width ? group->width : info->width;
-    int height = group->height ? group->height : info->height;
-    double pixels = (double)width * height;
+    double pixels = (double)group->width * group->height;
     size_t bytes = 0;
     struct err err;
-    if (model_plan(model, width, height, 1, &bytes, &err) != 0) {
+    if (model_plan(model, group->width, group->height, 1, &bytes, &err) != 0) {
         fprintf(stderr, "%llu jobs of %s at %d×%d: %s\n", (unsigned long long)group->jobs,
-                survey->runner->catalogue.models[group->model].name, width, height, err.message);
+                survey->runner->catalogue.models[group->model].name, group->width, group->height,
+                err.message);
         survey->unfit = true;
         return -1;
     }
-    uint64_t steps = group->steps + group->unspecified * (uint64_t)info->steps;
-    double seconds = ((double)steps * step_rate + (double)group->pictures * decode_rate) * pixels;
+    double seconds =
+        group->pixel_steps * step_rate + (double)group->pictures * pixels * decode_rate;
     if (bytes > survey->activations_bytes)
         survey->activations_bytes = bytes;
     survey->seconds += seconds;
-    show_group(survey, group, width, height, bytes, seconds);
+    show_group(survey, group, bytes, seconds);
     return 0;
 }
 
@@ -228,9 +265,7 @@ static void estimate_model(struct survey *survey, int number)
         survey->unfit = true;
         return;
     }
-    const struct model_info *info = model_info(model);
-    if (time_model(runner, model, largest->width ? largest->width : info->width,
-                   largest->height ? largest->height : info->height, &step_rate, &decode_rate,
+    if (time_model(runner, model, largest->width, largest->height, &step_rate, &decode_rate,
                    &err) != 0)
         fprintf(stderr, "cannot time %s: %s\n", runner->catalogue.models[number].name, err.message);
     for (size_t i = 0; i < survey->count; i++)
@@ -294,7 +329,8 @@ int dry_run(const struct run_options *options)
         return EXIT_FATAL;
     }
     survey->runner = runner;
-    if (runner_open(runner, options, &err) != 0 || read_all(survey, &err) < 0 ||
+    if (runner_open(runner, options, &err) != 0 ||
+        dry_check_open(&survey->check, runner, &err) != 0 || read_all(survey, &err) < 0 ||
         estimate(survey, &err) != 0) {
         fprintf(stderr, "atelier run: %s\n", err.message);
         status = exit_status_of(&err);
@@ -303,6 +339,7 @@ int dry_run(const struct run_options *options)
                  : survey->unfit              ? EXIT_FAILED
                  : runner->tally.rejected > 0 ? EXIT_REJECTED
                                               : EXIT_ALL_DONE;
+    dry_check_release(&survey->check);
     runner_release(runner);
     free(runner);
     free(survey);

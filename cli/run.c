@@ -17,7 +17,8 @@ static const struct conf_row rows[] = {
     {"dump-stages", CONF_STRING, AT(dump_stages), "DIR", NULL, 0, 0, NULL,
      "write every stage's tensors, one safetensors file per picture"},
     {"dry-run", CONF_FLAG, AT(dry_run), NULL, NULL, 0, 0, NULL,
-     "check every line and estimate time and memory; draw nothing"},
+     "check every line, with its model and its pictures, and estimate time and memory; draw "
+     "nothing"},
     {"json", CONF_FLAG, AT(json), NULL, NULL, 0, 0, NULL,
      "progress and result as JSON lines on standard output"},
 };

@@ -201,6 +201,7 @@ struct backend {
     const char *device;  /* its name; NULL: the processor */
     const char *warning; /* what its user should know; NULL: nothing */
     size_t memory_bytes; /* free on the device when it was opened; 0: the machine's memory */
+    bool outline;        /* keeps no weights: nothing can be computed */
     bool native_bf16;    /* bf16 products are faster than f32 ones here */
     int threads;
     enum conv_algorithm conv;
@@ -310,6 +311,8 @@ int backend_ref_open(struct backend **backend, const struct backend_options *opt
                      struct err *err) must_check;
 int backend_dnnl_open(struct backend **backend, const struct backend_options *options,
                       struct err *err) must_check;
+/* Without operators: models are bound to it, and that is all. */
+int backend_outline_open(struct backend **backend, struct err *err) must_check;
 /* ERR_DEVICE: there is no card. */
 int backend_cuda_open(struct backend **backend, const struct backend_options *options,
                       struct err *err) must_check;

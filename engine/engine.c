@@ -49,6 +49,8 @@ static int open_named(struct backend **backend, const char *name,
 {
     if (strcmp(name, "ref") == 0)
         return backend_ref_open(backend, options, err);
+    if (strcmp(name, "outline") == 0)
+        return backend_outline_open(backend, err);
 #if defined(ATELIER_DNNL)
     if (strcmp(name, "dnnl") == 0)
         return backend_dnnl_open(backend, options, err);

@@ -60,7 +60,9 @@ enum precision {
 };
 
 struct engine_options {
-    const char *backend; /* "auto": a card if there is one; "cpu", "ref", "dnnl", "cuda" */
+    const char *backend; /* "auto": a card if there is one; "cpu", "ref", "dnnl", "cuda"; "outline":
+                            nothing is computed and no weights are read: what is loaded is checked
+                            against its files' headers, and is for session_check */
     const char *isa;     /* highest instruction set to use: "auto", "avx2", "avx512",
                             "avx512_bf16"; a wish above the processor's own is an error */
     enum precision precision;
@@ -296,6 +298,10 @@ struct stage_observer {
 int session_create(struct session **session, struct model *model, const struct draw *draw,
                    const struct stage_observer *observer, struct err *err) must_check;
 void session_free(struct session *session);
+
+/* What session_create would refuse of the request before it computes, but for memory. The model may
+ * be an outline; of pictures only the size is looked at. */
+int session_check(struct model *model, const struct draw *draw, struct err *err) must_check;
 
 /* The model that takes the next step: with a refiner, the request's at first and then the refiner.
  */

@@ -211,6 +211,27 @@ int session_calls_made(const struct session *session);
 /* ERR_INVALID for a field of the request. */
 int session_refuse(struct err *err, const char *field, const char *problem);
 
+/* ---- request.c ---- */
+
+/* The request with the model's defaults, if the model can take it. */
+int request_resolve(struct draw *draw, const struct model *model, struct err *err) must_check;
+
+int request_check_size(const char *field, int size, struct err *err) must_check;
+
+/* Whether a refiner draws any of it. */
+bool request_is_refined(const struct draw *draw);
+
+/* The request of the second pass, an image to image in its own size. */
+struct draw request_second_pass(const struct draw *draw);
+
+/* The plan of the request's calls of the model, and that of the whole refiner or of the second pass
+ * where it has one; else `next` may be NULL. */
+int request_plans(struct sampler_plan *own, struct sampler_plan *next, const struct model *model,
+                  const struct draw *draw, struct err *err) must_check;
+
+/* Times in a prompt count the calls that the request's steps make, as a1111 counts them. */
+int request_calls(const struct sampler_plan *plan, const struct draw *draw);
+
 /* ---- session_sequel.c ---- */
 
 /* Memory for a sequel, without conditioning. */

@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define IMAGE_GUIDANCE_SCALE 1.5 /* StableDiffusionInstructPix2PixPipeline's */
-
 void session_show(const struct session *s, const char *name, const float *data, int rank,
                   const int64_t *dims)
 {
@@ -31,56 +29,9 @@ int session_refuse(struct err *err, const char *field, const char *problem)
     return err_set(err, ERR_INVALID, ERR_REJECT, "%s: %s", field, problem);
 }
 
-static int check_size(const char *field, int size, struct err *err)
+static int refuse_outline(struct err *err)
 {
-    if (size >= ENGINE_SIZE_MIN && size <= ENGINE_SIZE_MAX && size % ENGINE_SIZE_MULTIPLE == 0)
-        return 0;
-    return err_set(err, ERR_INVALID, ERR_REJECT, "%s: %d is no multiple of %d from %d to %d", field,
-                   size, ENGINE_SIZE_MULTIPLE, ENGINE_SIZE_MIN, ENGINE_SIZE_MAX);
-}
-
-/* A refiner may be any model that draws SDXL's latents; alone, one that was trained as a refiner
- * has nothing to begin with. */
-static int check_refiner(const struct model *model, const struct draw *d, struct err *err)
-{
-    const struct model *refiner = d->refiner;
-
-    if (checkpoint_family(model->checkpoint) == FAMILY_SDXL_REFINER && d->init_image == NULL)
-        return session_refuse(err, "init_image",
-                              "the model is a refiner, which draws over a picture; give one, or "
-                              "name the model as another's refiner");
-    if (refiner == NULL)
-        return 0;
-    if (model->unet.config.pooled == 0 || refiner->unet.config.pooled == 0 ||
-        refiner->info.vae_factor != model->info.vae_factor)
-        return session_refuse(err, "refiner",
-                              "both models must be of SDXL's kind and share the latents' size");
-    if (d->mask != NULL || model->unet.config.in_channels != LATENT_CHANNELS ||
-        refiner->unet.config.in_channels != LATENT_CHANNELS)
-        return session_refuse(err, "refiner", "goes with neither a mask nor an inpainting model");
-    if (!(d->switch_at >= 0 && d->switch_at <= 1))
-        return session_refuse(err, "refiner.switch_at", "must be a number from 0 to 1");
-    return 0;
-}
-
-static int check_guidance(const struct model *model, const struct draw *d, struct err *err)
-{
-    const double *interval = d->guidance_interval;
-    bool asks = d->guidance_rescale > 0 || interval[0] >= 0;
-
-    if (!(d->guidance_rescale >= 0 && d->guidance_rescale <= 1))
-        return session_refuse(err, "guidance_rescale", "must be a number from 0 to 1");
-    if (interval[0] >= 0 && !(interval[1] > interval[0]))
-        return session_refuse(err, "guidance_interval",
-                              "must be two sigmas, the lower one first; guidance is left out where "
-                              "the noise is below or above them");
-    if (freeu_is_on(&d->freeu) ? !(d->freeu.b2 > 0 && d->freeu.s1 > 0 && d->freeu.s2 > 0)
-                               : d->freeu.b2 > 0 || d->freeu.s1 > 0 || d->freeu.s2 > 0)
-        return session_refuse(err, "freeu", "needs b1, b2, s1 and s2, all above 0");
-    if (asks && model_is_instructed(model))
-        return session_refuse(err, interval[0] >= 0 ? "guidance_interval" : "guidance_rescale",
-                              "does not go with a model that follows instructions; leave it out");
-    return 0;
+    return err_set(err, ERR_UNSUPPORTED, ERR_FATAL, "an outline has no weights to compute with");
 }
 
 static struct guidance guidance_of(const struct draw *d)
@@ -92,52 +43,6 @@ static struct guidance guidance_of(const struct draw *d)
                              .rescale = d->guidance_rescale,
                              .low = limited ? d->guidance_interval[0] : -1,
                              .high = limited ? d->guidance_interval[1] : INFINITY};
-}
-
-static int check_sizes(const struct model *model, const char *const fields[2], int width,
-                       int height, struct err *err)
-{
-    if (check_size(fields[0], width, err) != 0 || check_size(fields[1], height, err) != 0)
-        return -1;
-    if (width % model->info.vae_factor != 0 || height % model->info.vae_factor != 0)
-        return session_refuse(err, fields[0], "the model's VAE does not divide it and the height");
-    return 0;
-}
-
-static int resolve_second_pass(struct draw *d, const struct model *model, struct err *err)
-{
-    static const char *const FIELDS[2] = {"hires.width", "hires.height"};
-
-    d->hires.steps = d->hires.steps ? d->hires.steps : d->steps;
-    if (check_sizes(model, FIELDS, d->hires.width, d->hires.height, err) != 0)
-        return -1;
-    return session_check_second_pass(model, d, err);
-}
-
-/* `draw` with the model's defaults filled in. */
-static int resolve(struct draw *d, const struct model *model, struct err *err)
-{
-    static const char *const FIELDS[2] = {"width", "height"};
-
-    if (d->prompt == NULL)
-        return session_refuse(err, "prompt", "is missing");
-    if (d->init_image != NULL) {
-        d->width = d->init_image->width;
-        d->height = d->init_image->height;
-    }
-    d->width = d->width ? d->width : model->info.width;
-    d->height = d->height ? d->height : model->info.height;
-    d->steps = d->steps ? d->steps : model->info.steps;
-    d->guidance_scale = d->guidance_scale < 0 ? model->info.guidance_scale : d->guidance_scale;
-    if (check_sizes(model, FIELDS, d->width, d->height, err) != 0)
-        return -1;
-    if (session_check_images(model, d, err) != 0 || check_refiner(model, d, err) != 0 ||
-        check_guidance(model, d, err) != 0 || session_check_text(model, d, err) != 0 ||
-        control_check(model, d, err) != 0)
-        return -1;
-    if (d->image_guidance_scale < 0)
-        d->image_guidance_scale = IMAGE_GUIDANCE_SCALE;
-    return d->hires.width > 0 ? resolve_second_pass(d, model, err) : 0;
 }
 
 /* What a session needs beside its latents to be told of, or to keep, a picture. */
@@ -192,9 +97,12 @@ static void count_session(struct engine *engine, int more)
 int session_alloc(struct session **out, struct model *model, int width, int height, bool blends,
                   struct err *err)
 {
-    struct session *s = calloc(1, sizeof(*s));
+    struct session *s;
     float *latents;
 
+    if (model->engine->backend->outline)
+        return refuse_outline(err);
+    s = calloc(1, sizeof(*s));
     if (s == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     s->model = model;
@@ -323,69 +231,26 @@ void session_begin(struct session *s)
     sampler_begin(&s->plan, &s->state);
 }
 
-/* The request of the second pass, an image to image in its own size. */
-static struct draw second_pass_of(const struct draw *d)
-{
-    struct draw again = *d;
-
-    again.width = d->hires.width;
-    again.height = d->hires.height;
-    again.steps = d->hires.steps;
-    again.strength = d->hires.strength;
-    return again;
-}
-
-static struct sampler_request request_of(const struct session *s, const struct draw *d,
-                                         bool from_image)
-{
-    return (struct sampler_request){.sampler = d->sampler,
-                                    .schedule = d->schedule,
-                                    .steps = d->steps,
-                                    .eta = d->eta,
-                                    .sdxl = s->model->unet.config.pooled > 0,
-                                    .from_image = from_image,
-                                    .strength = d->strength};
-}
-
 /* Both models' plans are parted where the refiner takes over. */
-static int plan_refiner(struct session *s, const struct sampler_request *request, double switch_at,
-                        struct err *err)
+static void part_plans(struct session *s, double switch_at)
 {
     struct sequel *sequel = s->sequel;
-
-    if (sampler_plan_make(&sequel->plan, &sequel->model->sampler, request, err) != 0)
-        return err_prefix(err, "refiner");
-    s->end = sampler_share_end(&s->plan, switch_at);
     int from = sampler_share_begin(&sequel->plan, switch_at);
+
+    s->end = sampler_share_end(&s->plan, switch_at);
     /* From an image its first call may come before the refiner's turn, or well after it. */
     if (from > sequel->plan.begin || s->end > s->plan.begin)
         sequel->plan.begin = from;
-    return 0;
 }
 
 static int make_plans(struct session *s, const struct draw *d, struct err *err)
 {
-    bool from_image = d->init_image != NULL && !model_is_instructed(s->model);
-    struct sampler_request request = request_of(s, d, from_image);
-
-    if (sampler_plan_make(&s->plan, &s->model->sampler, &request, err) != 0)
+    if (request_plans(&s->plan, s->sequel ? &s->sequel->plan : NULL, s->model, d, err) != 0)
         return -1;
     session_begin(s);
-    if (s->sequel == NULL)
-        return 0;
-    if (!s->sequel->redraws)
-        return plan_refiner(s, &request, d->switch_at, err);
-    struct draw again = second_pass_of(d);
-    request = request_of(s, &again, true);
-    if (sampler_plan_make(&s->sequel->plan, &s->model->sampler, &request, err) != 0)
-        return err_prefix(err, "hires");
+    if (s->sequel && !s->sequel->redraws)
+        part_plans(s, d->switch_at);
     return 0;
-}
-
-/* Times in a prompt count the calls that the request's steps make, as a1111 counts them. */
-static int calls_of(const struct sampler_plan *plan, const struct draw *d)
-{
-    return sampler_calls_per_step(plan) * d->steps;
 }
 
 /* Reads the texts for the model and its sequel, checks memory, and encodes them. Inversions are of
@@ -395,12 +260,13 @@ static int prepare_texts(struct session *s, const struct draw *d, struct err *er
     struct reading own = {.part_count = 0}, next = {.part_count = 0};
     struct sequel *sequel = s->sequel;
     bool redraws = sequel != NULL && sequel->redraws;
-    struct draw after = redraws ? second_pass_of(d) : *d;
-    int rc = reading_make(&own, &s->conditioning, s->model, d, calls_of(&s->plan, d), true, err);
+    struct draw after = redraws ? request_second_pass(d) : *d;
+    int rc =
+        reading_make(&own, &s->conditioning, s->model, d, request_calls(&s->plan, d), true, err);
 
     if (rc == 0 && sequel)
         rc = reading_make(&next, &sequel->conditioning, sequel->model, &after,
-                          calls_of(&sequel->plan, &after), redraws, err);
+                          request_calls(&sequel->plan, &after), redraws, err);
     if (rc == 0)
         rc = check_own_plans(s, d->init_image != NULL, err);
     if (rc == 0 && sequel)
@@ -434,7 +300,7 @@ int session_create(struct session **out, struct model *model, const struct draw 
     struct session *s = NULL;
     int rc = 0;
 
-    if (resolve(&d, model, err) != 0 ||
+    if (request_resolve(&d, model, err) != 0 ||
         session_alloc(&s, model, d.width, d.height, d.mask != NULL && !model_inpaints(model),
                       err) != 0)
         return -1;
@@ -443,7 +309,7 @@ int session_create(struct session **out, struct model *model, const struct draw 
     if (observer != NULL)
         s->observer = *observer;
     rng_seed(&s->rng, d.rng, d.seed);
-    if (d.refiner != NULL && d.switch_at < 1)
+    if (request_is_refined(&d))
         rc = session_add_refiner(s, d.refiner, err);
     if (rc == 0 && d.hires.width > 0)
         rc = session_add_second_pass(s, &d.hires, err);
@@ -560,7 +426,10 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
     int fit = STEP_PIXELS_MAX / (each * w * h > 0 ? each * w * h : 1);
     int rc;
 
-    if (check_size("width", width, err) != 0 || check_size("height", height, err) != 0)
+    if (model->engine->backend->outline)
+        return refuse_outline(err);
+    if (request_check_size("width", width, err) != 0 ||
+        request_check_size("height", height, err) != 0)
         return -1;
     rows = each * (count < fit ? count : fit > 0 ? fit : 1);
     pthread_mutex_lock(&model->engine->lock);

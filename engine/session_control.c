@@ -12,6 +12,19 @@ static int refuse(struct err *err, int i, const char *field, const char *problem
     return err_set(err, ERR_INVALID, ERR_REJECT, "controlnets[%d]%s: %s", i, field, problem);
 }
 
+/* An adapter for SDXL reads pixels in squares of 16. */
+static int check_size(const struct control *c, const struct draw *d, int i, struct err *err)
+{
+    int factor = c->kind == CONTROL_NET ? 1 : c->adapter.factor;
+
+    if (d->width % factor == 0 && d->height % factor == 0)
+        return 0;
+    return err_set(err, ERR_INVALID, ERR_REJECT,
+                   "controlnets[%d].name: this T2I-Adapter draws in sizes that %d divides, not in "
+                   "%d × %d",
+                   i, factor, d->width, d->height);
+}
+
 int control_check(const struct model *model, const struct draw *d, struct err *err)
 {
     if (d->control_count < 0 || d->control_count > ENGINE_CONTROLS_MAX)
@@ -30,6 +43,8 @@ int control_check(const struct model *model, const struct draw *d, struct err *e
             return refuse(err, i, ".guess_mode", "is for ControlNets, and this is a T2I-Adapter");
         if (!(c->start >= 0 && c->start <= c->end && c->end <= 1))
             return refuse(err, i, ".start", "must not be after end, both from 0 to 1");
+        if (check_size(c->control, d, i, err) != 0)
+            return -1;
     }
     return 0;
 }
@@ -66,20 +81,6 @@ static int make_hint(struct session *s, struct session_control *c, const struct 
     return rc;
 }
 
-/* An adapter for SDXL reads pixels in squares of 16. */
-static int check_size(const struct session *s, const struct session_control *c, int i,
-                      struct err *err)
-{
-    int factor = c->control->kind == CONTROL_NET ? 1 : c->control->adapter.factor;
-
-    if (s->width % factor == 0 && s->height % factor == 0)
-        return 0;
-    return err_set(err, ERR_INVALID, ERR_REJECT,
-                   "controlnets[%d].name: this T2I-Adapter draws in sizes that %d divides, not in "
-                   "%d × %d",
-                   i, factor, s->width, s->height);
-}
-
 int session_controls_init(struct session *s, const struct draw *d, struct err *err)
 {
     for (int i = 0; i < d->control_count; i++) {
@@ -90,8 +91,7 @@ int session_controls_init(struct session *s, const struct draw *d, struct err *e
                                       .start = from->start,
                                       .end = from->end,
                                       .guess = from->guess_mode};
-        if (check_size(s, c, i, err) != 0 || make_hint(s, c, from->image, err) != 0 ||
-            make_room(s, c, err) != 0)
+        if (make_hint(s, c, from->image, err) != 0 || make_room(s, c, err) != 0)
             return -1;
     }
     return 0;

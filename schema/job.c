@@ -503,6 +503,22 @@ static void read_object(struct job_problems *problems, const char *path,
 
 /* ---- requests ---- */
 
+void job_problem_add_error(struct job_problems *problems, const struct err *error)
+{
+    char path[64], top[64];
+    const char *message = error->message, *colon = strstr(message, ": ");
+    size_t len = colon ? (size_t)(colon - message) : sizeof(path);
+    if (len < sizeof(path)) {
+        snprintf(path, sizeof(path), "%.*s", (int)len, message);
+        snprintf(top, sizeof(top), "%.*s", (int)strcspn(path, ".["), path);
+        if (find_field(&job_fields, top)) {
+            job_problem_add(problems, path, NULL, "%s", colon + 2);
+            return;
+        }
+    }
+    job_problem_add(problems, "", NULL, "%s", message);
+}
+
 int job_parse(struct job *job, const char *text, size_t len, struct job_problems *problems,
               struct err *err)
 {

@@ -162,6 +162,10 @@ struct job_problems {
 void job_problem_add(struct job_problems *problems, const char *field, const char *value,
                      const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/* Adds an error as a problem: of the field that its message begins with, "clip_skip: …", or of the
+ * request as a whole. */
+void job_problem_add_error(struct job_problems *problems, const struct err *error);
+
 /* Writes the list as a JSON array of {"field", "value", "problem"}. */
 void job_problems_write(const struct job_problems *problems, struct buf *out);
 

@@ -2,6 +2,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "worker/codec.h"
+#include "worker/holding.h"
 #include "worker/pipeline_parts.h"
 #include "worker/support.h"
 
@@ -160,17 +161,7 @@ static void finish_task(struct pipeline *pipeline, struct task *task)
         saved_add_files(pipeline, task);
     if (failed)
         sweep(pipeline, task);
-    for (size_t i = 0; i < task->adapter_count; i++)
-        models_release_adapter(pipeline->options.models, task->model, task->adapters[i]);
-    task->adapter_count = 0;
-    for (size_t i = 0; i < task->control_count; i++)
-        models_release_control(pipeline->options.models, task->model, task->controls[i]);
-    task->control_count = 0;
-    if (task->refiner)
-        models_release(pipeline->options.models, task->refiner_number);
-    if (task->held)
-        models_release(pipeline->options.models, task->model);
-    task->held = task->refiner = NULL;
+    holding_let_go(&pipeline->options, task);
     free(task->pictures);
     task->pictures = NULL;
     task_give_back(pipeline, task);

@@ -85,7 +85,7 @@ class Results(e2e.Case):
         self.assertEqual(set(manifests), {"file", "data"})
         self.assertEqual(manifests["file"]["request"]["width"], 72)
         self.assertEqual(manifests["file"]["request"]["strength"], 0.8)
-        self.assertIn("init_image is 72×64", self.records("failed.jsonl")[0]["error"])
+        self.assertIn("init_image: is 72×64", self.records("failed.jsonl")[0]["error"])
 
     def test_steps_that_a_sampler_does_not_do(self):
         self.write_jobs([e2e.job(id="few", sampler="lcm", steps=2),
@@ -674,6 +674,55 @@ class Commands(e2e.Case):
         self.assertEqual([event["line"] for event in rejected], list(range(2, 33)))
         self.assertEqual((rejected[1]["id"], rejected[1]["problems"][0]["field"]), ("b0", "width"))
         self.assertFalse(self.out.exists())
+
+    def test_a_dry_run_refuses_what_a_run_would(self):
+        (self.dir / "in.png").write_bytes(png(64, 64))
+        (self.dir / "wide.png").write_bytes(png(128, 64))
+        (self.dir / "cut.png").write_bytes(png(64, 64)[:-20])
+        unfit = {
+            "absent": {"init_image": "none.png"},
+            "cut": {"init_image": "cut.png"},
+            "mask": {"init_image": "in.png", "mask": "wide.png"},
+            "size": {"init_image": "wide.png"},
+            "hint": {"model": "sd1-plain", "controlnets": [{"name": "sd1-canny", "image": "cut.png"}]},
+            "family": {"controlnets": [{"name": "sdxl-canny", "image": "in.png"}]},
+            "lora": {"loras": [{"name": "sdxl-peft"}]},
+            "word": {"embeddings": ["xl-mood"]},
+            "strength": {"init_image": "in.png", "strength": 0, "sampler": "euler"},
+            "steps": {"sampler": "lcm", "steps": 60},
+            "schedule": {"model": "sd1-lcm", "schedule": "karras"},
+            "clip_skip": {"clip_skip": 12},
+            "told": {"target_size": [64, 64]},
+            "score": {"model": "sdxl-small", "aesthetic_score": 6},
+            "instructed": {"model": "sd1-pix2pix"},
+            "refiner": {"refiner": {"model": "sdxl-refiner"}},
+            "parts": {"model": "sd1-lcm", "dialect": "a1111", "prompt": "a AND b"},
+            "late": {"deadline": "2026-01-01T00:00:00Z"},
+        }
+        good = {"plain": {}, "picture": {"init_image": "in.png"}, "guided": {
+            "model": "sd1-plain", "controlnets": [{"name": "sd1-canny", "image": "wide.png"}]}, "adapted": {
+            "loras": [{"name": "sd1-peft"}], "embeddings": ["toy"]}}
+        self.write_jobs([e2e.job(id=name, **fields) for name, fields in {**unfit, **good}.items()])
+        dry = self.run_jobs("--dry-run", "--json", expect=3).stdout
+        dry = {event["id"]: event["problems"][0] for line in dry.splitlines()
+               if (event := json.loads(line))["event"] == "rejected"}
+        self.assertEqual(dry.keys(), unfit.keys())
+        self.run_jobs(expect=4)
+        self.assertEqual(set(self.manifests()), set(good))
+        for record in self.records("failed.jsonl"):
+            problem = dry.pop(record["id"])
+            if record["id"] != "late":
+                self.assertEqual(record["error"], ": ".join(filter(None, (problem["field"], problem["problem"]))))
+        self.assertEqual(dry, {})
+
+    def test_a_dry_run_counts_second_passes(self):
+        self.write_jobs([e2e.job(images=64, steps=20), e2e.job(images=64, steps=20),
+                         e2e.job(images=64, steps=20, hires={"scale": 2})])
+        lines = self.run_jobs("--dry-run", "--json").stdout.splitlines()
+        first, again = [event for event in map(json.loads, lines) if event["event"] == "estimate"]
+        self.assertEqual((first["width"], again["width"]), (64, 128))
+        # Against two of the first: 1 + 4 × 0.7 passes' work, and four times the pixels to decode.
+        self.assertTrue(1.85 < again["seconds"] / first["seconds"] < 2.05, (first, again))
 
 
 if __name__ == "__main__":

@@ -294,6 +294,26 @@ static void test_sampling_is_checked_again(void **state)
     job_release(&job);
 }
 
+static void test_errors_become_problems(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"clip_skip: too many", "clip_skip", "too many"},
+        {"controlnets[1].image: in.png: cut off", "controlnets[1].image", "in.png: cut off"},
+        {"hires: strength: none", "hires", "strength: none"},
+        {"models/a.safetensors: tensor 'b' is missing", "",
+         "models/a.safetensors: tensor 'b' is missing"},
+        {"no memory", "", "no memory"},
+    };
+    problems.count = problems.dropped = 0;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        (void)err_set(&err, ERR_INVALID, ERR_REJECT, "%s", cases[i][0]);
+        job_problem_add_error(&problems, &err);
+        assert_string_equal(problems.items[i].field, cases[i][1]);
+        assert_string_equal(problems.items[i].problem, cases[i][2]);
+    }
+}
+
 static void test_all_problems_at_once(void **state)
 {
     (void)state;
@@ -402,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_problems_name_field_and_remedy),
         cmocka_unit_test(test_samplers_and_schedules),
         cmocka_unit_test(test_sampling_is_checked_again),
+        cmocka_unit_test(test_errors_become_problems),
         cmocka_unit_test(test_all_problems_at_once),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_the_committed_schema_is_current),

@@ -1,6 +1,7 @@
 #include "cli/contact_sheet.h"
 
 #include "common/file.h"
+#include "common/plural.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -122,8 +123,8 @@ static void begin_page(struct sheet *sheet)
         buf_printf(out, " · <a class=\"error\" href=\"failed.jsonl\">%llu failed</a>",
                    (unsigned long long)sheet->failed);
     if (facts->rejected > 0)
-        buf_printf(out, " · <a class=\"error\" href=\"rejected.jsonl\">%llu lines rejected</a>",
-                   (unsigned long long)facts->rejected);
+        buf_printf(out, " · <a class=\"error\" href=\"rejected.jsonl\">%llu line%s rejected</a>",
+                   (unsigned long long)facts->rejected, plural(facts->rejected));
     buf_printf(out, " · %s</p></header>\n", facts->status);
     put_nav(sheet);
     buf_str(out, "<main>\n");
@@ -161,6 +162,15 @@ static void put_pictures(struct buf *out, const struct journal_card *card)
     buf_str(out, "</div>");
 }
 
+static void put_fact(struct buf *out, const char *name, const char *value)
+{
+    if (!value || !*value)
+        return;
+    buf_printf(out, "<div><dt>%s</dt><dd>", name);
+    put_escaped(out, value);
+    buf_str(out, "</dd></div>");
+}
+
 static void put_facts(struct buf *out, const struct journal_card *card)
 {
     buf_printf(out, "<dl><div><dt>seed</dt><dd>%llu</dd></div>", (unsigned long long)card->seed);
@@ -170,11 +180,10 @@ static void put_facts(struct buf *out, const struct journal_card *card)
         buf_printf(out, "<div><dt>steps</dt><dd>%d</dd></div>", card->steps);
     if (!card->error)
         buf_printf(out, "<div><dt>time</dt><dd>%.2f s</dd></div>", card->seconds);
-    if (card->model) {
-        buf_str(out, "<div><dt>model</dt><dd>");
-        put_escaped(out, card->model);
-        buf_str(out, "</dd></div>");
-    }
+    put_fact(out, "model", card->model);
+    put_fact(out, "LoRA", card->beside.loras);
+    put_fact(out, "ControlNet", card->beside.controlnets);
+    put_fact(out, "embedding", card->beside.embeddings);
     buf_str(out, "</dl>");
 }
 

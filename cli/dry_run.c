@@ -8,6 +8,7 @@
 #include "cli/dry_check.h"
 #include "cli/runner.h"
 #include "common/json.h"
+#include "common/plural.h"
 #include "worker/support.h"
 
 #include <stdlib.h>
@@ -218,10 +219,11 @@ static void show_group(struct survey *survey, const struct group *group, size_t 
                (unsigned long long)group->jobs, (unsigned long long)group->pictures, bytes,
                seconds);
     else
-        printf("  %s %d×%d: %llu jobs, %llu pictures, %.1f MB of activations, about %s\n",
+        printf("  %s %d×%d: %llu job%s, %llu picture%s, %.1f MB of activations, about %s\n",
                runner->catalogue.models[group->model].name, group->width, group->height,
-               (unsigned long long)group->jobs, (unsigned long long)group->pictures,
-               (double)bytes / 1e6, time);
+               (unsigned long long)group->jobs, plural(group->jobs),
+               (unsigned long long)group->pictures, plural(group->pictures), (double)bytes / 1e6,
+               time);
 }
 
 static int estimate_group(struct survey *survey, struct model *model, const struct group *group,
@@ -231,9 +233,9 @@ static int estimate_group(struct survey *survey, struct model *model, const stru
     size_t bytes = 0;
     struct err err;
     if (model_plan(model, group->width, group->height, 1, &bytes, &err) != 0) {
-        fprintf(stderr, "%llu jobs of %s at %d×%d: %s\n", (unsigned long long)group->jobs,
-                survey->runner->catalogue.models[group->model].name, group->width, group->height,
-                err.message);
+        fprintf(stderr, "%llu job%s of %s at %d×%d: %s\n", (unsigned long long)group->jobs,
+                plural(group->jobs), survey->runner->catalogue.models[group->model].name,
+                group->width, group->height, err.message);
         survey->unfit = true;
         return -1;
     }
@@ -297,10 +299,12 @@ static void show_end(const struct survey *survey)
             survey->seconds);
         return;
     }
-    printf("%llu jobs, %llu pictures of %d models in %llu lines; %llu rejected, %llu repeated\n",
-           (unsigned long long)jobs, (unsigned long long)pictures, survey->models,
-           (unsigned long long)tally->lines, (unsigned long long)tally->rejected,
-           (unsigned long long)tally->repeated);
+    printf(
+        "%llu job%s, %llu picture%s of %d model%s in %llu line%s; %llu rejected, %llu repeated\n",
+        (unsigned long long)jobs, plural(jobs), (unsigned long long)pictures, plural(pictures),
+        survey->models, plural((uint64_t)survey->models), (unsigned long long)tally->lines,
+        plural(tally->lines), (unsigned long long)tally->rejected,
+        (unsigned long long)tally->repeated);
     printf("about %s on this machine; weights %.0f MB, activations up to %.0f MB\n", time,
            (double)survey->weights_bytes / 1e6, (double)survey->activations_bytes / 1e6);
 }

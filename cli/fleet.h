@@ -162,4 +162,10 @@ void follow_release(struct follow *follow);
 /* Waits for all; the exit status. */
 int follow_wait(struct follow *follow, const char *name);
 
+/* ---- dead letters: fleet_letters.c ---- */
+
+/* Sends those of the options' word, or all, again; counts them. 0: they are taken up, or nobody
+ * asked; -1; else the exit status that says otherwise. */
+int letters_redrive(struct fleet *fleet, uint64_t *sent, struct err *err) must_check;
+
 #endif

@@ -4,6 +4,7 @@
  */
 #include "cli/fleet.h"
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -84,6 +85,8 @@ struct order_kind {
     effect_fn *effect;
 };
 
+#define UNKNOWN_BATCH "no job of this batch has been accepted yet"
+
 static bool is_ended(const char *status)
 {
     for (int i = STATE_SUCCEEDED; i < STATE_COUNT; i++)
@@ -106,28 +109,48 @@ static bool job_cancelled(const struct hash *before, const struct hash *now, cha
     return is_ended(status);
 }
 
+static bool is_known(const struct hash *batch)
+{
+    return hash_number(batch, "jobs") > 0;
+}
+
 static bool batch_cancelled(const struct hash *before, const struct hash *now, char said[160])
 {
-    snprintf(said, 160, "%s live, %" PRIu64 " cancelled by this, %s cancelled in all",
-             hash_get(now, "live"),
-             hash_number(now, "cancelled") - hash_number(before, "cancelled"),
-             hash_get(now, "cancelled"));
-    if (now->count == 0)
-        snprintf(said, 160, "no job of it has been accepted");
-    return now->count > 0 && hash_number(now, "live") == 0;
+    uint64_t all = hash_number(now, "cancelled"), live = hash_number(now, "live");
+    uint64_t mine = all - hash_number(before, "cancelled");
+    if (!is_known(now))
+        snprintf(said, 160, UNKNOWN_BATCH "; jobs that come under this name later are drawn");
+    else if (live > 0)
+        snprintf(said, 160, "%" PRIu64 " job%s cancelled, %" PRIu64 " still to be", mine,
+                 plural(mine), live);
+    else if (mine == 0)
+        snprintf(said, 160, "nothing was left to cancel: all its jobs had ended");
+    else
+        snprintf(said, 160, "%" PRIu64 " job%s cancelled; of the batch, none is live any more",
+                 mine, plural(mine));
+    return is_known(now) && live == 0;
 }
 
 static bool batch_paused(const struct hash *before, const struct hash *now, char said[160])
 {
+    uint64_t live = hash_number(now, "live");
     (void)before;
-    snprintf(said, 160, "paused; %s live jobs wait or finish", hash_get(now, "live"));
+    if (!is_known(now))
+        snprintf(said, 160, "paused; " UNKNOWN_BATCH ", those that come under this name will wait");
+    else
+        snprintf(said, 160, "paused; %" PRIu64 " live job%s: what runs is finished, the rest waits",
+                 live, plural(live));
     return strcmp(hash_get(now, "paused"), "true") == 0;
 }
 
 static bool batch_resumed(const struct hash *before, const struct hash *now, char said[160])
 {
+    uint64_t live = hash_number(now, "live");
     (void)before;
-    snprintf(said, 160, "it goes on with %s live jobs", hash_get(now, "live"));
+    if (!is_known(now))
+        snprintf(said, 160, UNKNOWN_BATCH);
+    else
+        snprintf(said, 160, "it goes on with %" PRIu64 " live job%s", live, plural(live));
     return now->count > 0 && hash_get(now, "paused")[0] == '\0';
 }
 

@@ -7,6 +7,7 @@
 #include "cli/fleet.h"
 #include "cli/progress.h"
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -52,7 +53,29 @@ void follow_release(struct follow *follow)
 
 /* ---- one job ---- */
 
-static void end_job(struct follow *follow, struct followed *job, const char *status)
+static void tell_ended(const struct follow *follow, const struct followed *job, const char *status,
+                       const char *error)
+{
+    struct buf out;
+    if (!follow->fleet->options.json) {
+        if (strcmp(status, state_name(STATE_SUCCEEDED)) != 0)
+            fprintf(stderr, "%s%s: %s%s%s; see: atelier status %s\n",
+                    isatty(STDERR_FILENO) ? "\r\033[K" : "", job->id, status, *error ? ": " : "",
+                    error, job->id);
+        return;
+    }
+    buf_init(&out, 1 << 20);
+    buf_printf(&out, "{\"event\":\"ended\",\"id\":\"%s\",\"status\":\"%s\"", job->id, status);
+    if (*error) {
+        buf_str(&out, ",\"error\":");
+        json_write_string(&out, error, strlen(error));
+    }
+    printf("%s}\n", out.data);
+    buf_release(&out);
+}
+
+static void end_job(struct follow *follow, struct followed *job, const char *status,
+                    const char *error)
 {
     for (int i = STATE_SUCCEEDED; i < STATE_COUNT; i++) {
         if (strcmp(state_name((enum state_kind)i), status) != 0)
@@ -60,11 +83,7 @@ static void end_job(struct follow *follow, struct followed *job, const char *sta
         follow->live -= job->is == FOLLOW_LIVE;
         follow->ended[i]++;
         job->is = FOLLOW_ENDED;
-        if (i != STATE_SUCCEEDED && !follow->fleet->options.json)
-            fprintf(stderr, "%s%s: %s; see: atelier status %s\n",
-                    isatty(STDERR_FILENO) ? "\r\033[K" : "", job->id, status, job->id);
-        if (follow->fleet->options.json)
-            printf("{\"event\":\"ended\",\"id\":\"%s\",\"status\":\"%s\"}\n", job->id, status);
+        tell_ended(follow, job, status, error);
         return;
     }
     follow->live += job->is == FOLLOW_UNKNOWN;
@@ -79,8 +98,12 @@ struct asked {
 static void on_status(void *user, const struct redis_value *reply)
 {
     struct asked *asked = user;
-    if (reply && reply->type == REDIS_STRING)
-        end_job(asked->follow, &asked->follow->jobs[asked->job], reply->text);
+    if (!reply || reply->type != REDIS_ARRAY || reply->count < 2)
+        return;
+    struct redis_value status = redis_item(reply, 0), error = redis_item(reply, 1);
+    if (status.type == REDIS_STRING)
+        end_job(asked->follow, &asked->follow->jobs[asked->job], status.text,
+                error.type == REDIS_STRING ? error.text : "");
 }
 
 /* ---- dead letters ---- */
@@ -170,9 +193,9 @@ static size_t ask(struct follow *follow, struct asked *asked, size_t at, struct 
         if (job->is != FOLLOW_ENDED) {
             asked[count] = (struct asked){follow, at};
             snprintf(key, sizeof(key), REDIS_JOB "%s", job->id);
-            const struct redis_arg args[] = {redis_text("HGET"), redis_text(key),
-                                             redis_text("status")};
-            redis_send(follow->fleet->redis, on_status, &asked[count++], 3, args);
+            const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key),
+                                             redis_text("status"), redis_text("error")};
+            redis_send(follow->fleet->redis, on_status, &asked[count++], 4, args);
         }
         at = at + 1 < follow->count ? at + 1 : 0;
     }
@@ -209,10 +232,10 @@ static void hint_unknown(const struct follow *follow, int64_t since, bool *told)
         return;
     *told = true;
     fprintf(stderr,
-            "%" PRIu64 " jobs are not in Redis: they wait in Kafka still (atelier status says "
-            "whether a coordinator leads), or ended so long ago that Redis has forgotten them "
-            "(atelier get finds those)\n",
-            unknown);
+            "not in Redis: %" PRIu64
+            " job%s, still waiting in Kafka (atelier status says whether a "
+            "coordinator leads), or forgotten there long after the end (atelier get finds those)\n",
+            unknown, plural(unknown));
 }
 
 static int finish(const struct follow *follow)

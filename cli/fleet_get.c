@@ -6,6 +6,7 @@
 #include "cli/fleet.h"
 #include "cli/progress.h"
 #include "common/file.h"
+#include "common/plural.h"
 #include "common/sha256.h"
 #include "net/s3.h"
 #include "schema/manifest.h"
@@ -204,9 +205,9 @@ static void show(struct get *get, bool last)
         (!last && now - get->shown_ms < (terminal ? 200 : 5000)))
         return;
     get->shown_ms = now;
-    fprintf(stderr, "%s%" PRIu64 "/%zu jobs, %" PRIu64 " files, %.1f MB%s",
-            terminal ? "\r\033[K" : "", get->jobs, get->count, get->files,
-            (double)get->bytes * 1e-6, terminal && !last ? "" : "\n");
+    fprintf(stderr, "%s%" PRIu64 "/%zu job%s, %" PRIu64 " file%s, %.1f MB%s",
+            terminal ? "\r\033[K" : "", get->jobs, get->count, plural(get->count), get->files,
+            plural(get->files), (double)get->bytes * 1e-6, terminal && !last ? "" : "\n");
 }
 
 /* 0, or -1 for what ends the whole: a store that cannot be reached. */
@@ -260,10 +261,10 @@ static void sum_up(const struct get *get)
                ",\"there\":%" PRIu64 ",\"bytes\":%" PRIu64 "}\n",
                get->jobs, get->failed, get->files, get->there, get->bytes);
     else
-        printf("%" PRIu64 " jobs in %s: %" PRIu64 " files fetched, %" PRIu64
-               " were there, %.1f MB in %s\n",
-               get->jobs, get->fleet.options.out, get->files, get->there, (double)get->bytes * 1e-6,
-               time);
+        printf("%" PRIu64 " job%s in %s: %" PRIu64 " file%s fetched, %" PRIu64
+               " %s there, %.1f MB in %s\n",
+               get->jobs, plural(get->jobs), get->fleet.options.out, get->files, plural(get->files),
+               get->there, get->there == 1 ? "was" : "were", (double)get->bytes * 1e-6, time);
 }
 
 int command_get(int argc, char **argv)

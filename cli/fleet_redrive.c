@@ -2,13 +2,11 @@
  * atelier redrive: jobs that ended without a picture, again. The journal has their requests: the
  * state topic is read to its end, the last record of an id counts. A redriven job begins with no
  * attempts behind it, under its old id.
- *
- * With --dlq, dead letters go back to the topic they came from, byte for byte: once each, however
- * often the same bytes have died. Those that are still wrong come back as dead letters.
+ * With --dlq it is dead letters that go, see fleet_letters.c.
  */
 #include "cli/fleet.h"
 #include "common/json.h"
-#include "common/sha256.h"
+#include "common/plural.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -34,8 +32,8 @@ const struct conf_table redrive_table = {
     .usage = "atelier redrive JOB | --batch NAME | --dlq [JOB] [options]",
     .summary = "Sends jobs that failed, died, expired or were cancelled on their way again, with "
                "all attempts before them; or dead letters. Exit status: 0 sent and taken up (with "
-               "--dry-run: listed), 1 there is nothing to send or it was not taken up in time, 5 "
-               "the cell could not be reached.",
+               "--dry-run: listed), 1 there is nothing to send or it was not taken up in time, 3 "
+               "dead letters were refused again, 5 the cell could not be reached.",
     .rows = rows,
     .row_count = sizeof(rows) / sizeof(rows[0]),
     .positional = "JOB",
@@ -51,12 +49,11 @@ struct lost {
 
 struct redrive {
     struct fleet fleet;
-    struct ledger ledger; /* of ids: card is the place in `lost` + 1; of letters: seen */
+    struct ledger ledger; /* of ids: card is the place in `lost` + 1 */
     struct lost *lost;
     size_t count, cap;
     uint64_t sent;
     char control[TOPIC_NAME_BYTES];
-    char sources[3][TOPIC_NAME_BYTES]; /* where a dead letter may have come from */
 };
 
 static const struct fleet_options *options_of(const struct redrive *redrive)
@@ -178,7 +175,7 @@ static int is_taken_up(struct redrive *redrive, const struct lost *lost, bool *t
     return rc;
 }
 
-/* 0: all are taken up; 1: not in time. */
+/* 0: all are taken up; EXIT_ABSENT: not in time. */
 static int look(struct redrive *redrive, struct err *err)
 {
     int64_t until = clock_monotonic_ns(redrive->fleet.clock) + FLEET_EFFECT_MS * 1000000ll;
@@ -201,7 +198,7 @@ static int look(struct redrive *redrive, struct err *err)
             "%s: %s was not taken up within %d s; atelier status says whether a coordinator leads, "
             "and the coordinator's log why it refused (redrive_refused)\n",
             redrive->fleet.table->command, redrive->lost[at].id, FLEET_EFFECT_MS / 1000);
-    return 1;
+    return EXIT_ABSENT;
 }
 
 static int redrive_jobs(struct redrive *redrive, struct err *err)
@@ -218,104 +215,14 @@ static int redrive_jobs(struct redrive *redrive, struct err *err)
     return 0;
 }
 
-/* ---- dead letters ---- */
-
-static void list_letter(const struct redrive *redrive, const struct kafka_message *message,
-                        const char *topic)
-{
-    const struct kafka_header *problems = NULL;
-    for (size_t i = 0; i < message->header_count; i++)
-        if (strcmp(message->headers[i].name, "atelier-problems") == 0)
-            problems = &message->headers[i];
-    bool has = problems && problems->value && problems->len > 0;
-    if (options_of(redrive)->json) {
-        struct buf out;
-        buf_init(&out, 8 << 20);
-        buf_printf(&out, "{\"event\":\"%s\",\"topic\":\"%s\",\"key\":",
-                   options_of(redrive)->dry_run ? "listed" : "sent", topic);
-        json_write_string(&out, message->key ? message->key : "", message->key_len);
-        buf_str(&out, ",\"problems\":");
-        if (has)
-            buf_append(&out, problems->value, problems->len);
-        else
-            buf_str(&out, "[]");
-        printf("%s}\n", out.data);
-        buf_release(&out);
-        return;
-    }
-    printf("%s %.*s to %s; it was refused for %.*s\n",
-           options_of(redrive)->dry_run ? "would send" : "sent", (int)message->key_len,
-           message->key ? message->key : "", topic, has ? (int)problems->len : 0,
-           has ? (const char *)problems->value : "");
-}
-
-/* Where it came from, if that is a topic of this cell; a header could name anything. */
-static const char *source_of(const struct redrive *redrive, const struct kafka_message *message)
-{
-    char topic[TOPIC_NAME_BYTES];
-    if (!fleet_header(message, "atelier-topic", topic, sizeof(topic)))
-        return NULL;
-    for (int i = 0; i < 3; i++)
-        if (strcmp(topic, redrive->sources[i]) == 0)
-            return redrive->sources[i];
-    return NULL;
-}
-
-static int is_new(struct redrive *redrive, const struct kafka_message *message, bool *new,
-                  struct err *err)
-{
-    char name[SHA256_HEX_BYTES];
-    sha256_hex(name, message->value, message->value_len);
-    struct ledger_entry *entry = ledger_enter(&redrive->ledger, name, new, err);
-    return entry ? 0 : -1;
-}
-
-static int take_letter(void *user, const struct kafka_message *message, struct err *err)
-{
-    struct redrive *redrive = user;
-    struct kafka_header headers[KAFKA_HEADERS_MAX];
-    const char *topic = source_of(redrive, message), *word = options_of(redrive)->word;
-    bool new = false;
-    if (!topic || !message->value ||
-        (word && (message->key_len != strlen(word) || !message->key ||
-                  memcmp(word, message->key, message->key_len) != 0)))
-        return 0;
-    if (is_new(redrive, message, &new, err) != 0)
-        return -1;
-    if (!new)
-        return 0;
-    struct kafka_record record = {.topic = topic,
-                                  .key = message->key,
-                                  .key_len = message->key_len,
-                                  .value = message->value,
-                                  .value_len = message->value_len,
-                                  .headers = headers};
-    for (size_t i = 0; i < message->header_count; i++)
-        if (strncmp(message->headers[i].name, "atelier-", 8) != 0)
-            headers[record.header_count++] = message->headers[i];
-    list_letter(redrive, message, topic);
-    redrive->sent++;
-    return options_of(redrive)->dry_run ? 0 : fleet_send(&redrive->fleet, &record, err);
-}
-
-static int redrive_letters(struct redrive *redrive, struct err *err)
-{
-    if (fleet_read_topic(&redrive->fleet, TOPIC_DLQ, take_letter, redrive, err) != 0)
-        return -1;
-    return fleet_deliver(&redrive->fleet, err);
-}
-
 /* ---- the command ---- */
 
 static int run(struct redrive *redrive, struct err *err)
 {
-    static const char *const sources[] = {TOPIC_JOBS, TOPIC_INTERACTIVE, TOPIC_CONTROL};
-    for (int i = 0; i < 3; i++)
-        if (fleet_topic(&redrive->fleet, sources[i], redrive->sources[i], err) != 0)
-            return -1;
     if (fleet_topic(&redrive->fleet, TOPIC_CONTROL, redrive->control, err) != 0)
         return -1;
-    return options_of(redrive)->dlq ? redrive_letters(redrive, err) : redrive_jobs(redrive, err);
+    return options_of(redrive)->dlq ? letters_redrive(&redrive->fleet, &redrive->sent, err)
+                                    : redrive_jobs(redrive, err);
 }
 
 static int sum_up(const struct redrive *redrive, int rc)
@@ -326,10 +233,10 @@ static int sum_up(const struct redrive *redrive, int rc)
     else if (redrive->sent == 0)
         fprintf(stderr, "%s: there is nothing to send again\n", redrive->fleet.table->command);
     else
-        printf("%" PRIu64 " %s %s\n", redrive->sent,
-               options_of(redrive)->dlq ? "dead letters" : "jobs",
+        printf("%" PRIu64 " %s%s %s\n", redrive->sent,
+               options_of(redrive)->dlq ? "dead letter" : "job", plural(redrive->sent),
                options_of(redrive)->dry_run ? "would be sent" : "sent");
-    return rc == 0 && redrive->sent > 0 ? EXIT_ALL_DONE : EXIT_ABSENT;
+    return rc > 0 ? rc : redrive->sent > 0 ? EXIT_ALL_DONE : EXIT_ABSENT;
 }
 
 int command_redrive(int argc, char **argv)

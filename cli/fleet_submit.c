@@ -8,6 +8,7 @@
 #include "cli/lines.h"
 #include "cli/progress.h"
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -219,8 +220,8 @@ static void show(struct submit *submit, bool last)
     submit->shown_ms = now;
     if (submit->lines.total > 0)
         snprintf(total, sizeof(total), "/%" PRIu64, submit->lines.total);
-    fprintf(stderr, "%s%" PRIu64 "%s lines, %" PRIu64 " delivered%s", terminal ? "\r\033[K" : "",
-            submit->read, total,
+    fprintf(stderr, "%s%" PRIu64 "%s line%s, %" PRIu64 " delivered%s", terminal ? "\r\033[K" : "",
+            submit->read, total, plural(submit->lines.total ? submit->lines.total : submit->read),
             submit->fleet.producer ? kafka_delivered(submit->fleet.producer) : 0,
             terminal && !last ? "" : "\n");
 }
@@ -284,11 +285,12 @@ static void sum_up(const struct submit *submit)
         return;
     }
     progress_format_time(seconds, time);
-    printf("%" PRIu64 " jobs sent to %s in %s", submit->sent, submit->topics[0], time);
+    printf("%" PRIu64 " job%s sent to %s in %s", submit->sent, plural(submit->sent),
+           submit->topics[0], time);
     if (submit->repeated > 0)
-        printf("; %" PRIu64 " repeated lines ignored", submit->repeated);
+        printf("; %" PRIu64 " repeated line%s ignored", submit->repeated, plural(submit->repeated));
     if (submit->rejected > 0)
-        printf("; %" PRIu64 " lines rejected", submit->rejected);
+        printf("; %" PRIu64 " line%s rejected", submit->rejected, plural(submit->rejected));
     printf("\n");
     if (!submit->fleet.options.wait && submit->fleet.options.batch)
         printf("follow them: atelier watch --batch %s\n", submit->fleet.options.batch);
@@ -324,9 +326,9 @@ static int run(struct submit *submit)
         uint64_t safe = submit->fleet.producer ? kafka_delivered(submit->fleet.producer) : 0;
         int status = fleet_fail(&submit->fleet, &err);
         fprintf(stderr,
-                "%" PRIu64 " of %" PRIu64 " jobs are delivered; sending the file again "
+                "%" PRIu64 " of %" PRIu64 " job%s delivered; sending the file again "
                 "repeats none of them\n",
-                safe, submit->sent);
+                safe, submit->sent, plural(submit->sent));
         return status;
     }
     sum_up(submit);

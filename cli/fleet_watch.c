@@ -2,6 +2,7 @@
 #include "cli/fleet.h"
 #include "cli/fleet_view.h"
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -85,10 +86,10 @@ static void show_terminal(const struct watch *watch)
 
 static void show_plain(struct watch *watch)
 {
-    int n =
-        snprintf(watch->line, sizeof(watch->line), "leader %s, %zu workers, %s waiting, %s running",
-                 hash_get(&watch->cell, "leader"), watch->workers.count,
-                 hash_get(&watch->counts, "waiting"), hash_get(&watch->counts, "running"));
+    int n = snprintf(
+        watch->line, sizeof(watch->line), "leader %s, %zu worker%s, %s waiting, %s running",
+        hash_get(&watch->cell, "leader"), watch->workers.count, plural(watch->workers.count),
+        hash_get(&watch->counts, "waiting"), hash_get(&watch->counts, "running"));
     if (watch->fleet.options.batch) {
         n += snprintf(watch->line + n, sizeof(watch->line) - (size_t)n, "; ");
         put_batch(watch, watch->line + n, sizeof(watch->line) - (size_t)n);

@@ -4,6 +4,7 @@
 #include "cli/setup.h"
 #include "common/file.h"
 #include "common/json.h"
+#include "common/plural.h"
 #include "schema/job.h"
 #include "worker/codec.h"
 #include "worker/input.h"
@@ -238,9 +239,10 @@ static int save(struct drawing *drawing, struct err *err)
     if (rc == 0)
         rc = file_write(drawing->options->out, bytes.data, bytes.len, FILE_REPLACE, err);
     if (rc == 0)
-        printf("%s: %d×%d, seed %lld, %d steps of %s\n", drawing->options->out,
+        printf("%s: %d×%d, seed %lld, %d step%s of %s\n", drawing->options->out,
                drawing->image.width, drawing->image.height, (long long)drawing->job.seed,
-               session_steps_total(drawing->session), drawing->job.sampler);
+               session_steps_total(drawing->session),
+               plural((uint64_t)session_steps_total(drawing->session)), drawing->job.sampler);
     buf_release(&bytes);
     buf_release(&request);
     return rc;

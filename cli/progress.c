@@ -1,6 +1,7 @@
 #include "cli/progress.h"
 
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -75,9 +76,10 @@ static int put_counts(char *out, size_t size, const struct progress *progress,
     else if (now->active > 0)
         snprintf(step, sizeof(step), "  step %d/%d of %d at %d×%d", now->step, now->steps,
                  now->active, now->width, now->height);
-    return snprintf(out, size, "%llu%s jobs  %.2f pictures/s%s%s  %s left",
-                    (unsigned long long)jobs_settled(tally), total, progress->pictures_per_s, step,
-                    troubles, left);
+    return snprintf(out, size, "%llu%s job%s  %.2f pictures/s%s%s  %s left",
+                    (unsigned long long)jobs_settled(tally), total,
+                    plural(tally->total ? tally->total : jobs_settled(tally)),
+                    progress->pictures_per_s, step, troubles, left);
 }
 
 static void show_bar(struct progress *progress, const struct tally *tally, const char *text)
@@ -161,18 +163,21 @@ void progress_end(struct progress *progress, const struct tally *tally, const ch
         return;
     }
     progress_format_time(seconds, time);
-    printf("%llu jobs done, %llu pictures in %s", (unsigned long long)tally->done,
-           (unsigned long long)tally->pictures, time);
+    printf("%llu job%s done, %llu picture%s in %s", (unsigned long long)tally->done,
+           plural(tally->done), (unsigned long long)tally->pictures, plural(tally->pictures), time);
     if (tally->skipped > 0)
-        printf("; %llu were done before", (unsigned long long)tally->skipped);
+        printf("; %llu %s done before", (unsigned long long)tally->skipped,
+               tally->skipped == 1 ? "was" : "were");
     if (tally->repeated > 0)
-        printf("; %llu repeated lines ignored", (unsigned long long)tally->repeated);
+        printf("; %llu repeated line%s ignored", (unsigned long long)tally->repeated,
+               plural(tally->repeated));
     if (tally->rejected > 0)
-        printf("; %llu lines rejected (%s/rejected.jsonl)", (unsigned long long)tally->rejected,
-               dir);
+        printf("; %llu line%s rejected (%s/rejected.jsonl)", (unsigned long long)tally->rejected,
+               plural(tally->rejected), dir);
     if (tally->failed + tally->expired > 0)
-        printf("; %llu jobs failed (%s/failed.jsonl)",
-               (unsigned long long)(tally->failed + tally->expired), dir);
+        printf("; %llu job%s failed (%s/failed.jsonl)",
+               (unsigned long long)(tally->failed + tally->expired),
+               plural(tally->failed + tally->expired), dir);
     printf("\nlook at them: %s/index.html\n", dir);
     fflush(stdout);
 }

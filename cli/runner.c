@@ -203,6 +203,7 @@ static void fill_card(struct journal_card *card, const struct task *task,
                                   .height = job->height,
                                   .steps = job->steps,
                                   .seconds = task->times.total_s,
+                                  .beside = journal_beside_of(job),
                                   .files = files};
 }
 

@@ -85,6 +85,7 @@ static int adopt(struct runner *runner, const struct job *job, const struct mani
         .height = (int)json_int_or(json_get(request, "height"), 0),
         .steps = (int)json_int_or(json_get(request, "steps"), 0),
         .seconds = view->total_s,
+        .beside = journal_beside_of(job),
         .files = files,
     };
     for (const struct json *file = view->files->child; file && card.file_count < JOB_IMAGES_MAX;

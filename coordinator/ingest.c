@@ -5,6 +5,7 @@
 #include "coordinator/cell.h"
 
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -71,8 +72,8 @@ static void check_quota(struct cell *cell, const struct job *job)
     struct policy_tenant is = policy_tenant(cell->policy, job->tenant);
     if (is.queued_max > 0 && cell->tenant_live[number] >= is.queued_max)
         job_problem_add(&cell->problems, "tenant", job->tenant,
-                        "has its quota of %u live jobs; send this again when some have ended",
-                        is.queued_max);
+                        "has its quota of %u live job%s; send this again when some have ended",
+                        is.queued_max, plural(is.queued_max));
 }
 
 int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, int *model)

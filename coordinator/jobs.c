@@ -7,6 +7,7 @@
 #include "coordinator/cell.h"
 
 #include "common/json.h"
+#include "common/plural.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,9 +389,11 @@ static void act(struct cell *cell, const struct scheduler_action *action)
         break;
     case ACTION_GIVE_UP:
         if (action->reason == GIVE_UP_CRASHES)
-            snprintf(text, sizeof(text), "%d workers crashed while they had it", entry->crashes);
+            snprintf(text, sizeof(text), "%d worker%s crashed with it in hand", entry->crashes,
+                     plural((uint64_t)entry->crashes));
         else
-            snprintf(text, sizeof(text), "%d attempts failed; the last: %s", entry->attempts,
+            snprintf(text, sizeof(text), "%d attempt%s failed; the last: %s", entry->attempts,
+                     plural((uint64_t)entry->attempts),
                      cell->last_error ? cell->last_error : "not said");
         cell_end(cell, entry, STATE_DEAD, text, NULL);
         break;

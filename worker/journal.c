@@ -106,6 +106,37 @@ static int load_line(void *user, const struct json *line, uint64_t at, struct er
     return 0;
 }
 
+/* ---- what stands beside a model ---- */
+
+static void list_name(char list[JOURNAL_BESIDE_BYTES], const char *name, double scale)
+{
+    size_t used = strlen(list);
+    int n = snprintf(list + used, JOURNAL_BESIDE_BYTES - used, scale == 1 ? "%s%s" : "%s%s × %g",
+                     used ? ", " : "", name, scale);
+    if (n < 0 || (size_t)n >= JOURNAL_BESIDE_BYTES - used)
+        list[used] = '\0'; /* whole names only */
+}
+
+struct journal_beside journal_beside_of(const struct job *job)
+{
+    struct journal_beside beside = {.loras = ""};
+    for (size_t i = 0; i < job->lora_count; i++)
+        list_name(beside.loras, job->loras[i].name, job->loras[i].scale);
+    for (size_t i = 0; i < job->controlnet_count; i++)
+        list_name(beside.controlnets, job->controlnets[i].name, job->controlnets[i].scale);
+    for (size_t i = 0; i < job->embedding_count; i++)
+        list_name(beside.embeddings, job->embeddings[i], 1);
+    return beside;
+}
+
+static void read_beside(struct journal_beside *beside, const struct json *line)
+{
+    char *const lists[] = {beside->loras, beside->controlnets, beside->embeddings};
+    static const char *const keys[] = {"loras", "controlnets", "embeddings"};
+    for (int i = 0; i < 3; i++)
+        snprintf(lists[i], JOURNAL_BESIDE_BYTES, "%s", json_string_or(json_get(line, keys[i]), ""));
+}
+
 /* ---- writing ---- */
 
 static int append(struct journal *journal, struct err *err)
@@ -153,6 +184,14 @@ static void put_text(struct buf *line, const char *key, const char *text)
     json_write_string(line, text, strlen(text));
 }
 
+/* Only where there is something. */
+static void put_beside(struct buf *line, const struct journal_beside *beside)
+{
+    put_text(line, "loras", *beside->loras ? beside->loras : NULL);
+    put_text(line, "controlnets", *beside->controlnets ? beside->controlnets : NULL);
+    put_text(line, "embeddings", *beside->embeddings ? beside->embeddings : NULL);
+}
+
 int journal_card(struct journal *journal, const struct journal_card *card, struct err *err)
 {
     struct buf *line = &journal->line;
@@ -167,6 +206,7 @@ int journal_card(struct journal *journal, const struct journal_card *card, struc
     buf_printf(line, ",\"seed\":%llu,\"width\":%d,\"height\":%d,\"steps\":%d,\"seconds\":%.3f",
                (unsigned long long)card->seed, card->width, card->height, card->steps,
                card->seconds);
+    put_beside(line, &card->beside);
     buf_str(line, ",\"files\":[");
     for (size_t i = 0; i < card->file_count; i++) {
         buf_str(line, i ? "," : "");
@@ -262,6 +302,7 @@ static int walk_line(void *user, const struct json *line, uint64_t at, struct er
         .seconds = json_double_or(json_get(line, "seconds"), 0),
         .files = files,
     };
+    read_beside(&card.beside, line);
     const struct json *list = json_get(line, "files");
     const struct json *file = list && list->type == JSON_ARRAY ? list->child : NULL;
     for (; file && card.file_count < JOB_IMAGES_MAX; file = file->next)

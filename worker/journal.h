@@ -16,6 +16,7 @@
 #include "common/err.h"
 #include "common/file.h"
 #include "common/ledger.h"
+#include "schema/job.h"
 #include "worker/store.h"
 
 #include <stdint.h>
@@ -32,6 +33,15 @@ struct journal {
     struct ledger *ledger;
 };
 
+/* What stood beside a job's model: names, and scales that are not 1, parted by commas; "" where
+ * there is none. Long lists are cut. */
+#define JOURNAL_BESIDE_BYTES 400
+struct journal_beside {
+    char loras[JOURNAL_BESIDE_BYTES], controlnets[JOURNAL_BESIDE_BYTES];
+    char embeddings[JOURNAL_BESIDE_BYTES];
+};
+struct journal_beside journal_beside_of(const struct job *job);
+
 /* What the contact sheet shows of a job. */
 struct journal_card {
     const char *id;
@@ -41,6 +51,7 @@ struct journal_card {
     uint64_t seed;
     int width, height, steps;
     double seconds;
+    struct journal_beside beside;
     size_t file_count;
     char (*files)[96]; /* names within results/<id>/ */
 };

@@ -172,7 +172,7 @@ class A_Submit(Case):
                           job(id="sub-1", steps=3), job(init_image="cat.png", strength=0.5))
         result = self.call("submit", path, "--batch", "sub", "--wait", expect=3)
         self.assertIn("3 jobs sent to atelier.jobs", result.stdout)
-        self.assertIn("1 repeated lines ignored; 4 lines rejected", result.stdout)
+        self.assertIn("1 repeated line ignored; 4 lines rejected", result.stdout)
         for part in (f"{path}:5: steps: ", f"{path}:5: widht: unknown field", f"{path}:6: JSON",
                      f"{path}:8: id: an earlier line has this id",
                      f"{path}:9: init_image: is a path on this machine"):
@@ -226,10 +226,14 @@ class A_Submit(Case):
                              job(id="bad-2", init_image=start, strength=0.5),
                              job(id="bad-3", init_image="https://127.0.0.1:1/a.png", strength=0.5),
                              words=("--wait",), expect=4)
-        self.assertIn("bad-1: failed", result.stderr)
+        self.assertRegex(result.stderr, "bad-1: failed: .*no-such.png")
         self.assertIn("no-such.png", self.redis.hget("job:bad-1", "error"))
         self.assertEqual(self.status("bad-2"), "succeeded")
         self.assertEqual(self.status("bad-3"), "failed")
+        ended = {line["id"]: line for line in self.lines("submit", self.dir / "jobs.jsonl", "--wait", expect=4)
+                 if line["event"] == "ended"}
+        self.assertEqual(ended["bad-1"]["error"], self.redis.hget("job:bad-1", "error"))
+        self.assertNotIn("error", ended["bad-2"])
 
     def test_what_is_wrong(self):
         self.assertIn("which jobs file?", self.call("submit", expect=2).stderr)
@@ -354,18 +358,21 @@ class B_Looking(Case):
 
 class C_Orders(Case):
     def test_pause_cancel_resume(self):
-        self.assertIn("paused", self.call("pause", "--batch", "held").stdout)
+        said = self.call("pause", "--batch", "held").stdout
+        self.assertIn("paused; no job of this batch has been accepted yet", said)
         self.submit(job(id="held-1"), job(id="held-2"), words=("--batch", "held"))
         self.wait_for(lambda: self.redis.hget("batch:held", "live") == "2")
         self.assertEqual(self.redis.hget("batch:held", "status"), "paused")
         self.assertIn("cancelled", self.call("cancel", "held-1").stdout)
         self.assertEqual(self.status("held-1"), "cancelled")
         self.assertEqual(self.status("held-2"), "queued")
+        self.assertIn("paused; 1 live job: what runs", self.call("pause", "--batch", "held").stdout)
         result = self.lines("resume", "--batch", "held")[0]
         self.assertEqual((result["action"], result["done"]), ("resume", True))
         self.assertIn("batch held: complete, 1/2 succeeded",
                       self.call("watch", "--batch", "held", expect=4).stdout)
         self.assertIn("it had ended before: succeeded", self.call("cancel", "held-2").stdout)
+        self.assertIn("nothing was left to cancel", self.call("cancel", "--batch", "held").stdout)
         self.call("cancel", "nope", "--no-wait")
         for words in (("cancel",), ("cancel", "a", "--batch", "b"), ("pause",), ("drain",)):
             self.call(*words, expect=2)
@@ -380,7 +387,7 @@ class C_Orders(Case):
         self.assertGreater(int(self.redis.hget("job:" + name, "steps")), 0)
         self.assertIn("cancelled", self.call("cancel", name).stdout)
         self.wait_for(lambda: self.redis.hget("batch:running", "cancelled") == "1")
-        self.assertIn("2 cancelled by this", self.call("cancel", "--batch", "running").stdout)
+        self.assertIn("2 jobs cancelled; of the batch, none is live", self.call("cancel", "--batch", "running").stdout)
         self.assertEqual(self.redis.hget("batch:running", "cancelled"), "3")
 
     def test_a_deadline_that_passes(self):
@@ -403,7 +410,7 @@ class C_Orders(Case):
         self.call("redrive", "again-1")
         self.wait_for(lambda: self.status("again-1") == "succeeded")
         self.assertEqual(self.status("again-2"), "cancelled")
-        self.assertIn("1 jobs sent", self.call("redrive", "--batch", "again").stdout)
+        self.assertIn("1 job sent", self.call("redrive", "--batch", "again").stdout)
         self.wait_for(lambda: self.status("again-2") == "succeeded")
         self.assertIn("nothing to send", self.call("redrive", "again-1", expect=1).stderr)
 
@@ -418,15 +425,34 @@ class C_Orders(Case):
         result = self.call("redrive", "dead-1", "--dlq", "--dry-run")
         self.assertIn("would send dead-1 to atelier.jobs", result.stdout)
         self.assertEqual(len(letters()), 1)
-        self.call("redrive", "dead-1", "--dlq")
-        self.wait_for(lambda: len(letters()) == 2)
+        result = self.call("redrive", "dead-1", "--dlq", expect=3)
+        self.assertIn("dead-1 was refused again for [", result.stderr)
+        self.assertEqual(len(letters()), 2)
         again = letters()[1]
         self.assertEqual(again.value, first[0].value)
         self.assertEqual([name for name, _ in again.headers if name == "atelier-problems"],
                          ["atelier-problems"])
         self.assertEqual(dict(again.headers)["ce_id"], b"dead-1")
-        self.call("redrive", "dead-1", "--dlq")  # the same bytes: once, not twice
-        self.wait_for(lambda: len(letters()) == 3)
+        events = self.lines("redrive", "dead-1", "--dlq", expect=3)  # the same bytes: once, not twice
+        self.assertEqual([event["event"] for event in events], ["sent", "refused", "end"])
+        self.assertEqual(events[1]["problems"][0]["field"], "model")
+        self.assertEqual(len(letters()), 3)
+        self.call("redrive", "dead-1", "--dlq", "--no-wait")
+        self.wait_for(lambda: len(letters()) == 4)
+
+    def test_dead_letters_that_are_good_by_now(self):
+        """As if what was wrong with them had been put right since."""
+        headers = [("atelier-problems", b'[{"field":"tenant","value":"","problem":"had its quota"}]'),
+                   ("atelier-topic", b"atelier.jobs"), ("atelier-partition", b"0"),
+                   ("atelier-offset", b"0"), ("atelier-time", b"2026-01-01T00:00:00.000Z")]
+        producer = kafka.KafkaProducer(bootstrap_servers=env["ATELIER_KAFKA_BROKERS"])
+        producer.send("atelier.dlq", key=b"risen-1", value=json.dumps(job(id="risen-1")).encode(),
+                      headers=headers)
+        producer.close()
+        result = self.call("redrive", "risen-1", "--dlq")
+        self.assertIn("1 dead letter sent", result.stdout)
+        self.assertEqual(result.stderr, "")
+        self.wait_for(lambda: self.status("risen-1") == "succeeded")
 
 
 class D_Results(Case):

@@ -62,6 +62,22 @@ class Results(e2e.Case):
             for file in manifest["files"]:
                 self.assertIn(f'results/{manifest["id"]}/{file["name"]}', page)
 
+    def test_the_contact_sheet_shows_what_stood_beside_the_model(self):
+        (self.dir / "in.png").write_bytes(png(64, 64))
+        self.write_jobs([
+            e2e.job(id="a", loras=[{"name": "sd1-peft", "scale": 0.5}, {"name": "sd1-kohya"}],
+                    prompt="a toy boat"),
+            e2e.job(id="c", model="sd1-plain", controlnets=[{"name": "sd1-canny", "image": "in.png"}]),
+            e2e.job(id="p")])
+        self.run_jobs()
+        page = (self.out / "index.html").read_text(encoding="utf-8")
+        a, c, p = sorted(page.split("<article")[1:], key=lambda card: card.split('class="id">')[1])
+        self.assertIn("<dt>LoRA</dt><dd>sd1-peft × 0.5, sd1-kohya</dd>", a)
+        self.assertIn("<dt>embedding</dt><dd>toy</dd>", a)
+        self.assertIn("<dt>ControlNet</dt><dd>sd1-canny</dd>", c)
+        for word in ("LoRA", "ControlNet", "embedding"):
+            self.assertNotIn(f"<dt>{word}</dt>", p)
+
     def test_seeds_and_batches_do_not_change_a_picture(self):
         lines = [e2e.job(id=f"j{i}", seed=i, steps=2 + i % 3, prompt=f"cat {i}") for i in range(6)]
         self.write_jobs(lines)
@@ -666,7 +682,7 @@ class Commands(e2e.Case):
         self.write_jobs([e2e.job(width=100), e2e.job(id="a")])
         result = self.run_jobs("--dry-run", expect=3)
         self.assertIn('line 1: width "100": must be a multiple of 8', result.stderr)
-        self.assertIn("1 jobs, 1 pictures", result.stdout)
+        self.assertIn("1 job, 1 picture of 1 model in 2 lines", result.stdout)
         self.write_jobs([e2e.job(id="a"), "{", *[e2e.job(id=f"b{i}", width=100) for i in range(30)]])
         self.assertIn("--json says all of them", self.run_jobs("--dry-run", expect=3).stderr)
         events = [json.loads(line) for line in self.run_jobs("--dry-run", "--json", expect=3).stdout.splitlines()]

@@ -13,7 +13,7 @@
 #include "engine/cuda/blas.h"
 #include "engine/cuda/choose.h"
 #include "engine/cuda/device.h"
-#include "engine/cuda/trial.h"
+#include "engine/cuda/group_check.h"
 #include "engine/cuda/tune.h"
 
 #include <pthread.h>
@@ -723,7 +723,7 @@ static int choose_products(struct cuda_backend *cuda, struct err *err)
     const char *wish = getenv("ATELIER_CUDA_GROUP");
     int rc = cuda->info.sm != 90 || (wish != NULL && strcmp(wish, "0") == 0)
                  ? 0
-                 : trial_of_groups(cuda->device);
+                 : groups_agree(cuda->device);
 
     if (rc < 0)
         return err_set(err, ERR_DEVICE, ERR_FATAL,

@@ -5,11 +5,9 @@
 #define DEPTH 32 /* of k per stage of kernel_product_tensor */
 #define SPLITS_MAX 8
 #define SPLIT_STAGES_MIN 12 /* a split shorter than this is mostly prologue */
-#define SPLIT_WAVES_MAX                                                                            \
-    2          /* of blocks on the card; what has more of them gains nothing by splits             \
-                */
-#define PAIR 2 /* samples that usually come together: a guidance pair */
-#define NEAR 2 /* times the rows that an entry was tuned for */
+#define SPLIT_WAVES_MAX 2   /* more waves of blocks on the card gain nothing by splits */
+#define PAIR 2              /* samples that usually come together: a guidance pair */
+#define NEAR 2              /* times the rows that an entry was tuned for */
 
 /* What the kernels have. The kind of card has to be sm_min at least. */
 static const struct kind {

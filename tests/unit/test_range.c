@@ -4,7 +4,7 @@
 #include "common/buf.h"
 #include "common/file.h"
 #include "engine/engine.h"
-#include "engine/safetensors.h"
+#include "engine/tensor_file.h"
 
 #include "tests/unit/unit.h"
 
@@ -48,21 +48,21 @@ static void write_file(const char *path, struct buf *bytes)
 static void enlarge_activations(const struct fixture *f)
 {
     const struct stored_tensor *t;
-    struct safetensors *file;
+    struct tensor_file *file;
     struct buf bytes;
     struct err err;
     char *at;
 
     read_file(f->weights, &bytes);
-    assert_int_equal(safetensors_open_memory(&file, bytes.data, bytes.len, "vae", &err), 0);
-    t = safetensors_find(file, "decoder.conv_in.weight");
+    assert_int_equal(tensor_file_open_memory(&file, bytes.data, bytes.len, "vae", &err), 0);
+    t = tensor_file_find(file, "decoder.conv_in.weight");
     assert_true(t != NULL && t->dtype == DTYPE_F32);
     at = (char *)(uintptr_t)t->data;
     for (int64_t i = 0; i < t->count; i++) {
         float value = LARGER * element_to_f32(at, t->dtype, (size_t)i);
         memcpy(at + sizeof(value) * (size_t)i, &value, sizeof(value));
     }
-    safetensors_close(file);
+    tensor_file_close(file);
     write_file(f->weights, &bytes);
 }
 

@@ -1,4 +1,4 @@
-#include "engine/cuda/trial.h"
+#include "engine/cuda/group_check.h"
 
 #include "engine/cuda/kernels.h"
 
@@ -10,7 +10,7 @@
 #define IN 136
 #define OUT 168
 
-struct trial {
+struct check {
     struct device *device;
     uint16_t *x, *w;       /* on the card */
     float *warps, *groups; /* pinned: what each made */
@@ -25,7 +25,7 @@ static void fill(uint16_t *values, size_t count, unsigned seed)
     }
 }
 
-static int send(struct trial *t, uint16_t **to, size_t count, unsigned seed)
+static int send(struct check *t, uint16_t **to, size_t count, unsigned seed)
 {
     const size_t piece = DEVICE_SEND_MAX_BYTES / sizeof(**to);
     uint16_t *values = malloc(count * sizeof(*values));
@@ -44,7 +44,7 @@ static int send(struct trial *t, uint16_t **to, size_t count, unsigned seed)
     return rc;
 }
 
-static int compute(struct trial *t)
+static int compute(struct check *t)
 {
     static const struct product_tile WARPS = {128, 64, 1, false};
     static const struct product_tile GROUPS[] = {
@@ -83,10 +83,10 @@ static int compute(struct trial *t)
     return rc;
 }
 
-int trial_of_groups(struct device *device)
+int groups_agree(struct device *device)
 {
     const size_t bytes = (size_t)ROWS * OUT * sizeof(float);
-    struct trial t = {.device = device,
+    struct check t = {.device = device,
                       .warps = device_host_alloc(device, bytes),
                       .groups = device_host_alloc(device, bytes)};
     int rc = -1;

@@ -508,16 +508,31 @@ def poisonous_input(fleet):
 
 @fault
 def no_more_than_max_price(fleet):
-    """What is cheap enough for a g8i alone waits for one, with an a10 idle beside it."""
+    """What is cheap enough for a g8i alone waits for one, with an a10 idle beside it. What a job will
+    cost is learned from how long jobs take: on a machine whose speed moves by more than the classes' prices
+    differ, jobs may come to wait for better days, and are offered again at a new price."""
     slow = fleet.lasting(1)
-    free = fleet.produce([job(id=names(1, "any-price")[0], max_price=1000, **slow)])
-    fleet.wait(free)
-    price = float(fleet.status(free[0])["price"])
-    held = fleet.produce([job(id=name, max_price=1.2 * price, **slow) for name in names(6, "cheap")])
-    fleet.wait(held, 180)
-    for name in held:
-        expect(fleet.status(name)["device_class"] == "g8i", f"{name}: not on the cheapest class")
-        expect(float(fleet.status(name)["price"]) <= 1.2 * price, f"{name}: cost more than it may")
+    for _ in range(5):
+        free = fleet.produce([job(id=names(1, "any-price")[0], max_price=1000, **slow)])
+        fleet.wait(free)
+        price = float(fleet.status(free[0])["price"])
+        held = fleet.produce([job(id=name, max_price=1.2 * price, **slow) for name in names(6, "cheap")])
+        try:
+            fleet.wait(held, 60)
+        except AuditError:
+            waiting = [name for name in held if not fleet.ends(name)]
+            for name in waiting:
+                fleet.control(action="cancel", job=name)
+            fleet.wait(waiting, 30)
+            OTHERS.update({name: "cancelled" for name in waiting
+                           if fleet.end(name) == "cancelled"})
+        done = [name for name in held if name not in OTHERS]
+        for name in done:
+            expect(fleet.status(name)["device_class"] == "g8i", f"{name}: not on the cheapest class")
+            expect(float(fleet.status(name)["price"]) <= 1.2 * price, f"{name}: cost more than it may")
+        if len(done) == len(held):
+            return
+    expect(False, "jobs that are cheap enough were not drawn")
 
 
 @fault

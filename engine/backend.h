@@ -194,6 +194,8 @@ struct backend_ops {
 /* How 3×3 convolutions are computed; anything but CONV_BY_TABLE is for tests and measurements. */
 enum conv_algorithm { CONV_BY_TABLE, CONV_GEMM, CONV_WINOGRAD, CONV_DIRECT };
 
+#define CPU_STEP_PIXELS 16384 /* four rows of 512×512, or one of 1024×1024 */
+
 struct backend {
     const struct backend_ops *ops;
     enum dtype compute; /* type of activations and of matrix products' inputs */
@@ -205,6 +207,8 @@ struct backend {
     bool native_bf16;    /* bf16 products are faster than f32 ones here */
     int threads;
     enum conv_algorithm conv;
+    int step_pixels_max; /* latent pixels of one pass of a step: enough to fill the device; what has
+                            more runs in several passes, and no picture depends on it */
     size_t memory_max_bytes;          /* what its engine may use, set before the first model is
                                          loaded; 0: anything */
     _Atomic int computing;            /* steps and decodings under way */

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define STEP_PIXELS (8 * 16384) /* four pictures of 1024×1024 with guidance, sixteen of 512×512 */
 #define STAGING_BYTES (16u << 20) /* grows to what one transfer needs */
 #define HEAD_MAX 512
 #define HEAD_NARROW 160
@@ -758,6 +759,7 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
                                   .isa = cuda->info.isa,
                                   .device = cuda->info.name,
                                   .native_bf16 = true,
+                                  .step_pixels_max = STEP_PIXELS,
                                   .memory_bytes = cuda->info.free_bytes};
     if (choose_products(cuda, err) != 0) {
         cuda_destroy(&cuda->base);

@@ -253,6 +253,7 @@ int backend_dnnl_open(struct backend **backend, const struct backend_options *op
                                  .isa = kernels->isa,
                                  .native_bf16 = kernels->bf16_dot,
                                  .conv = options->conv,
+                                 .step_pixels_max = CPU_STEP_PIXELS,
                                  .threads = threads < CPU_THREADS_MAX ? threads : CPU_THREADS_MAX};
     pool_init(&cpu->pool);
     if (direct_engine_create(&cpu->direct, err) != 0) {

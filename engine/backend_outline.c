@@ -70,8 +70,12 @@ int backend_outline_open(struct backend **backend, struct err *err)
 
     if (outline == NULL)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for an outline");
-    *outline = (struct backend){
-        .ops = &OUTLINE_OPS, .compute = DTYPE_F32, .isa = "none", .outline = true, .threads = 1};
+    *outline = (struct backend){.ops = &OUTLINE_OPS,
+                                .compute = DTYPE_F32,
+                                .isa = "none",
+                                .outline = true,
+                                .threads = 1,
+                                .step_pixels_max = CPU_STEP_PIXELS};
     *backend = outline;
     return 0;
 }

@@ -449,8 +449,11 @@ int backend_ref_open(struct backend **backend, const struct backend_options *opt
 
     if (ref == NULL)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for the ref back end");
-    *ref = (struct backend){
-        .ops = &REF_OPS, .compute = options->compute, .isa = "plain C", .threads = 1};
+    *ref = (struct backend){.ops = &REF_OPS,
+                            .compute = options->compute,
+                            .isa = "plain C",
+                            .threads = 1,
+                            .step_pixels_max = CPU_STEP_PIXELS};
     *backend = ref;
     return 0;
 }

@@ -29,9 +29,6 @@
 #define PLANS_MAX 64
 #define LATENT_CHANNELS 4
 
-/* Latent pixels of one pass of a step; more rows run in several. No picture depends on it. */
-#define STEP_PIXELS_MAX 16384
-
 struct engine {
     struct backend *backend;
     struct engine_info info;

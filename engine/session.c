@@ -423,7 +423,7 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
     struct work_plan step, decoding;
     int w = width / model->info.vae_factor, h = height / model->info.vae_factor;
     int each = model_is_instructed(model) ? 3 : 2, rows;
-    int fit = STEP_PIXELS_MAX / (each * w * h > 0 ? each * w * h : 1);
+    int fit = model->engine->backend->step_pixels_max / (each * w * h > 0 ? each * w * h : 1);
     int rc;
 
     if (model->engine->backend->outline)

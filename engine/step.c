@@ -111,13 +111,14 @@ static bool batch_take(struct batch *b, struct step *step)
         return false;
     const struct session *s = step->rows[first].session;
     int64_t pixels = (int64_t)s->latent_h * s->latent_w;
+    int64_t most = s->model->engine->backend->step_pixels_max;
     b->count = 0;
     b->tokens = tokens_of(&step->rows[first]);
     b->adapted = (struct adapted_rows){.count = 0};
     for (i = first; i < step->count; i++) {
         if (i > first && step->rows[i].session == step->rows[i - 1].session)
             continue;
-        if (b->count > 0 && pixels * (b->count + count_session(b, step, i)) > STEP_PIXELS_MAX)
+        if (b->count > 0 && pixels * (b->count + count_session(b, step, i)) > most)
             break;
         take_session(b, step, i);
     }

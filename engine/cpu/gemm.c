@@ -120,8 +120,8 @@ static void put_element(const struct panels *p, size_t base, int width, int k, i
 
 /* ---- of a matrix, a block of rows at a time, turned ---- */
 
-#define TURN_DEPTH 64 /* words of every row at once: all rows of a block stay in the first cache   \
-                       */
+/* Words of every row at once: a block of all rows stays in the first cache. */
+#define TURN_DEPTH 64
 #define CACHE_LINE_BYTES 64
 
 /* One panel of one segment: where it lies, and the source rows that become its columns. */

@@ -1,57 +1,21 @@
 /*
- * The CUDA back end's table: weights, scratch, and which kernel an operator becomes.
+ * The CUDA back end's table: weights, scratch, and the small operators.
  *
  * Operators append commands to a queue (cuda/queue.h); the card runs them when op_download asks for
  * a result, as a graph if it has run the same list before. So a pass has one host synchronisation,
  * at its end. Host data goes through pinned staging memory that kernels read and write in place.
  *
- * Activations are in the type of the pass; products take f16 or bf16 with f32 accumulation, or f32.
- * A convolution's or product's input goes through kernel_apply first when a norm or another type
- * stands before it: the copy is small beside the product, and cp.async cannot compute.
+ * Activations are in the type of the pass; products (cuda/products.c) take f16 or bf16 with f32
+ * accumulation, or f32.
  */
-#include "engine/backend.h"
-#include "engine/cuda/blas.h"
-#include "engine/cuda/choose.h"
-#include "engine/cuda/device.h"
-#include "engine/cuda/group_check.h"
-#include "engine/cuda/tune.h"
+#include "engine/cuda/cuda.h"
 
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #define STEP_PIXELS (8 * 16384) /* four pictures of 1024×1024 with guidance, sixteen of 512×512 */
 #define STAGING_BYTES (16u << 20) /* grows to what one transfer needs */
 #define HEAD_MAX 512
 #define HEAD_NARROW 160
-
-struct weight {
-    void *data; /* out × kernel × kernel × in */
-    size_t bytes;
-    enum dtype dtype;
-    int out, in, kernel;
-    bool interleaved; /* GEGLU: 8 rows of values, their 8 gates, … */
-};
-
-struct cuda_backend {
-    struct backend base;
-    struct device *device;
-    struct device_info info;
-    pthread_mutex_t sending; /* weights come in while another thread computes */
-    struct blas *blas;       /* NULL: own products only */
-    struct queue queue;
-    char *staging;
-    size_t staging_bytes, staging_used;
-    struct product_tile forced; /* rows 0: choose_tile's */
-    int choose_sm;              /* the card's kind as choose_tile is asked */
-    product_watch *watch;       /* NULL: nobody watches */
-    void *watch_user;
-};
-
-static struct cuda_backend *cuda_of(const struct pass *pass)
-{
-    return (struct cuda_backend *)pass->backend;
-}
 
 /* ---- weights ---- */
 
@@ -216,15 +180,6 @@ static void *stage(struct pass *pass, size_t bytes)
     return at;
 }
 
-static struct matrix matrix_of(const struct tensor *t)
-{
-    return (struct matrix){.data = t->data,
-                           .rows = tensor_rows(t),
-                           .columns = t->c,
-                           .ld = t->ld,
-                           .dtype = (int)t->dtype};
-}
-
 static size_t planes_bytes(const struct tensor *t)
 {
     return (size_t)tensor_rows(t) * (size_t)t->c * sizeof(float);
@@ -259,274 +214,7 @@ static void cuda_finish(struct pass *pass)
         run(pass);
 }
 
-/* ---- products ---- */
-
-static bool aligned(const void *p, size_t bytes)
-{
-    return (uintptr_t)p % bytes == 0;
-}
-
-/* Whether a row's pairs can be stored, or loaded, at once. */
-static bool pairs(const struct tensor *t)
-{
-    return t == NULL || (t->ld % 2 == 0 && aligned(t->data, 2 * dtype_bytes(t->dtype)));
-}
-
-/* Whether tensor cores take it; x stands for what they will read. */
-static bool tensor_takes(const struct weight *w, const struct tensor *x, const struct tensor *y,
-                         const struct tensor *residual, bool geglu)
-{
-    return w->dtype != DTYPE_F32 && w->in % 8 == 0 && w->out % 8 == 0 && x->ld % 8 == 0 &&
-           aligned(x->data, 16) && pairs(y) && pairs(residual) && (!geglu || w->interleaved);
-}
-
-static struct pre pre_of(const struct affine *affine)
-{
-    return affine == NULL
-               ? (struct pre){0}
-               : (struct pre){.scale = affine->scale, .shift = affine->shift, .silu = affine->silu};
-}
-
-/* x after its affine, dense, in `dtype`. */
-static struct tensor materialise(struct pass *pass, const struct tensor *x, enum dtype dtype,
-                                 const struct affine *affine)
-{
-    struct tensor y = pass_tensor_of(pass, dtype, x->n, x->h, x->w, x->c);
-    struct matrix from = matrix_of(x), to = matrix_of(&y);
-    struct pre pre = pre_of(affine);
-
-    if (!pass->planning && !pass->failed)
-        kernel_apply(&cuda_of(pass)->queue, &from, &to, (int64_t)x->h * x->w, &pre);
-    return y;
-}
-
-static void *partial_of(struct pass *pass, int splits, const struct tensor *y, int out)
-{
-    return pass_scratch(pass,
-                        (size_t)splits * (size_t)tensor_rows(y) * (size_t)out * sizeof(float));
-}
-
-/* The additions of an operator: each leaves its sums in a slab behind the product's own. */
-struct more {
-    const struct addition *additions;
-    int count;
-};
-
-static void set_x(struct product *p, const struct tensor *x)
-{
-    p->x = x->data;
-    p->x_dtype = (int)x->dtype;
-    p->x_ld = x->ld;
-    p->x_h = x->h;
-    p->x_w = x->w;
-}
-
-/* (scale ⊙ t) · upᵀ into the slabs that follow `splits` of p's. */
-static void sum_additions(struct pass *pass, const struct product *p, const struct more *more)
-{
-    int64_t rows = (int64_t)p->n * p->y_h * p->y_w;
-
-    for (int i = 0; i < more->count; i++) {
-        const struct addition *a = &more->additions[i];
-        const struct weight *up = a->up->weight;
-        struct product q = {.w = up->data,
-                            .w_dtype = (int)up->dtype,
-                            .x = a->t->data,
-                            .x_dtype = (int)a->t->dtype,
-                            .x_ld = a->t->ld,
-                            .pre = {.scale = a->scale},
-                            .round = (int)up->dtype,
-                            .partial = p->partial + (p->splits + i) * rows * p->out,
-                            .n = 1,
-                            .x_h = 1,
-                            .x_w = (int)rows,
-                            .y_h = 1,
-                            .y_w = (int)rows,
-                            .in = up->in,
-                            .out = up->out,
-                            .kernel = 1,
-                            .stride = 1,
-                            .splits = 1};
-        kernel_product_simple(&cuda_of(pass)->queue, &q);
-    }
-}
-
-static void product_on_tensor_cores(struct pass *pass, struct product *p, const struct tensor *y,
-                                    const struct more *more)
-{
-    struct cuda_backend *cuda = cuda_of(pass);
-    struct product_tile tile = cuda->forced.rows > 0
-                                   ? cuda->forced
-                                   : choose_tile(cuda->choose_sm, (int64_t)y->h * y->w, p->out,
-                                                 p->kernel * p->kernel, p->in);
-
-    p->splits = tile.splits;
-    if (tile.splits > 1 || more->count > 0)
-        p->partial = partial_of(pass, tile.splits + more->count, y, p->out);
-    if (!pass->planning && !pass->failed) {
-        if (tile.group)
-            kernel_product_group(&cuda->queue, p, &tile);
-        else
-            kernel_product_tensor(&cuda->queue, p, &tile);
-        sum_additions(pass, p, more);
-        p->splits += more->count;
-        if (p->splits > 1)
-            kernel_product_finish(&cuda->queue, p);
-    }
-    pass_scratch_drop(pass, p->partial);
-}
-
-/* Whether the sums are the result. */
-static bool is_plain(const struct product *p)
-{
-    return p->bias == NULL && p->time == NULL && p->residual == NULL && p->act == PRODUCT_NONE &&
-           p->y_dtype == p->w_dtype && p->y_ld % 8 == 0 && aligned(p->y, 16);
-}
-
-/* Linear layers through cuBLAS; false when it does not take this one. */
-static bool product_by_blas(struct pass *pass, struct product *p, const struct tensor *y)
-{
-    struct cuda_backend *cuda = cuda_of(pass);
-    int64_t rows = tensor_rows(y), each = (int64_t)y->h * y->w;
-    struct blas_product *found;
-    void *sums;
-
-    if (cuda->blas == NULL || p->kernel != 1 || cuda->forced.rows > 0 ||
-        (found = blas_find(cuda->blas, p->w_dtype, each, p->out, p->in)) == NULL)
-        return false;
-    if (is_plain(p)) {
-        if (!pass->planning)
-            blas_enqueue(&cuda->queue, found, p->x, p->x_ld, p->w, p->y, p->y_ld, rows);
-        return true;
-    }
-    sums = pass_scratch(pass, (size_t)rows * (size_t)p->out * dtype_bytes((enum dtype)p->w_dtype));
-    if (!pass->planning && !pass->failed) {
-        blas_enqueue(&cuda->queue, found, p->x, p->x_ld, p->w, sums, p->out, rows);
-        kernel_product_finish_16(&cuda->queue, p, sums);
-    }
-    pass_scratch_drop(pass, sums);
-    return true;
-}
-
-static void product_simply(struct pass *pass, struct product *p, const struct tensor *y,
-                           const struct more *more)
-{
-    struct cuda_backend *cuda = cuda_of(pass);
-    bool apart = p->act == PRODUCT_GEGLU || more->count > 0;
-
-    p->splits = 1;
-    if (apart)
-        p->partial = partial_of(pass, 1 + more->count, y, p->out);
-    if (!pass->planning && !pass->failed) {
-        if (p->kernel == 1 && y->h * y->w == 1 && !apart)
-            kernel_product_rows(&cuda->queue, p);
-        else
-            kernel_product_simple(&cuda->queue, p);
-        sum_additions(pass, p, more);
-        p->splits += more->count;
-        if (apart)
-            kernel_product_finish(&cuda->queue, p);
-    }
-    pass_scratch_drop(pass, p->partial);
-}
-
-static void tell_watch(const struct pass *pass, const struct product *p)
-{
-    const struct cuda_backend *cuda = cuda_of(pass);
-
-    cuda->watch(cuda->watch_user, &(struct product_shape){.n = p->n,
-                                                          .h = p->y_h,
-                                                          .w = p->y_w,
-                                                          .out = p->out,
-                                                          .taps = p->kernel * p->kernel,
-                                                          .in = p->in});
-}
-
-static void product(struct pass *pass, struct product *p, const struct weight *w,
-                    const struct tensor *x, const struct tensor *y, const struct tensor *residual,
-                    const struct affine *pre, const struct more *more)
-{
-    struct tensor dense = *x;
-    bool as_it_is = pre == NULL && x->dtype == w->dtype;
-
-    p->w = w->data;
-    p->w_dtype = (int)w->dtype;
-    p->in = w->in;
-    p->out = w->out;
-    p->kernel = w->kernel;
-    p->interleaved = w->interleaved;
-    p->round = (int)w->dtype;
-    p->n = y->n;
-    p->y = y->data;
-    p->y_dtype = (int)y->dtype;
-    p->y_ld = y->ld;
-    p->y_h = y->h;
-    p->y_w = y->w;
-    if (residual != NULL) {
-        p->residual = residual->data;
-        p->residual_dtype = (int)residual->dtype;
-        p->residual_ld = residual->ld;
-    }
-    if (!as_it_is)
-        dense.ld = dense.c, dense.data = NULL; /* where arenas begin, for the question below */
-    if (!tensor_takes(w, &dense, y, residual, p->act == PRODUCT_GEGLU) ||
-        (w->kernel == 1 && y->h * y->w == 1)) {
-        set_x(p, x);
-        p->pre = pre_of(pre);
-        product_simply(pass, p, y, more);
-        return;
-    }
-    if (cuda_of(pass)->watch != NULL)
-        tell_watch(pass, p);
-    if (!as_it_is)
-        dense = materialise(pass, x, w->dtype, pre);
-    set_x(p, &dense);
-    if (more->count > 0 || !product_by_blas(pass, p, y))
-        product_on_tensor_cores(pass, p, y, more);
-    if (!as_it_is)
-        pass_drop(pass, &dense);
-}
-
-static void cuda_conv2d(struct pass *pass, const struct conv2d *a)
-{
-    struct product p = {.bias = a->conv->bias,
-                        .stride = a->conv->stride,
-                        .pad = a->pad_end_only ? 0 : a->conv->kernel / 2,
-                        .upsample = a->upsample};
-
-    if (a->time != NULL) {
-        p.time = a->time->data;
-        p.time_ld = a->time->ld;
-    }
-    product(pass, &p, a->conv->weight, a->x, a->y, a->residual, a->pre,
-            &(struct more){a->additions, a->addition_count});
-}
-
-static int act_of(enum activation act)
-{
-    switch (act) {
-    case ACT_SILU:
-        return PRODUCT_SILU;
-    case ACT_GELU:
-        return PRODUCT_GELU;
-    case ACT_QUICK_GELU:
-        return PRODUCT_QUICK_GELU;
-    case ACT_GEGLU:
-        return PRODUCT_GEGLU;
-    default:
-        return PRODUCT_NONE;
-    }
-}
-
-static void cuda_matmul(struct pass *pass, const struct matmul *a)
-{
-    struct product p = {.bias = a->linear->bias, .stride = 1, .act = act_of(a->act)};
-
-    product(pass, &p, a->linear->weight, a->x, a->y, a->residual, a->pre,
-            &(struct more){a->additions, a->addition_count});
-}
-
-/* ---- the rest ---- */
+/* ---- operators ---- */
 
 static bool eights(const struct tensor *t)
 {
@@ -674,71 +362,6 @@ static const struct backend_ops CUDA_OPS = {
     .destroy = cuda_destroy,
 };
 
-/* ---- for measurements ---- */
-
-void cuda_watch(struct backend *backend, product_watch *watch, void *user)
-{
-    struct cuda_backend *cuda = (struct cuda_backend *)backend;
-
-    cuda->watch = watch;
-    cuda->watch_user = user;
-}
-
-void cuda_force(struct backend *backend, const struct product_tile *tile)
-{
-    struct cuda_backend *cuda = (struct cuda_backend *)backend;
-
-    cuda->forced = tile != NULL ? *tile : (struct product_tile){0};
-}
-
-int cuda_sm(const struct backend *backend)
-{
-    return ((const struct cuda_backend *)backend)->choose_sm;
-}
-
-static bool is_tile(const struct product_tile *t)
-{
-    bool group = t->rows == 128 && (t->columns == 128 || t->columns == 160 || t->columns == 256);
-    bool warps = (t->rows == 64 || t->rows == 128) && (t->columns == 64 || t->columns == t->rows);
-
-    return (t->group ? group : warps) && t->splits >= 1 && t->splits <= 64;
-}
-
-/* ATELIER_CUDA_TILE=ROWSxCOLUMNSxSPLITS, with a g for warpgroups, for tests and measurements: one
- * tile for every product. */
-static struct product_tile forced_tile(int sm)
-{
-    const char *wish = getenv("ATELIER_CUDA_TILE");
-    struct product_tile t = {0};
-    char group = 0;
-
-    if (wish == NULL || sscanf(wish, "%dx%dx%d%c", &t.rows, &t.columns, &t.splits, &group) < 3)
-        return (struct product_tile){0};
-    t.group = group == 'g';
-    return is_tile(&t) && (!t.group || sm == 90) ? t : (struct product_tile){0};
-}
-
-/* Sets what products are computed with. */
-static int choose_products(struct cuda_backend *cuda, struct err *err)
-{
-    const char *wish = getenv("ATELIER_CUDA_GROUP");
-    int rc = cuda->info.sm != 90 || (wish != NULL && strcmp(wish, "0") == 0)
-                 ? 0
-                 : groups_agree(cuda->device);
-
-    if (rc < 0)
-        return err_set(err, ERR_DEVICE, ERR_FATAL,
-                       "%s, when its warpgroups were tried; ATELIER_CUDA_GROUP=0 does without them",
-                       device_error(cuda->device));
-    if (cuda->info.sm == 90 && rc == 0 && wish == NULL)
-        cuda->base.warning =
-            "products by warpgroups are wrong on this card and are not used; please "
-            "report what scripts/gpu-check says";
-    cuda->choose_sm = cuda->info.sm == 90 && rc == 0 ? 80 : cuda->info.sm;
-    cuda->forced = forced_tile(cuda->choose_sm);
-    return 0;
-}
-
 int backend_cuda_open(struct backend **backend, const struct backend_options *options,
                       struct err *err)
 {
@@ -761,7 +384,7 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
                                   .native_bf16 = true,
                                   .step_pixels_max = STEP_PIXELS,
                                   .memory_bytes = cuda->info.free_bytes};
-    if (choose_products(cuda, err) != 0) {
+    if (cuda_choose_products(cuda, err) != 0) {
         cuda_destroy(&cuda->base);
         return -1;
     }

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 #include <vector>
 
 #define THREADS_MAX 1024
@@ -11,7 +12,7 @@
 #define SHARED_MAX_BYTES (99u << 10)         /* what sm_86, the tightest, gives a block */
 #define HOPPER_SHARED_MAX_BYTES (227u << 10) /* and what those with wgmma do */
 #define GROUP_WARPS 4
-#define AHEAD_THREADS 128
+#define GROUP_THREADS (32 * GROUP_WARPS)
 
 emulated_index threadIdx, blockIdx, blockDim, gridDim;
 
@@ -30,7 +31,7 @@ enum class instruction {
 
 /* Of wgmma: sums of a warpgroup's 128 threads. */
 struct group_product {
-    float (*sums[32 * GROUP_WARPS])[4];
+    float (*sums[GROUP_THREADS])[4];
     int columns;
     bool bf16;
     uint64_t a, b;
@@ -77,7 +78,8 @@ struct warpgroup {
 static emulated_fiber fibers[THREADS_MAX];
 static warp warps[THREADS_MAX / 32];
 static warpgroup warpgroups[THREADS_MAX / 32 / GROUP_WARPS];
-static bool has_grouped; /* the kernel is one for Hopper */
+static bool has_grouped;                             /* the launch had products by warpgroups */
+static std::set<void (*)(const void *)> are_grouped; /* kernels that had, and run unkindly since */
 static int fiber_count, current, live, step_direction = 1;
 static int at_barrier;
 static long barrier_generation, progress, launches;
@@ -87,7 +89,7 @@ static char *shared;
 static size_t shared_bytes;
 static const void *kernel_args;
 static void (*kernel_body)(const void *);
-static bool reversed;
+static bool reversed, runs_ahead;
 
 /* Locals that outlive their functions are not looked for: that keeps frames apart from the stack,
  * one more for each switch of fibers, until a test takes minutes in place of seconds. Newer
@@ -144,9 +146,9 @@ static void yield()
 
     if (++idle > 4 * fiber_count)
         broken("not all threads reach a barrier or a warp's instruction");
-    /* Four warps go as far as they can before the others do: who relies on these is found. */
-    if (idle <= AHEAD_THREADS && fiber_count % AHEAD_THREADS == 0)
-        resume(from, next_live(from, from / AHEAD_THREADS * AHEAD_THREADS, AHEAD_THREADS));
+    /* A warpgroup goes as far as it can before others do: who relies on these is found. */
+    if (runs_ahead && idle <= GROUP_THREADS)
+        resume(from, next_live(from, from / GROUP_THREADS * GROUP_THREADS, GROUP_THREADS));
     else
         resume(from, next_live(from, 0, fiber_count));
 }
@@ -217,6 +219,7 @@ void emulator_run(const struct command *c, void (*body)(const void *args))
     if (c->shared_bytes > HOPPER_SHARED_MAX_BYTES)
         broken("more shared memory than any card has");
     has_grouped = false;
+    runs_ahead = are_grouped.count(body) > 0;
     free(shared); /* of exactly this size, so that AddressSanitizer sees its end */
     shared_bytes = c->shared_bytes;
     shared = (char *)aligned_alloc(1024, (shared_bytes + 1023) & ~(size_t)1023);
@@ -233,6 +236,8 @@ void emulator_run(const struct command *c, void (*body)(const void *args))
                 blockIdx = {x, y, z};
                 run_block();
             }
+    if (has_grouped)
+        are_grouped.insert(body);
     if (shared_bytes > SHARED_MAX_BYTES && !has_grouped)
         broken("more shared memory than every card has");
 }
@@ -372,7 +377,7 @@ static void multiply_group(const group_product &p)
         for (int row = 0; row < p.columns; row++)
             b[row][k] = element_of(p.b, row, k, p.bf16);
     }
-    for (int t = 0; t < 32 * GROUP_WARPS; t++)
+    for (int t = 0; t < GROUP_THREADS; t++)
         for (int j = 0; j < p.columns / 8; j++)
             for (int i = 0; i < 4; i++) {
                 int row = t / 32 * 16 + t % 32 / 4 + i / 2 * 8, column = j * 8 + t % 4 * 2 + i % 2;
@@ -394,7 +399,7 @@ static void begin_product(warpgroup *group, const emulated_fiber *lanes)
     for (int i = 0; i < fiber_count; i++)
         if (!fibers[i].done && fibers[i].hidden)
             broken("a product of what group_show has not shown");
-    for (int t = 0; t < 32 * GROUP_WARPS; t++)
+    for (int t = 0; t < GROUP_THREADS; t++)
         p.sums[t] = lanes[t].sum;
     p.columns = lanes[0].columns;
     p.bf16 = lanes[0].bf16;
@@ -411,7 +416,7 @@ static void execute_group(emulated_fiber *lanes)
 {
     warpgroup *group = &warpgroups[current / 32 / GROUP_WARPS];
 
-    for (int i = 1; i < 32 * GROUP_WARPS; i++)
+    for (int i = 1; i < GROUP_THREADS; i++)
         if (lanes[i].what != lanes[0].what || lanes[i].matrix_a != lanes[0].matrix_a ||
             lanes[i].matrix_b != lanes[0].matrix_b)
             broken("threads of a warpgroup are at different instructions");
@@ -465,7 +470,7 @@ static emulated_fiber *arrive(instruction what)
 {
     emulated_fiber *f = &fibers[current];
     bool grouped = what >= instruction::group_multiply;
-    int threads = grouped ? 32 * GROUP_WARPS : 32, first = current / threads * threads;
+    int threads = grouped ? GROUP_THREADS : 32, first = current / threads * threads;
     warp *w = grouped ? &warpgroups[current / threads].meeting : &warps[current / threads];
     long generation = w->generation;
 

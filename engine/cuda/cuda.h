@@ -61,7 +61,8 @@ static inline bool pairs(const struct tensor *t)
 
 /* ---- products.c ---- */
 
-/* Sets what products are computed with, from the card and the environment. ERR_DEVICE, ERR_INVALID. */
+/* Sets what products are computed with, from the card and the environment. ERR_DEVICE, ERR_INVALID.
+ */
 int cuda_choose_products(struct cuda_backend *cuda, struct err *err) must_check;
 
 void cuda_conv2d(struct pass *pass, const struct conv2d *args);

@@ -4,7 +4,7 @@
 
 #include "worker/pipeline.h"
 #include "worker/queue.h"
-#include "worker/tensor_file.h"
+#include "worker/stage_dump.h"
 
 #include <pthread.h>
 
@@ -17,7 +17,7 @@ struct picture {
     double compute_s;
     bool published; /* an earlier attempt stored it */
     bool dumping;
-    struct tensor_file dump;
+    struct stage_dump dump;
 };
 
 struct pipeline {

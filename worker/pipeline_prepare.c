@@ -10,7 +10,7 @@
 static void see_stage(void *user, const struct stage *stage)
 {
     struct picture *picture = user;
-    tensor_file_add(&picture->dump, stage->name, stage->data, stage->dims, stage->rank);
+    stage_dump_add(&picture->dump, stage->name, stage->data, stage->dims, stage->rank);
 }
 
 /* Unloads something for the task's sake. Models that others use are waited for, but not by a task
@@ -131,7 +131,7 @@ static int prepare_picture(struct pipeline *pipeline, struct picture *picture,
     struct stage_observer observer = {see_stage, picture};
     if (pipeline->options.dump_dir) {
         picture->dumping = true;
-        tensor_file_init(&picture->dump);
+        stage_dump_init(&picture->dump);
     }
     bool found = false;
     if (saved_take(picture, &found, err) == 0 && found)

@@ -20,7 +20,7 @@ static int write_dump(const struct pipeline *pipeline, const struct picture *pic
         snprintf(name, sizeof(name), "%s.%d.safetensors", picture->task->job.id, picture->index);
     if (file_join(path, pipeline->options.dump_dir, name, err) != 0)
         return -1;
-    return tensor_file_write(&picture->dump, path, err);
+    return stage_dump_write(&picture->dump, path, err);
 }
 
 static int encode_request(const struct job *job, struct buf *out, struct err *err)
@@ -188,7 +188,7 @@ void *publish_main(void *user)
         task->times.publish_s += seconds_since(pipeline, begin);
         image_release(&picture->image);
         if (picture->dumping)
-            tensor_file_release(&picture->dump);
+            stage_dump_release(&picture->dump);
         pthread_mutex_lock(&pipeline->lock);
         pipeline->progress.pictures_done += !lost;
         pthread_mutex_unlock(&pipeline->lock);

@@ -3,8 +3,8 @@
 #include "common/ledger.h"
 #include "worker/journal.h"
 #include "worker/queue.h"
+#include "worker/stage_dump.h"
 #include "worker/store_dir.h"
-#include "worker/tensor_file.h"
 
 #include "tests/unit/unit.h"
 
@@ -220,20 +220,20 @@ static void test_queue(void **state)
     queue_release(&queue);
 }
 
-static void test_tensor_file(void **state)
+static void test_stage_dump(void **state)
 {
     (void)state;
-    struct tensor_file file;
+    struct stage_dump file;
     struct buf out;
     char path[FILE_PATH_MAX_BYTES];
     static const float values[6] = {1, 2, 3, 4, 5, 6};
     static const int64_t dims[] = {2, 3};
-    tensor_file_init(&file);
-    tensor_file_add(&file, "a", values, dims, 2);
-    tensor_file_add(&file, "b", values, dims, 1);
+    stage_dump_init(&file);
+    stage_dump_add(&file, "a", values, dims, 2);
+    stage_dump_add(&file, "b", values, dims, 1);
     assert_int_equal(file_join(path, dir, "t.safetensors", &err), 0);
-    assert_int_equal(tensor_file_write(&file, path, &err), 0);
-    tensor_file_release(&file);
+    assert_int_equal(stage_dump_write(&file, path, &err), 0);
+    stage_dump_release(&file);
     buf_init(&out, 1000);
     assert_int_equal(file_read(&out, path, &err), 0);
     size_t header = (unsigned char)out.data[0];
@@ -254,7 +254,7 @@ int main(void)
         cmocka_unit_test(test_journal),
         cmocka_unit_test(test_ledger),
         cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_tensor_file),
+        cmocka_unit_test(test_stage_dump),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -1,4 +1,4 @@
-#include "worker/tensor_file.h"
+#include "worker/stage_dump.h"
 
 #include "common/file.h"
 #include "common/json.h"
@@ -7,20 +7,20 @@
 
 #define HEADER_MAX_BYTES (8u << 20)
 
-void tensor_file_init(struct tensor_file *file)
+void stage_dump_init(struct stage_dump *file)
 {
     buf_init(&file->header, HEADER_MAX_BYTES);
-    buf_init(&file->data, TENSOR_FILE_MAX_BYTES);
+    buf_init(&file->data, STAGE_DUMP_MAX_BYTES);
 }
 
-void tensor_file_release(struct tensor_file *file)
+void stage_dump_release(struct stage_dump *file)
 {
     buf_release(&file->header);
     buf_release(&file->data);
 }
 
-void tensor_file_add(struct tensor_file *file, const char *name, const float *data,
-                     const int64_t *dims, int rank)
+void stage_dump_add(struct stage_dump *file, const char *name, const float *data,
+                    const int64_t *dims, int rank)
 {
     struct buf *header = &file->header;
     size_t count = 1, begin = file->data.len;
@@ -35,10 +35,10 @@ void tensor_file_add(struct tensor_file *file, const char *name, const float *da
     buf_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, begin + count * sizeof(float));
 }
 
-int tensor_file_write(const struct tensor_file *file, const char *path, struct err *err)
+int stage_dump_write(const struct stage_dump *file, const char *path, struct err *err)
 {
     struct buf out;
-    buf_init(&out, TENSOR_FILE_MAX_BYTES + HEADER_MAX_BYTES + 16);
+    buf_init(&out, STAGE_DUMP_MAX_BYTES + HEADER_MAX_BYTES + 16);
     size_t len = file->header.len + 2, padded = (len + 7) / 8 * 8;
     for (int i = 0; i < 8; i++)
         buf_char(&out, (char)(padded >> (8 * i) & 0xFF));

@@ -139,14 +139,14 @@ static int read_shape(const struct unpacking *u, const struct pickle_value *size
 }
 
 /* Whether its elements lie in order; `last` receives the last one's place, -1 where it overflows.
- */
+ * Where there are none, the other dimensions may be anything. */
 static bool is_dense(const struct stored_tensor *t, const int64_t *strides, int64_t *last)
 {
     int64_t expected = 1, step;
     bool dense = true;
 
     *last = 0;
-    for (int i = t->rank - 1; i >= 0; i--) {
+    for (int i = t->rank - 1; i >= 0 && t->count > 0; i--) {
         dense = dense && (t->dims[i] == 1 || strides[i] == expected);
         expected *= t->dims[i]; /* at most the count */
         if (*last < 0 || __builtin_mul_overflow(t->dims[i] - 1, strides[i], &step) ||

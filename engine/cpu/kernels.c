@@ -35,9 +35,9 @@ typedef double vecd __attribute__((vector_size(8 * VL)));
 typedef int32_t veci __attribute__((vector_size(4 * VL)));
 typedef uint32_t vecu __attribute__((vector_size(4 * VL)));
 typedef uint16_t vech __attribute__((vector_size(2 * VL)));
-typedef float vec_any __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef float vec_any __attribute__((vector_size(4 * VL), aligned(1), may_alias));
 typedef uint32_t vecu_any __attribute__((vector_size(4 * VL), aligned(4), may_alias));
-typedef uint16_t vech_any __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+typedef uint16_t vech_any __attribute__((vector_size(2 * VL), aligned(1), may_alias));
 
 static inline vec splat(float f)
 {

@@ -11,7 +11,8 @@
 
 #include "engine/cuda/device.h"
 
-/* 1: they agree, 0: they do not, -1: the card failed, and device_error says how. */
+/* 1: they agree, 0: they do not, -1: the card failed, and device_error says how; where that is
+ * empty, memory was missing. */
 int groups_agree(struct device *device);
 
 #endif

@@ -324,7 +324,8 @@ int cuda_choose_products(struct cuda_backend *cuda, struct err *err)
     if (rc < 0)
         return err_set(err, ERR_DEVICE, ERR_FATAL,
                        "%s, when its warpgroups were tried; ATELIER_CUDA_GROUP=0 does without them",
-                       device_error(cuda->device));
+                       *device_error(cuda->device) ? device_error(cuda->device)
+                                                   : "there was no memory");
     if (cuda->info.sm == 90 && rc == 0 && wish == NULL)
         cuda->base.warning =
             "products by warpgroups are wrong on this card and are not used; please "

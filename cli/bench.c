@@ -23,7 +23,7 @@ static const struct conf_row rows[] = {
     {"device", CONF_STRING, AT(backend), "NAME", "auto", 0, 0, NULL,
      "back end: auto, cpu, cuda, dnnl or ref"},
     {"isa", CONF_STRING, AT(isa), "NAME", "auto", 0, 0, NULL,
-     "highest instruction set: auto, generic, avx2, avx512, avx512_bf16"},
+     "highest instruction set: auto, generic, avx2, avx512, avx512_bf16, amx_bf16"},
     {"precision", CONF_CHOICE, AT(precision), "NAME", "auto", 0, 0, PRECISIONS, "computing type"},
     {"threads", CONF_INT, AT(threads), "N", "0", 0, 512, NULL, "0: one per core"},
     {"family", CONF_CHOICE, AT(family), "NAME", "sd1", 0, 0, FAMILIES,

@@ -9,9 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 
-/* All times in seconds. */
+#define PICTURES_MAX 16 /* as --batch allows */
+
+/* All times in seconds; 0: not measured. */
 struct figures {
     struct engine_info info;
+    char library[512]; /* what computes products beside the engine's own kernels */
     struct ceiling ceiling;
     double load, text, step, first_step, decode, first_decode;
     double new_first, new_step;
@@ -54,14 +57,10 @@ static void release(struct session **sessions, int count)
         session_free(sessions[i]);
 }
 
-/* Creates `count` sessions of one size and steps them: the first step's time and the best of the
- * others. Sessions stay open for decoding. */
-static int run_steps(struct model *model, struct session **sessions, int count, int width,
-                     int height, int steps, double *text, double *first, double *best,
-                     struct err *err)
+static int create_sessions(struct model *model, struct session **sessions, int count, int width,
+                           int height, int steps, struct err *err)
 {
     struct draw draw = DRAW_INIT;
-    double begin = bench_now();
 
     draw.prompt = "a lighthouse on a cliff at dusk, oil painting";
     draw.width = width;
@@ -75,8 +74,20 @@ static int run_steps(struct model *model, struct session **sessions, int count, 
             return -1;
         }
     }
+    return 0;
+}
+
+/* Creates `count` sessions of one size and steps them: the first step's time and the best of the
+ * others. Sessions stay open for decoding. */
+static int run_steps(struct model *model, struct session **sessions, int count, int width,
+                     int height, int steps, double *text, double *first, double *best,
+                     struct err *err)
+{
+    double begin = bench_now(), least = 1e30;
+
+    if (create_sessions(model, sessions, count, width, height, steps, err) != 0)
+        return -1;
     *text = (bench_now() - begin) / (2 * count);
-    *best = 1e30;
     for (int i = 0; i < steps; i++) {
         begin = bench_now();
         if (engine_step(model, sessions, count, err) != 0) {
@@ -85,15 +96,17 @@ static int run_steps(struct model *model, struct session **sessions, int count, 
         }
         if (i == 0)
             *first = bench_now() - begin;
-        else if (bench_now() - begin < *best)
-            *best = bench_now() - begin;
+        else if (bench_now() - begin < least)
+            least = bench_now() - begin;
     }
+    *best = least;
     return 0;
 }
 
 static int run_decodes(struct session *session, double *first, double *best, struct err *err)
 {
-    *best = 1e30;
+    double least = 1e30;
+
     for (int i = 0; i <= BENCH_REPEATS; i++) {
         struct image image;
         double begin = bench_now(), seconds;
@@ -103,9 +116,10 @@ static int run_decodes(struct session *session, double *first, double *best, str
         image_release(&image);
         if (i == 0)
             *first = seconds;
-        else if (seconds < *best)
-            *best = seconds;
+        else if (seconds < least)
+            least = seconds;
     }
+    *best = least;
     return 0;
 }
 
@@ -116,11 +130,13 @@ static int run_lora(struct model *model, const struct bench_options *o, struct f
     struct adapter *adapter;
     struct session *session = NULL;
     struct draw draw = DRAW_INIT;
+    double least = 1e30;
     int rc = bench_load_lora(model, &adapter, &f->lora, err);
 
-    f->lora_step = 1e30;
-    if (rc != 0)
+    if (rc != 0) {
+        f->lora = (struct bench_lora){0};
         return -1;
+    }
     draw.prompt = "a lighthouse";
     draw.width = (int)o->width;
     draw.height = (int)o->height;
@@ -132,56 +148,77 @@ static int run_lora(struct model *model, const struct bench_options *o, struct f
         double begin = bench_now(), seconds;
         rc = engine_step(model, &session, 1, err);
         seconds = bench_now() - begin;
-        f->lora_step = i > 0 && seconds < f->lora_step ? seconds : f->lora_step;
+        least = i > 0 && seconds < least ? seconds : least;
     }
+    f->lora_step = rc == 0 ? least : 0;
     session_free(session);
     engine_unload_adapter(adapter);
     return rc;
 }
 
-/* One more of each with every operator timed. */
+/* One more step of as many pictures, and one more decode, with every operator timed. */
 static int run_profiles(struct engine *engine, struct model *model, const struct bench_options *o,
                         struct figures *f, struct err *err)
 {
-    struct session *session;
+    struct session *sessions[PICTURES_MAX];
     struct image image;
-    double unused;
-    int rc;
+    int count = (int)o->batch, rc;
 
-    if (run_steps(model, &session, 1, (int)o->width, (int)o->height, 1, &unused, &unused, &unused,
-                  err) != 0)
-        return -1;
-    engine_profile(engine, &f->decode_profile);
-    rc = session_decode(session, &image, err);
-    engine_profile(engine, NULL);
-    session_free(session);
-    if (rc != 0)
-        return -1;
-    image_release(&image);
-    struct draw draw = DRAW_INIT;
-    draw.prompt = "a lighthouse";
-    draw.width = (int)o->width;
-    draw.height = (int)o->height;
-    draw.steps = 1;
-    draw.sampler = SAMPLER_DDIM;
-    if (session_create(&session, model, &draw, NULL, err) != 0)
+    if (create_sessions(model, sessions, count, (int)o->width, (int)o->height, 1, err) != 0)
         return -1;
     engine_profile(engine, &f->step_profile);
-    rc = engine_step(model, &session, 1, err);
+    rc = engine_step(model, sessions, count, err);
+    if (rc == 0) {
+        engine_profile(engine, &f->decode_profile);
+        rc = session_decode(sessions[0], &image, err);
+    }
     engine_profile(engine, NULL);
-    session_free(session);
+    release(sessions, count);
+    if (rc == 0)
+        image_release(&image);
     return rc;
 }
 
+/* Steps and decodes at the size that was asked for. */
+static int run_size(struct engine *engine, struct model *model, const struct bench_options *o,
+                    struct figures *f, struct err *err)
+{
+    struct session *sessions[PICTURES_MAX];
+    int count = (int)o->batch, rc;
+
+    if (run_steps(model, sessions, count, (int)o->width, (int)o->height, 1 + BENCH_REPEATS,
+                  &f->text, &f->first_step, &f->step, err) != 0)
+        return -1;
+    rc = run_decodes(sessions[0], &f->first_decode, &f->decode, err);
+    release(sessions, count);
+    f->memory = engine_memory(engine);
+    f->peak_bytes = peak_bytes();
+    return rc;
+}
+
+static int run_new_size(struct model *model, const struct bench_options *o, struct figures *f,
+                        struct err *err)
+{
+    struct session *sessions[PICTURES_MAX];
+    int count = (int)o->batch;
+    double text;
+
+    if (run_steps(model, sessions, count, new_width(o), new_height(o), 1 + BENCH_REPEATS, &text,
+                  &f->new_first, &f->new_step, err) != 0)
+        return -1;
+    release(sessions, count);
+    return 0;
+}
+
+/* What matters most first: what was measured before a failure is reported all the same. */
 static int measure(struct engine *engine, const struct bench_options *o, struct figures *f,
                    struct err *err)
 {
-    struct session *sessions[16];
     struct model *model;
-    double begin, text;
-    int count = (int)o->batch;
+    double begin;
 
     f->info = *engine_info(engine);
+    measure_library(engine, f->library, sizeof(f->library));
     bench_say(o, "the ceiling");
     if (engine_ceiling(engine, &f->ceiling, err) != 0)
         return -1;
@@ -191,26 +228,16 @@ static int measure(struct engine *engine, const struct bench_options *o, struct 
         return -1;
     f->load = bench_now() - begin;
     bench_say(o, "steps and decoding");
-    if (run_steps(model, sessions, count, (int)o->width, (int)o->height, 1 + BENCH_REPEATS,
-                  &f->text, &f->first_step, &f->step, err) != 0)
-        return -1;
-    if (run_decodes(sessions[0], &f->first_decode, &f->decode, err) != 0) {
-        release(sessions, count);
-        return -1;
-    }
-    release(sessions, count);
-    f->memory = engine_memory(engine);
-    f->peak_bytes = peak_bytes();
-    bench_say(o, "a new size");
-    if (run_steps(model, sessions, count, new_width(o), new_height(o), 1 + BENCH_REPEATS, &text,
-                  &f->new_first, &f->new_step, err) != 0)
-        return -1;
-    release(sessions, count);
-    bench_say(o, "a LoRA");
-    if (run_lora(model, o, f, err) != 0)
+    if (run_size(engine, model, o, f, err) != 0)
         return -1;
     bench_say(o, "operators");
-    return run_profiles(engine, model, o, f, err);
+    if (run_profiles(engine, model, o, f, err) != 0)
+        return -1;
+    bench_say(o, "a new size");
+    if (run_new_size(model, o, f, err) != 0)
+        return -1;
+    bench_say(o, "a LoRA");
+    return run_lora(model, o, f, err);
 }
 
 /* ---- reporting ---- */
@@ -245,11 +272,13 @@ static void print_profile(const char *title, const struct profile *p, double cei
 
 static void print_text(const struct bench_options *o, const struct figures *f)
 {
-    double flop = total_flop(&f->step_profile) * (double)o->batch;
+    double flop = total_flop(&f->step_profile);
     double decode_flop = total_flop(&f->decode_profile);
 
     printf("%s, %s, %s, %s, %d threads\n", f->info.processor, f->info.backend, f->info.isa,
            bench_precision(f->info.precision), f->info.threads);
+    if (f->library[0] != 0)
+        printf("%s\n", f->library);
     printf("ceiling: matmul %.0f GFLOP/s, direct 3x3 convolution %.0f GFLOP/s\n",
            f->ceiling.matmul / 1e9, f->ceiling.direct / 1e9);
     printf("%s: load %.2f s, text encoding %.3f s per prompt\n", o->family, f->load, f->text);
@@ -276,6 +305,22 @@ static void print_text(const struct bench_options *o, const struct figures *f)
     print_profile("decode", &f->decode_profile, f->ceiling.matmul);
 }
 
+static void json_profile(struct buf *out, const char *name, const struct profile *p)
+{
+    const char *comma = "";
+
+    buf_printf(out, "\"%s\":[", name);
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        const struct op_time *t = &p->ops[i];
+        if (t->calls == 0)
+            continue;
+        buf_printf(out, "%s{\"kind\":\"%s\",\"calls\":%ld,\"seconds\":%.6f,\"flop\":%.4g}", comma,
+                   op_kind_name((enum op_kind)i), t->calls, t->seconds, t->flop);
+        comma = ",";
+    }
+    buf_str(out, "],");
+}
+
 static void print_json(const struct bench_options *o, const struct figures *f)
 {
     const char *precision = bench_precision(f->info.precision);
@@ -298,9 +343,13 @@ static void print_json(const struct bench_options *o, const struct figures *f)
                f->info.threads, (long long)o->width, (long long)o->height, (long long)o->batch,
                f->ceiling.matmul, f->ceiling.direct, f->load, f->text, f->step, f->first_step,
                f->decode, f->first_decode, f->new_first, f->new_step, f->lora.load, f->lora.change,
-               f->lora_step, total_flop(&f->step_profile) * (double)o->batch,
-               total_flop(&f->decode_profile), f->memory.weights_bytes, f->memory.activations_bytes,
-               f->peak_bytes);
+               f->lora_step, total_flop(&f->step_profile), total_flop(&f->decode_profile),
+               f->memory.weights_bytes, f->memory.activations_bytes, f->peak_bytes);
+    buf_str(&out, "\"library\":");
+    json_write_string(&out, f->library, strlen(f->library));
+    buf_char(&out, ',');
+    json_profile(&out, "step_operators", &f->step_profile);
+    json_profile(&out, "decode_operators", &f->decode_profile);
     /* A guided picture is two rows of the UNet. */
     buf_printf(&out,
                "\"results\":[{\"network\":\"unet\",\"precision\":\"%s\",\"width\":%lld,"
@@ -316,12 +365,11 @@ static void print_json(const struct bench_options *o, const struct figures *f)
 int bench_engine(struct engine *engine, const struct bench_options *o, struct err *err)
 {
     struct figures figures = {0};
+    int rc = measure(engine, o, &figures, err);
 
-    if (measure(engine, o, &figures, err) != 0)
-        return -1;
-    if (o->json)
+    if (o->json && figures.step > 0)
         print_json(o, &figures);
-    else
+    else if (rc == 0)
         print_text(o, &figures);
-    return 0;
+    return rc;
 }

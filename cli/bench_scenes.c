@@ -155,8 +155,8 @@ static int draw_guided(struct stage_set *set, struct adapter *adapter, struct co
     if (hint.rgb == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a hint");
     draw.adapters[draw.adapter_count++] = (struct draw_adapter){.adapter = adapter, .scale = 0.75};
-    draw.controls[draw.control_count++] =
-        (struct draw_control){.control = control, .image = &hint, .scale = 0.8, .end = 1};
+    draw.controls[draw.control_count++] = (struct draw_control){
+        .control = control, .image = &hint, .scale = 0.8, .end = 1, .mode = -1};
     rc = draw_picture(set, set->models[0], &draw, fresh, err);
     image_release(&hint);
     return rc;

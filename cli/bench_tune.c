@@ -47,6 +47,10 @@ static void save(struct tuning *t)
 
 static void print_tile(const struct product_tile *tile, char text[32])
 {
+    if (tile->library) {
+        snprintf(text, 32, "cublas");
+        return;
+    }
     snprintf(text, 32, "%dx%dx%d%s", tile->rows, tile->columns, tile->splits,
              tile->group ? "g" : "");
 }

@@ -24,7 +24,7 @@ enum exit_status {
     EXIT_REJECTED = 3,  /* some lines were rejected, all others are done */
     EXIT_FAILED = 4,    /* some jobs failed or expired */
     EXIT_FATAL = 5,     /* the run could not begin or go on */
-    EXIT_NO_DEVICE = 6, /* the card that was asked for is absent or does not start */
+    EXIT_NO_DEVICE = 6, /* the card is absent, does not start or was lost */
     EXIT_INTERRUPTED = 130,
 };
 
@@ -37,6 +37,7 @@ static inline int exit_status_of(const struct err *err)
 int command_run(int argc, char **argv);
 int command_generate(int argc, char **argv);
 int command_model(int argc, char **argv);
+int command_simulate(int argc, char **argv);
 int command_schema(int argc, char **argv);
 int command_version(int argc, char **argv);
 int command_help(int argc, char **argv);
@@ -59,7 +60,7 @@ int command_get(int argc, char **argv);
 
 /* The tables of the commands that take options: all of them, ended by NULL, and each. */
 extern const struct conf_table *const cli_tables[];
-extern const struct conf_table run_table, generate_table, model_table, bench_table;
+extern const struct conf_table run_table, generate_table, model_table, bench_table, simulate_table;
 extern const struct conf_table submit_table, status_table, watch_table, explain_table, cancel_table,
     pause_table, resume_table, drain_table, redrive_table, workers_table, get_table,
     bench_fleet_table;

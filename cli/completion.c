@@ -22,7 +22,8 @@ static bool is_path(const struct conf_row *row)
 static void put_choices(const struct conf_row *row, struct buf *out)
 {
     for (const char *const *choice = row->choices; *choice; choice++)
-        buf_printf(out, "%s%s", choice == row->choices ? "" : " ", *choice);
+        if (!strchr(*choice, ':')) /* one with a number to fill in */
+            buf_printf(out, "%s%s", choice == row->choices ? "" : " ", *choice);
 }
 
 /* ---- bash ---- */

@@ -262,7 +262,7 @@ static void estimate_model(struct survey *survey, int number)
     if (!largest || runner_interrupts() > 0)
         return;
     survey->models++;
-    if (models_acquire(runner->models, number, -1, &model, &err) != 0) {
+    if (models_acquire(runner->stations.at[0].models, number, -1, &model, &err) != 0) {
         fprintf(stderr, "%s\n", err.message);
         survey->unfit = true;
         return;
@@ -273,10 +273,10 @@ static void estimate_model(struct survey *survey, int number)
     for (size_t i = 0; i < survey->count; i++)
         if (survey->groups[i].model == number)
             (void)estimate_group(survey, model, &survey->groups[i], step_rate, decode_rate);
-    struct memory_use use = engine_memory(runner->engine);
+    struct memory_use use = engine_memory(runner->stations.at[0].engine);
     if (use.weights_bytes > survey->weights_bytes)
         survey->weights_bytes = use.weights_bytes;
-    models_release(runner->models, number);
+    models_release(runner->stations.at[0].models, number);
 }
 
 static void show_end(const struct survey *survey)
@@ -312,7 +312,7 @@ static void show_end(const struct survey *survey)
 static int estimate(struct survey *survey, struct err *err)
 {
     struct runner *runner = survey->runner;
-    if (models_create(&runner->models, runner->engine, &runner->catalogue, err) != 0)
+    if (stations_open_models(&runner->stations, &runner->catalogue, err) != 0)
         return -1;
     for (size_t i = 0; i < runner->catalogue.count; i++)
         estimate_model(survey, (int)i);

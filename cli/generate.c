@@ -48,9 +48,9 @@ static const struct conf_row rows[] = {
     FIELD("init-image", init_image, "FILE", "picture to start from"),
     FIELD("strength", strength, "X", "how much of the init image to redraw"),
     FIELD("lora", loras, "NAME[:SCALE],…", "adapters in the models directory"),
-    FIELD(
-        "controlnet", controlnets, "NAME=FILE[:SCALE],…",
-        "ControlNets or T2I-Adapters in the models directory, and the picture that each one sees"),
+    FIELD("controlnet", controlnets, "NAME[@MODE]=FILE[:SCALE],…",
+          "ControlNets or T2I-Adapters in the models directory, and the picture that each one "
+          "sees; of a ControlNet-Union with its mode"),
     SETUP_ROWS(struct generate_options, setup),
 };
 

@@ -2,7 +2,9 @@
 
 #include "common/json.h"
 #include "worker/input.h"
+#include "worker/support.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,10 +28,19 @@ static const char *find_scale(const char *item, size_t len)
     return item + len;
 }
 
-/* NAME[=IMAGE][:SCALE]; `image` and `scale` are NULL where there is none. */
+/* The last @ parts a mode from the name if nothing but digits follows. */
+static size_t name_len(const char *name, size_t len)
+{
+    size_t at = len;
+    while (at > 0 && isdigit((unsigned char)name[at - 1]))
+        at--;
+    return at > 1 && at < len && name[at - 1] == '@' ? at - 1 : len;
+}
+
+/* NAME[@MODE][=IMAGE][:SCALE]; what is not there is NULL, `mode` always without an image. */
 struct item {
-    const char *name, *image, *scale;
-    size_t name_len, image_len, scale_len;
+    const char *name, *mode, *image, *scale;
+    size_t name_len, mode_len, image_len, scale_len;
 };
 
 /* Takes the next item off a list; false when there is none. */
@@ -45,6 +56,12 @@ static bool next_item(const char **list, bool pictured, struct item *item)
     *list = comma ? comma + 1 : NULL;
     *item = (struct item){.name = at, .name_len = (size_t)((equals ? equals : end) - at)};
     if (equals) {
+        size_t whole = item->name_len;
+        item->name_len = name_len(at, whole);
+        if (item->name_len < whole) {
+            item->mode = at + item->name_len + 1;
+            item->mode_len = whole - item->name_len - 1;
+        }
         item->image = equals + 1;
         item->image_len = (size_t)(end - equals - 1);
     }
@@ -66,6 +83,8 @@ static void write_item(const struct item *item, struct buf *out)
         buf_str(out, ",\"image\":");
         json_write_string(out, item->image, item->image_len);
     }
+    if (item->mode)
+        buf_printf(out, ",\"mode\":%.*s", (int)item->mode_len, item->mode);
     if (item->scale)
         buf_printf(out, ",\"scale\":%.*s", (int)item->scale_len, item->scale);
     buf_char(out, '}');
@@ -125,12 +144,7 @@ static int acquire_controls(struct beside *b, const struct job *job, const char 
         b->control_count++;
         if (read_hint(&b->hints[i], &item, err) != 0)
             return err_prefix(err, "controlnets[%zu].image", i);
-        draw->controls[draw->control_count++] = (struct draw_control){.control = b->controls[i],
-                                                                      .image = &b->hints[i],
-                                                                      .scale = c->scale,
-                                                                      .start = c->start,
-                                                                      .end = c->end,
-                                                                      .guess_mode = c->guess_mode};
+        draw->controls[draw->control_count++] = support_control(c, b->controls[i], &b->hints[i]);
     }
     return 0;
 }

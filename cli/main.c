@@ -33,6 +33,8 @@ const struct command cli_commands[] = {
     {"workers", command_workers, &workers_table, NULL, "list the workers"},
     {"drain", command_drain, &drain_table, NULL, "make a worker leave in good order"},
 #endif
+    {"simulate", command_simulate, &simulate_table, NULL,
+     "what a routing policy would make of a load"},
     {"schema", command_schema, NULL, "job", "job: print the JSON Schema of a job"},
     {"bench", command_bench, &bench_table, "engine", "engine: measure this machine"},
     {"completion", command_completion, NULL, "bash zsh",
@@ -44,11 +46,11 @@ const struct command cli_commands[] = {
 };
 
 const struct conf_table *const cli_tables[] = {
-    &run_table,     &generate_table, &model_table, &bench_table,
+    &run_table,    &generate_table,    &model_table,  &bench_table,   &simulate_table,
 #ifdef ATELIER_FLEET
-    &submit_table,  &status_table,   &watch_table, &explain_table,
-    &get_table,     &cancel_table,   &pause_table, &resume_table,
-    &redrive_table, &workers_table,  &drain_table, &bench_fleet_table,
+    &submit_table, &status_table,      &watch_table,  &explain_table, &get_table,
+    &cancel_table, &pause_table,       &resume_table, &redrive_table, &workers_table,
+    &drain_table,  &bench_fleet_table,
 #endif
     NULL,
 };
@@ -99,8 +101,9 @@ static void write_markdown(void)
         "`[atelier-worker]`, and a program passes over those of the others. A key that the "
         "program does not have is an error that names the line; `atelier` takes the keys of "
         "all its commands.\n\n"
-        "Secrets stay out of flags and of this file: `redis-url-file` names a file, a VALUE in "
-        "`kafka-properties` may be `@FILE`, and the object store's keys come from "
+        "Secrets stay out of flags and of this file: `redis-url-file` and "
+        "`callback-secrets-file` name files, a VALUE in `kafka-properties` may be `@FILE`, and the "
+        "object store's keys come from "
         "`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.\n\n");
     for (size_t i = 0; cli_tables[i]; i++)
         conf_markdown(cli_tables[i], &out);

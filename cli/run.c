@@ -13,7 +13,8 @@ static const struct conf_row rows[] = {
      "where results, journal, reports and index.html go; the same directory again resumes"},
     SETUP_ROWS(struct run_options, setup),
     {"batch-max", CONF_INT, AT(batch_max), "N", "0", 0, ENGINE_SESSIONS_MAX, NULL,
-     "pictures in one step; 0: as many small ones as make up 512×512, at most 16"},
+     "pictures in one step; 0: as many small ones as fill the device (512×512 pixels on a "
+     "processor, 16 times that on a card), at most 16"},
     {"dump-stages", CONF_STRING, AT(dump_stages), "DIR", NULL, 0, 0, NULL,
      "write every stage's tensors, one safetensors file per picture"},
     {"dry-run", CONF_FLAG, AT(dry_run), NULL, NULL, 0, 0, NULL,

@@ -9,8 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BATCH_AUTO 16                   /* pictures, as long as they are small */
-#define BATCH_PIXELS_AUTO (512.0 * 512) /* from here on one picture keeps all cores busy */
+#define BATCH_AUTO 16      /* pictures, as long as they do not fill the device */
 #define AHEAD 4            /* jobs beyond the batch in the pipeline: prepared, published */
 #define LINES_PER_TURN 512 /* read before the loop looks elsewhere */
 #define WAIT_MS 100
@@ -74,6 +73,7 @@ static int open_window(struct runner *runner, struct err *err)
     window.bytes_max = RUNNER_WINDOW_BYTES;
     window.tenants_max = RUNNER_TENANTS;
     window.classes_max = window.profiles_max = 1;
+    window.workers_max = (uint32_t)runner->stations.count;
     /* One window's worth: a model that all but a few ask for is loaded once in that many jobs. */
     window.overtake_max = RUNNER_WINDOW;
     runner->tasks = calloc(RUNNER_WINDOW, sizeof(*runner->tasks));
@@ -93,26 +93,25 @@ static int batch_max(const struct runner *runner)
     return runner->options->batch_max ? (int)runner->options->batch_max : BATCH_AUTO;
 }
 
-static int open_pipeline(struct runner *runner, struct err *err)
+static int open_pipelines(struct runner *runner, struct err *err)
 {
     const struct run_options *options = runner->options;
+    const struct engine_info *info = engine_info(runner->stations.at[0].engine);
     struct pipeline_options wanted = {
-        .engine = runner->engine,
-        .models = runner->models,
         .catalogue = &runner->catalogue,
         .store = &runner->store,
         .base_dir = runner->base_dir,
         .dump_dir = options->dump_stages,
         .clock = runner->clock,
         .batch_max = batch_max(runner),
-        .batch_pixels = options->batch_max ? 0 : BATCH_PIXELS_AUTO,
+        .batch_pixels = options->batch_max ? 0 : info->batch_pixels,
         .tasks_max = 2 * batch_max(runner) + AHEAD,
     };
-    return pipeline_create(&runner->pipeline, &wanted, err);
+    return stations_start(&runner->stations, wanted, err);
 }
 
-/* One class of workers, and one profile: a job's effort is its seconds. */
-static int start_worker(struct runner *runner, struct err *err)
+/* One class of workers, a station each, and one profile: a job's effort is its seconds. */
+static int start_workers(struct runner *runner, struct err *err)
 {
     struct scheduler_event profile = {
         .type = EVENT_PROFILE,
@@ -120,11 +119,17 @@ static int start_worker(struct runner *runner, struct err *err)
     };
     if (runner_step(runner, &profile, err) != 0)
         return -1;
-    struct scheduler_event event = {
-        .type = EVENT_WORKER,
-        .worker_is = {.pictures_max = 2 * batch_max(runner) + AHEAD, .memory_bytes = UINT64_MAX},
-    };
-    return runner_step(runner, &event, err);
+    for (int i = 0; i < runner->stations.count; i++) {
+        struct scheduler_event event = {
+            .type = EVENT_WORKER,
+            .worker = (uint32_t)i,
+            .worker_is = {.pictures_max = 2 * batch_max(runner) + AHEAD,
+                          .memory_bytes = UINT64_MAX},
+        };
+        if (runner_step(runner, &event, err) != 0)
+            return -1;
+    }
+    return 0;
 }
 
 int runner_open(struct runner *runner, const struct run_options *options, struct err *err)
@@ -135,11 +140,13 @@ int runner_open(struct runner *runner, const struct run_options *options, struct
                               .out.lock_fd = -1,
                               .journal.fd = -1,
                               .lines.fd = -1};
+    stations_init(&runner->stations);
     progress_begin(&runner->progress, runner->clock, options->json);
     if (setup_models_dir(&options->setup, models, err) != 0 ||
         catalogue_open(&runner->catalogue, models, err) != 0 || find_base_dir(runner, err) != 0 ||
         lines_open(&runner->lines, options->jobs, JOB_MAX_BYTES, err) != 0 ||
-        setup_engine(&runner->engine, &options->setup, on_warning, runner, err) != 0)
+        stations_open_engines(&runner->stations, &options->setup,
+                              options->dry_run ? 1 : STATIONS_MAX, on_warning, runner, err) != 0)
         return -1;
     runner->tally.total = runner->lines.total;
     if (options->dry_run)
@@ -154,10 +161,10 @@ int runner_open(struct runner *runner, const struct run_options *options, struct
             0 ||
         report_open(&runner->rejected, options->out, "rejected.jsonl", err) != 0 ||
         report_open(&runner->failed, options->out, "failed.jsonl", err) != 0 ||
-        models_create(&runner->models, runner->engine, &runner->catalogue, err) != 0 ||
-        open_window(runner, err) != 0 || open_pipeline(runner, err) != 0)
+        stations_open_models(&runner->stations, &runner->catalogue, err) != 0 ||
+        open_window(runner, err) != 0 || open_pipelines(runner, err) != 0)
         return -1;
-    return start_worker(runner, err);
+    return start_workers(runner, err);
 }
 
 static void free_task(struct runner *runner, struct task *task)
@@ -170,13 +177,11 @@ static void free_task(struct runner *runner, struct task *task)
 
 void runner_release(struct runner *runner)
 {
-    pipeline_free(runner->pipeline);
+    stations_release(&runner->stations); /* nothing draws any more */
     for (uint32_t i = 0; runner->tasks && runner->free_slots && i < RUNNER_WINDOW; i++)
         if (runner->tasks[i])
             free_task(runner, runner->tasks[i]);
     scheduler_free(runner->scheduler);
-    models_free(runner->models);
-    engine_free(runner->engine);
     journal_close(&runner->journal);
     ledger_release(&runner->ledger);
     store_dir_close(&runner->out);
@@ -256,7 +261,7 @@ static void stop(struct runner *runner)
     event.now_ns = clock_wall_ns(runner->clock);
     scheduler_step(runner->scheduler, &event, &actions);
     runner->stopping = runner->at_end = true;
-    pipeline_stop(runner->pipeline);
+    stations_stop(&runner->stations);
 }
 
 static int complete(struct runner *runner, struct task *task, struct err *err)
@@ -296,7 +301,7 @@ static int act(struct runner *runner, const struct scheduler_action *action, str
             return -1;
         }
         runner->in_flight++;
-        pipeline_put(runner->pipeline, task);
+        pipeline_put(runner->stations.at[action->worker].pipeline, task);
         return 0;
     case ACTION_EXPIRE:
         err_set(&reason, ERR_CANCELLED, ERR_REJECT, "its deadline passed before it could start");
@@ -360,8 +365,8 @@ static double seconds_left(const struct runner *runner)
 
 static void show(struct runner *runner)
 {
-    struct pipeline_progress now = pipeline_progress(runner->pipeline);
-    progress_show(&runner->progress, &runner->tally, &now, models_loading(runner->models),
+    struct pipeline_progress now = stations_progress(&runner->stations);
+    progress_show(&runner->progress, &runner->tally, &now, stations_loading(&runner->stations),
                   seconds_left(runner));
 }
 
@@ -370,8 +375,8 @@ static int turn(struct runner *runner, struct err *err)
     if (read_lines(runner, err) != 0)
         return -1;
     bool reading = !runner->at_end && scheduler_has_room(runner->scheduler, JOB_MAX_BYTES);
-    struct task *task = pipeline_take(runner->pipeline, reading ? 0 : WAIT_MS);
-    for (; task; task = pipeline_take(runner->pipeline, 0))
+    struct task *task = stations_take(&runner->stations, reading ? 0 : WAIT_MS);
+    for (; task; task = stations_take(&runner->stations, 0))
         if (complete(runner, task, err) != 0)
             return -1;
     struct scheduler_event tick = {.type = EVENT_TICK};
@@ -420,7 +425,7 @@ static int exit_status(const struct runner *runner)
 {
     const struct tally *tally = &runner->tally;
     if (runner->fatal)
-        return EXIT_FATAL;
+        return exit_status_of(&runner->fatal_err);
     if (runner->stopping)
         return EXIT_INTERRUPTED;
     if (tally->failed + tally->expired > 0)
@@ -451,7 +456,7 @@ int runner_run(struct runner *runner)
     loop(runner);
     progress_clear(&runner->progress);
     write_ends(runner);
-    runner->tally.model_loads = models_load_count(runner->models);
+    runner->tally.model_loads = stations_load_count(&runner->stations);
     progress_end(&runner->progress, &runner->tally, status_of(runner), runner->options->out);
     if (runner->fatal)
         fprintf(stderr, "atelier: %s\n", runner->fatal_err.message);

@@ -1,10 +1,10 @@
 /*
- * runner.h: the embedded run: lines become jobs, the scheduler orders them, the pipeline draws
- * them, the journal remembers. One thread, in a loop that never waits for long:
+ * runner.h: the embedded run: lines become jobs, the scheduler orders them, the stations' pipelines
+ * draw them, the journal remembers. One thread, in a loop that never waits for long:
  *
  *     read lines while the scheduler's window has room
  *     do what the scheduler says
- *     take finished jobs from the pipeline, or wait for one for a moment
+ *     take finished jobs from the pipelines, or wait for one for a moment
  *     show progress
  */
 #ifndef ATELIER_CLI_RUNNER_H
@@ -13,12 +13,10 @@
 #include "cli/lines.h"
 #include "cli/progress.h"
 #include "cli/report.h"
-#include "cli/setup.h"
+#include "cli/stations.h"
 #include "common/ledger.h"
 #include "scheduler/scheduler.h"
 #include "worker/journal.h"
-#include "worker/models.h"
-#include "worker/pipeline.h"
 #include "worker/store_dir.h"
 
 #include <stdbool.h>
@@ -34,7 +32,7 @@ struct run_options {
     const char *out;
     const char *dump_stages;
     bool dry_run, json;
-    int64_t batch_max; /* 0: by size */
+    int64_t batch_max; /* 0: by size and device */
 };
 
 /* What a finished job of a model has taught. */
@@ -48,14 +46,12 @@ struct runner {
     const struct clock *clock;
     struct catalogue catalogue;
     struct model_rate *rates; /* as many as the catalogue has */
-    struct engine *engine;
-    struct models *models;
+    struct stations stations;
     struct store_dir out;
     struct store store; /* the same */
     struct ledger ledger;
     struct journal journal;
     struct scheduler *scheduler;
-    struct pipeline *pipeline;
     struct lines lines;
     struct report rejected, failed;
     struct progress progress;
@@ -63,7 +59,7 @@ struct runner {
     struct task **tasks;  /* by slot; NULL: free */
     uint32_t *free_slots; /* a stack */
     uint32_t free_count;
-    uint32_t in_flight; /* in the pipeline */
+    uint32_t in_flight; /* in a pipeline */
     bool at_end;        /* no more lines, or none wanted */
     bool stopping;
     bool fatal;

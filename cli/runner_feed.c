@@ -48,7 +48,7 @@ int runner_judge(struct runner *runner, const struct line *line, struct job *job
         return 1;
     check_model(runner, job, model);
     support_check_models(job, &runner->catalogue, problems);
-    support_check(job, engine_info(runner->engine), problems);
+    support_check(job, engine_info(runner->stations.at[0].engine), problems);
     support_check_local(job, problems);
     if (problems->count > 0)
         return 1;

@@ -4,8 +4,9 @@
 
 #include <string.h>
 
-const char *const setup_devices[] = {"auto", "cpu", "cuda", "dnnl", "ref", NULL};
-const char *const setup_isas[] = {"auto", "generic", "avx2", "avx512", "avx512_bf16", NULL};
+const char *const setup_devices[] = {"auto", "cpu", "cuda", "cuda:N", "dnnl", "ref", NULL};
+const char *const setup_isas[] = {"auto",        "generic",  "avx2", "avx512",
+                                  "avx512_bf16", "amx_bf16", NULL};
 const char *const setup_precisions[] = {"auto", "f32", "bf16", "f16", NULL};
 
 int setup_models_dir(const struct setup_options *options, char out[FILE_PATH_MAX_BYTES],

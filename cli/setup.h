@@ -36,7 +36,7 @@ struct setup_options {
      "the program, its checkout or the working directory)"},                                       \
         {"device", CONF_CHOICE,   offsetof(type, member) + offsetof(struct setup_options, device), \
          "NAME",   "auto",        0,                                                               \
-         0,        setup_devices, "what computes"},                                                \
+         0,        setup_devices, "what computes; cuda: every card, cuda:N: one of them, from 0"}, \
         {"isa",  CONF_CHOICE, offsetof(type, member) + offsetof(struct setup_options, isa),        \
          "NAME", "auto",      0,                                                                   \
          0,      setup_isas,  "highest instruction set to use"},                                   \

@@ -44,3 +44,19 @@ int base64_decode(const char *text, struct buf *out, struct err *err)
                        out->max_bytes);
     return out->failed ? err_set(err, ERR_MEMORY, ERR_RETRY, "out of memory for base64 data") : 0;
 }
+
+void base64_encode(const void *bytes, size_t len, struct buf *out)
+{
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *from = bytes;
+    for (size_t i = 0; i < len; i += 3) {
+        size_t left = len - i;
+        uint32_t bits = (uint32_t)from[i] << 16 | (left > 1 ? (uint32_t)from[i + 1] << 8 : 0) |
+                        (left > 2 ? from[i + 2] : 0);
+        buf_char(out, letters[bits >> 18]);
+        buf_char(out, letters[bits >> 12 & 63]);
+        buf_char(out, left > 1 ? letters[bits >> 6 & 63] : '=');
+        buf_char(out, left > 2 ? letters[bits & 63] : '=');
+    }
+}

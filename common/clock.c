@@ -25,6 +25,12 @@ static int64_t system_wall_ns(void *user)
     return read_clock(CLOCK_REALTIME);
 }
 
+struct timespec clock_deadline(int timeout_ms)
+{
+    int64_t until = read_clock(CLOCK_MONOTONIC) + timeout_ms * (NS_PER_SECOND / 1000);
+    return (struct timespec){.tv_sec = until / NS_PER_SECOND, .tv_nsec = until % NS_PER_SECOND};
+}
+
 const struct clock *clock_system(void)
 {
     static const struct clock system = {system_monotonic_ns, system_wall_ns, NULL};

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #define CLOCK_RFC3339_BYTES 32
 
@@ -23,6 +24,10 @@ const struct clock *clock_system(void);
 
 int64_t clock_monotonic_ns(const struct clock *clock);
 int64_t clock_wall_ns(const struct clock *clock);
+
+/* So many milliseconds from now on CLOCK_MONOTONIC of the machine: until when
+ * pthread_cond_timedwait waits on a condition that is made for that clock. */
+struct timespec clock_deadline(int timeout_ms);
 
 /* "2026-03-01T12:00:00.250Z", in UTC with milliseconds; years 0001 to 9999. */
 void clock_format_rfc3339(int64_t wall_ns, char out[CLOCK_RFC3339_BYTES]);

@@ -76,13 +76,25 @@ static int parse_bytes(uint64_t *out, const char *from, const char *text, struct
     return 0;
 }
 
+/* Whether the text is the choice, or has a number where the choice has its N. */
+static bool is_choice(const char *choice, const char *text)
+{
+    size_t len = strlen(choice), digits;
+    if (len < 2 || strcmp(choice + len - 2, ":N") != 0)
+        return strcmp(choice, text) == 0;
+    if (strncmp(choice, text, len - 1) != 0)
+        return false;
+    digits = strspn(text + len - 1, "0123456789");
+    return digits > 0 && digits <= 3 && text[len - 1 + digits] == '\0';
+}
+
 static int parse_choice(const struct conf_row *row, const char *from, const char *text,
                         struct err *err)
 {
     char wanted[256];
     size_t used = 0;
     for (const char *const *choice = row->choices; *choice; choice++) {
-        if (strcmp(*choice, text) == 0)
+        if (is_choice(*choice, text))
             return 0;
         used += (size_t)snprintf(wanted + used, sizeof(wanted) - used, "%s%s",
                                  used == 0 ? "one of " : ", ", *choice);
@@ -91,7 +103,7 @@ static int parse_choice(const struct conf_row *row, const char *from, const char
     return bad(err, from, text, wanted);
 }
 
-/* A secret is often written with an editor: the newline at the end is not of it. */
+/* A secret is often written with an editor: newlines at the end are not of it. */
 static int parse_file(const char **out, const char *from, const char *path, struct err *err)
 {
     char *text = conf_text(path, err);
@@ -99,7 +111,9 @@ static int parse_file(const char **out, const char *from, const char *path, stru
         err->class = ERR_FATAL;
         return err_prefix(err, "%s", from);
     }
-    text[strcspn(text, "\r\n")] = '\0';
+    size_t len = strlen(text);
+    while (len > 0 && (text[len - 1] == '\n' || text[len - 1] == '\r'))
+        text[--len] = '\0';
     *out = text;
     return 0;
 }

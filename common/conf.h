@@ -40,7 +40,7 @@ struct conf_row {
     const char *value_name;     /* as help shows it; NULL for flags */
     const char *fallback;       /* the default as text; NULL: zero, false or NULL */
     double min, max;            /* of numbers */
-    const char *const *choices; /* ended by NULL */
+    const char *const *choices; /* ended by NULL; "name:N" stands for any number in N's place */
     const char *help;
 };
 

@@ -36,6 +36,8 @@ void log_event(const struct log *log, enum log_level level, const char *event, .
     buf_init(&line, LOG_LINE_MAX_BYTES);
     clock_format_rfc3339(clock_wall_ns(log->clock), time);
     buf_printf(&line, "time=%s level=%s event=%s", time, names[level], event);
+    if (log->worker)
+        buf_printf(&line, " worker=%s", log->worker);
     va_list pairs;
     va_start(pairs, event);
     const char *key;

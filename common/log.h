@@ -25,6 +25,7 @@ struct log {
     FILE *out;            /* borrowed; NULL drops everything */
     enum log_level level; /* the least important that is written */
     const struct clock *clock;
+    const char *worker; /* whose events they are, where a process has several; NULL: one */
 };
 
 /* Pairs of strings, ended by NULL. A NULL value drops its pair. */

@@ -3,6 +3,7 @@
 #include "common/err.h"
 
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <stdio.h>
 
 void sha256(uint8_t out[SHA256_BYTES], const void *bytes, size_t len)
@@ -28,4 +29,11 @@ uint64_t sha256_u64(const void *bytes, size_t len)
     for (int i = 0; i < 8; i++)
         value = value << 8 | digest[i];
     return value;
+}
+
+void hmac_sha256(uint8_t out[SHA256_BYTES], const void *key, size_t key_len, const void *bytes,
+                 size_t len)
+{
+    const uint8_t *done = HMAC(EVP_sha256(), key, (int)key_len, bytes, len, out, NULL);
+    ASSERT(done);
 }

@@ -143,6 +143,7 @@ static void put_metrics(struct cell *cell, struct buf *out)
     put_queue(cell, out);
     put_pools(cell, out);
     put_journal(cell, out);
+    callback_metrics(cell, out);
 }
 
 /* ---- explanations ---- */
@@ -210,11 +211,14 @@ static int explain(struct cell *cell, const char *id, struct buf *out)
     }
     buf_printf(out, "{\"version\":1,\"job\":");
     json_write_string(out, id, strlen(id));
-    buf_printf(out, ",\"why\":\"%s\"}\n",
+    buf_printf(out, ",\"why\":\"%s\"",
                !cell->scheduler ? "not_leading"
                : ended          ? "ended"
                                 : "unknown");
-    return cell->scheduler ? 404 : 503; /* how one ended is in Redis and in the journal */
+    bool owed = ended && senders_explain(cell->senders, id, out);
+    buf_str(out, "}\n");
+    /* How one ended is in Redis and in the journal; whether it was told by now, only here. */
+    return !cell->scheduler ? 503 : owed ? 200 : 404;
 }
 
 /* ---- paths ---- */

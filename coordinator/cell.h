@@ -6,6 +6,7 @@
  *     jobs.c     a job's life: accepted, assigned, ended; each change journalled
  *     routes.c   what the policy and the cost model say of a job, as the scheduler's profiles
  *     fleet.c    workers: beats, reports, leases, orders
+ *     callback.c who is to be told of a job's end, by HTTP: owed.c, senders.c
  *     view.c     Redis, as dashboards see it
  *     api.c      HTTP: metrics, health, explanations
  *     lead.c     the loop
@@ -21,15 +22,18 @@
 #include "common/file.h"
 #include "common/ledger.h"
 #include "common/log.h"
+#include "common/names.h"
 #include "coordinator/journal.h"
-#include "coordinator/names.h"
 #include "coordinator/options.h"
+#include "coordinator/senders.h"
 #include "net/kafka.h"
 #include "net/redis.h"
 #include "net/serve.h"
+#include "net/webhook.h"
 #include "scheduler/cost.h"
 #include "scheduler/explain.h"
 #include "scheduler/policy.h"
+#include "scheduler/profiles.h"
 #include "scheduler/scheduler.h"
 #include "schema/catalogue.h"
 #include "schema/job.h"
@@ -69,7 +73,8 @@ struct entry {
     uint8_t state;    /* enum entry_state */
     uint8_t priority; /* enum job_class */
     bool guided, accepted /* its record is committed */, cancelling, confirmed /* seen in a beat */;
-    bool shown; /* in Redis */
+    bool shown;      /* in Redis */
+    bool calls_back; /* its request has a callback */
 };
 
 /* What an id's ledger entry holds: a live job's slot + 1, or how and in which minute it has ended;
@@ -118,25 +123,6 @@ struct worker {
     struct scheduler_worker is;
 };
 
-/* What a job may need of a worker and a worker offers, as the scheduler's bits. */
-enum need {
-    NEED_CONFIDENTIAL = 1,
-    NEED_F32 = 2,
-    NEED_BF16 = 4,
-    NEED_PRECISION = NEED_F32 | NEED_BF16
-};
-
-/* What a scheduler_profile was made of, so that it can be made again. */
-struct profile {
-    uint32_t model, tenant;
-    int side;          /* pixels of the square that stands for its sizes in predictions */
-    int width, height; /* of its first job; all its jobs have the same route */
-    bool guided;
-    uint32_t needs;  /* enum need */
-    uint32_t barred; /* classes that cost more than its jobs may, as bits of their numbers */
-    char tier[16];
-};
-
 struct cell_stats {
     uint64_t accepted, repeated, rejected, assigned, succeeded, failed, dead, cancelled, expired;
     uint64_t crashes, retries, returned, stale, terms;
@@ -156,12 +142,14 @@ struct cell {
     int64_t policy_ns; /* its file's time of change */
     struct policy *policy;
     struct cost *cost;
+    struct webhook_rules callback_rules;
     struct serve *serve;           /* NULL: none */
     char api[CELL_NAME_BYTES + 8]; /* "host:port" of it, as others reach it; or "" */
     int64_t steady_from_ns;        /* see cell_steady_ns */
 
     /* ---- followed while standing by, then the term's ---- */
     struct replay *replay;
+    struct senders *senders; /* of callbacks; they call only while leading */
     struct ledger ledger;
     struct names batches;
     struct batch_counts *batch_counts;
@@ -192,10 +180,9 @@ struct cell {
     struct worker *worker_table;  /* by number */
     uint32_t *acked, acked_count; /* workers with acknowledgements to send; may name one twice */
     uint32_t *tenant_live;        /* by number */
-    struct names profile_names;
-    struct profile *profiles; /* by number */
-    bool learned;             /* since the profiles were made */
-    const char *last_error;   /* of the job whose event the scheduler is told */
+    struct profiles profiles;
+    bool learned;           /* since the profiles were made */
+    const char *last_error; /* of the job whose event the scheduler is told */
     struct cell_stats stats;
     struct job_problems problems;
     struct buf scratch, message;
@@ -240,12 +227,12 @@ void cell_step(struct cell *cell, struct scheduler_event *event);
 /* Orders a job away from wherever it is. */
 void cell_cancel(struct cell *cell, struct entry *entry);
 
-/* The number of the job's profile, registered with the scheduler. NAMES_NONE: no class may draw it,
- * and cell->scratch says why not. */
-uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort);
+/* What a job of a model in the catalogue asks; its tenant has a number then. */
+struct demand cell_demand(struct cell *cell, const struct job *job, uint32_t model);
 
-/* What ControlNets, a refiner and a second pass make of the job's evaluations, see cost_work. */
-double cell_work(const struct cell *cell, const struct job *job, uint32_t model);
+/* The number of its profile, registered with the scheduler. NAMES_NONE: no class may draw it, and
+ * cell->scratch says why not. */
+uint32_t cell_profile(struct cell *cell, const struct demand *demand, double *effort);
 
 /* The classes that may draw it now. */
 void cell_route(const struct cell *cell, const struct entry *entry, struct policy_route *route);
@@ -295,13 +282,10 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
 
 /* ---- fleet.c ---- */
 
-/* The needs that a list of precisions, "f32,bf16", stands for; "auto" stands for none. */
-uint32_t fleet_precisions(const char *list);
-
 /* What is offered by any worker that is here. */
 uint32_t fleet_offers(const struct cell *cell);
 
-enum note { NOTE_ACCEPTED, NOTE_ENDED, NOTE_ACK, NOTE_TRIM, NOTE_SWEEP };
+enum note { NOTE_ACCEPTED, NOTE_ENDED, NOTE_ACK, NOTE_TRIM, NOTE_SWEEP, NOTE_CALLBACK };
 
 void fleet_listen(struct cell *cell); /* asks for more reports where none are asked for */
 void fleet_order(struct cell *cell, uint32_t worker, const struct order *order,
@@ -317,6 +301,32 @@ void fleet_settle(struct cell *cell);         /* ends what was to be cancelled a
 void fleet_note(struct cell *cell, const struct journal_note *note);
 void fleet_send_acks(struct cell *cell); /* after the notes of a commit */
 int fleet_begin(struct cell *cell, struct err *err) must_check;
+
+/* ---- callback.c ---- */
+
+/* Secrets and permissions from the options. Errors name the option. */
+int callback_open(struct cell *cell, struct err *err) must_check;
+
+/* Adds a problem where a new job's callback could never be made. */
+void callback_check(struct cell *cell, const struct job *job);
+
+/* While following the journal: nothing owed yet; then each record whose key says it is about one.
+ */
+int callback_follow_begin(struct cell *cell, struct err *err) must_check;
+int callback_follow(struct cell *cell, const char *key, const struct kafka_message *message,
+                    struct err *err) must_check;
+
+/* Begins to call. */
+int callback_lead(struct cell *cell, struct err *err) must_check;
+
+/* Journals, beside the terminal record, that it is owed to the request's callback, if it has one;
+ * it is made once that is committed. */
+void callback_owe(struct cell *cell, const char *request, const char *record, size_t len);
+
+/* Journals what was delivered or given up. */
+void callback_settle(struct cell *cell);
+
+void callback_metrics(const struct cell *cell, struct buf *out);
 
 /* ---- view.c ---- */
 void view_waiting(struct cell *cell, struct entry *entry);

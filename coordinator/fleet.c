@@ -230,16 +230,6 @@ void fleet_check_leases(struct cell *cell)
 
 /* ---- beats ---- */
 
-uint32_t fleet_precisions(const char *list)
-{
-    uint32_t needs = 0;
-    if (strstr(list, "bf16"))
-        needs |= NEED_BF16;
-    if (strstr(list, "f32"))
-        needs |= NEED_F32;
-    return needs;
-}
-
 uint32_t fleet_offers(const struct cell *cell)
 {
     uint32_t offers = 0;
@@ -279,7 +269,7 @@ static bool read_worker(struct cell *cell, const struct report *report, uint32_t
         .device_class = (uint32_t) class,
         .pictures_max = from->pictures_max,
         .memory_bytes = from->memory_bytes,
-        .offers = (from->confidential ? NEED_CONFIDENTIAL : 0) | fleet_precisions(from->precisions),
+        .offers = (from->confidential ? NEED_CONFIDENTIAL : 0) | need_precisions(from->precisions),
         .price_per_hour = (float)policy_class(cell->policy, (uint32_t) class)->price_per_hour,
         .draining = from->draining || worker->ordered_to_drain};
     worker->is.resident_count = known_models(cell, from, worker->is.resident);
@@ -593,6 +583,9 @@ void fleet_note(struct cell *cell, const struct journal_note *note)
     case NOTE_SWEEP:
         if (!cell_find(cell, note->id, NULL)) /* driven again, it is somebody's */
             fleet_sweep(cell, note->id, NULL);
+        break;
+    case NOTE_CALLBACK:
+        senders_commit(cell->senders, note->id);
         break;
     case NOTE_TRIM:
         trim(cell, note->text);

@@ -38,8 +38,9 @@ static void find_model(struct cell *cell, struct job *job, int *model)
 static void check_route(struct cell *cell, const struct job *job, int model)
 {
     static const char PRICE[] = "max_price: ";
+    struct demand demand = cell_demand(cell, job, (uint32_t)model);
     double effort;
-    if (cell_profile(cell, job, (uint32_t)model, &effort) != NAMES_NONE)
+    if (cell_profile(cell, &demand, &effort) != NAMES_NONE)
         return;
     const char *why = cell->scratch.data;
     bool dear = strncmp(why, PRICE, strlen(PRICE)) == 0;
@@ -49,7 +50,7 @@ static void check_route(struct cell *cell, const struct job *job, int model)
 /* Workers that are here say what they compute in; those that have yet to come are not guessed. */
 static void check_precision(struct cell *cell, const struct job *job)
 {
-    uint32_t wanted = fleet_precisions(job->precision);
+    uint32_t wanted = need_precisions(job->precision);
     uint32_t offered = fleet_offers(cell) & NEED_PRECISION;
     if (wanted != 0 && cell->settled && offered != 0 && (wanted & offered) == 0)
         job_problem_add(&cell->problems, "precision", job->precision,
@@ -88,9 +89,6 @@ int cell_read(struct cell *cell, const char *text, size_t len, struct job *job, 
     if (strcmp(job->precision, "f16") == 0)
         add(cell, "precision", job->precision,
             "workers compute in f32 or bf16; name one of them, or leave it out");
-    if (job->callback)
-        add(cell, "callback", job->callback,
-            "is not offered by this version; read <cell>.state or the job's hash in Redis");
     if (!job->id)
         add(cell, "id", NULL, "is missing: on Kafka every job needs one, as its idempotency key");
     if (cell->problems.count == 0 && job_identify(job, "", 0, &err) != 0)
@@ -116,11 +114,17 @@ static void check_key(struct cell *cell, const struct job *job, const struct kaf
                         "is not the record's key; they must be the same");
 }
 
+static const struct ledger_entry *find_known(const struct cell *cell, const struct job *job)
+{
+    const struct ledger_entry *known = job->id ? ledger_find(&cell->ledger, job->id) : NULL;
+    return known && known->card != 0 ? known : NULL;
+}
+
 static void check_repeat(struct cell *cell, const struct job *job, bool *repeat)
 {
-    const struct ledger_entry *known = ledger_find(&cell->ledger, job->id);
-    *repeat = known && known->card != 0;
-    if (*repeat && known->content != job->content)
+    const struct ledger_entry *known = find_known(cell, job);
+    *repeat = known != NULL;
+    if (known && known->content != job->content)
         add(cell, "id", job->id,
             "names a job that was accepted before with another content; use a new id");
 }
@@ -190,6 +194,8 @@ static void take_job(struct cell *cell, const struct kafka_message *message, enu
         add(cell, "", NULL, "the record is empty");
     else
         (void)cell_read(cell, message->value, message->value_len, &job, &model);
+    if (!find_known(cell, &job)) /* a repeat is one whatever the settings are by now */
+        callback_check(cell, &job);
     check_key(cell, &job, message);
     if (cell->problems.count == 0)
         check_repeat(cell, &job, &repeat);
@@ -273,6 +279,7 @@ static void redrive(struct cell *cell, const struct json *order, const char *id)
     else if (cell_read(cell, text.data, text.len, &job, &model) == 0 &&
              (known->content != job.content || strcmp(job.id, id) != 0))
         add(cell, "request", id, "is not the one that was accepted under this id");
+    callback_check(cell, &job);
     if (cell->problems.count == 0)
         check_precision(cell, &job);
     if (cell->problems.count == 0)

@@ -154,13 +154,6 @@ static void journal_state(struct cell *cell, const struct state *state)
 
 /* ---- a life ---- */
 
-static enum job_class priority_of(const struct job *job)
-{
-    return strcmp(job->priority, "interactive") == 0 ? CLASS_INTERACTIVE
-           : strcmp(job->priority, "bulk") == 0      ? CLASS_BULK
-                                                     : CLASS_NORMAL;
-}
-
 int64_t cell_steady_ns(const struct cell *cell)
 {
     return cell->steady_from_ns + clock_monotonic_ns(cell->clock);
@@ -213,21 +206,23 @@ static struct entry *new_entry(struct cell *cell, const struct job *job, int mod
     ASSERT(cell->free_count > 0);
     struct entry *entry = &cell->entries[cell->free_slots[--cell->free_count]];
     uint32_t tenants = cell->tenants.count;
+    struct demand demand = cell_demand(cell, job, (uint32_t)model);
     double effort;
     *entry = (struct entry){.model = (uint32_t)model,
                             .content = job->content,
-                            .priority = (uint8_t)priority_of(job),
-                            .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
+                            .priority = (uint8_t)demand_class(job),
+                            .guided = demand.guided,
                             .worker = NAMES_NONE,
                             .predicted_s = -1,
                             .price = -1,
-                            .state = ENTRY_WAITING};
-    uint32_t profile = cell_profile(cell, job, entry->model, &effort);
+                            .state = ENTRY_WAITING,
+                            .calls_back = job->callback != NULL};
+    uint32_t profile = cell_profile(cell, &demand, &effort);
     ASSERT(profile != NAMES_NONE); /* cell_read has seen to it */
     entry->profile = (uint16_t)profile;
     entry->effort = (float)effort;
-    entry->work = (float)cell_work(cell, job, entry->model);
-    entry->tenant = names_enter(&cell->tenants, job->tenant);
+    entry->work = (float)demand.work;
+    entry->tenant = demand.tenant;
     entry->batch = job->batch ? names_enter(&cell->batches, job->batch) : NAMES_NONE;
     if (cell->tenants.count > tenants)
         cell_know_tenant(cell, entry->tenant);
@@ -341,6 +336,8 @@ void cell_end(struct cell *cell, struct entry *entry, enum state_kind kind, cons
                                                         .id = state.id,
                                                         .text = cell->message.data,
                                                         .slot = (uint32_t)kind});
+    if (entry->calls_back)
+        callback_owe(cell, entry_request(entry), cell->message.data, cell->message.len);
     if (kind != STATE_SUCCEEDED && entry->attempts > 0) /* else the last worker has seen to it */
         journal_after(cell->journal, &(struct journal_note){.what = NOTE_SWEEP, .id = state.id});
     count_end(cell, entry, kind);

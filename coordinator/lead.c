@@ -60,18 +60,19 @@ static int open_tables(struct cell *cell, struct err *err)
     window.target_wait_s = (double)cell->options->target_wait_s;
     names_init(&cell->tenants, CELL_TENANTS_MAX);
     names_init(&cell->workers, (uint32_t)workers);
-    names_init(&cell->profile_names, CELL_PROFILES_MAX);
     cell->entries = calloc(jobs, sizeof(*cell->entries));
     cell->free_slots = calloc(jobs, sizeof(*cell->free_slots));
     cell->worker_table = calloc(workers, sizeof(*cell->worker_table));
     cell->acked = calloc(ACKED_MAX, sizeof(*cell->acked));
     cell->tenant_live = calloc(CELL_TENANTS_MAX, sizeof(*cell->tenant_live));
-    cell->profiles = calloc(CELL_PROFILES_MAX, sizeof(*cell->profiles));
     if (!cell->entries || !cell->free_slots || !cell->worker_table || !cell->acked ||
-        !cell->tenant_live || !cell->profiles)
+        !cell->tenant_live)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory for %zu live jobs", jobs);
     for (size_t i = jobs; i-- > 0;)
         cell->free_slots[cell->free_count++] = (uint32_t)i;
+    if (profiles_init(&cell->profiles, cell->policy, cell->cost, cell->catalogue.models,
+                      &cell->tenants, CELL_PROFILES_MAX, err) != 0)
+        return -1;
     return scheduler_create(&cell->scheduler, &window, err);
 }
 
@@ -143,7 +144,8 @@ static int open_term(struct cell *cell, struct err *err)
     if (cell_replay(cell, err) != 0)
         return -1;
     write_epoch(cell);
-    if (wait_for_commit(cell, err) != 0 || open_readers(cell, err) != 0)
+    if (wait_for_commit(cell, err) != 0 || open_readers(cell, err) != 0 ||
+        callback_lead(cell, err) != 0)
         return -1;
     return fleet_begin(cell, err);
 }
@@ -171,11 +173,10 @@ static void close_term(struct cell *cell)
     cell->acked = NULL;
     cell->acked_count = 0;
     free(cell->tenant_live);
-    free(cell->profiles);
+    profiles_release(&cell->profiles);
     cell_forget(cell);
     names_release(&cell->tenants);
     names_release(&cell->workers);
-    names_release(&cell->profile_names);
     cell->journal = NULL;
     cell->redis = cell->listen = NULL;
     cell->scheduler = NULL;
@@ -183,7 +184,6 @@ static void close_term(struct cell *cell)
     cell->free_slots = NULL;
     cell->worker_table = NULL;
     cell->tenant_live = NULL;
-    cell->profiles = NULL;
     cell->free_count = cell->slots_used = 0;
     cell->settled = cell->over = cell->listening = false;
     cell->forgotten = false;
@@ -302,6 +302,7 @@ static int loop(struct cell *cell, struct kafka_member *member, const volatile i
         settle(cell);
         fleet_listen(cell);
         take_notes(cell);
+        callback_settle(cell);
         keep_time(cell, &timers);
         journal_kick(cell->journal);
         wait_for_work(cell, busy);

@@ -115,7 +115,7 @@ static int open_cell(struct cell *cell, struct err *err)
 {
     char models[FILE_PATH_MAX_BYTES];
     const struct service_options *services = &cell->options->services;
-    if (name_all(cell, err) != 0 || check_redis(cell, err) != 0 ||
+    if (name_all(cell, err) != 0 || check_redis(cell, err) != 0 || callback_open(cell, err) != 0 ||
         find_file(models, cell->options->models, "models", "models", err) != 0 ||
         catalogue_open(&cell->catalogue, models, err) != 0 ||
         find_file(cell->policy_path, cell->options->policy, "deploy/routing.json", "policy", err) !=

@@ -28,6 +28,11 @@ struct coordinator_options {
     int64_t keep_s;      /* finished jobs stay in Redis for so long */
     int64_t remember_s;  /* ids are known as repeats for so long */
     int64_t target_wait_s;
+    const char *callback_secrets; /* lines of whsec_…; NULL: no job may have a callback */
+    const char *callback_allow;   /* hosts that may be private, and called by http; NULL: none */
+    const char *callback_ca_file;
+    int64_t callback_timeout_s, callback_give_up_s;
+    uint64_t callback_bytes; /* of callbacks that wait */
     const char *metrics_host;
     int64_t metrics_port; /* 0: a free one; -1: none */
     const char *log_level;

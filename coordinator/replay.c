@@ -87,6 +87,8 @@ static int take_special(struct cell *cell, const struct kafka_message *message, 
     if (message->key_len >= sizeof(key))
         return 0;
     memcpy(key, message->key, message->key_len);
+    if (strncmp(key, STATE_KEY_CALLBACK, sizeof(STATE_KEY_CALLBACK) - 1) == 0)
+        return callback_follow(cell, key, message, err);
     if (message->value && json_parse(&doc, message->value, message->value_len, NULL, err) != 0)
         return err_prefix(err, "the journal's record %s", key);
     if (strcmp(key, STATE_KEY_EPOCH) == 0) {
@@ -193,6 +195,7 @@ static int revive(struct cell *cell, const struct past *past, struct err *err)
         count_ended(cell, &dead, STATE_FAILED, 1);
         journal_put(cell->journal, cell->topics[SOURCE_COUNT], state.id, cell->message.data,
                     cell->message.len);
+        callback_owe(cell, text.data, cell->message.data, cell->message.len);
     }
     job_release(&job);
     buf_release(&text);
@@ -212,6 +215,8 @@ static int open_replay(struct cell *cell, struct err *err)
     replay->first_free = NONE;
     cell->replay = replay;
     names_init(&cell->batches, CELL_BATCHES_MAX);
+    if (callback_follow_begin(cell, err) != 0)
+        return -1;
     return kafka_reader_create(&replay->reader, &cell->kafka, &which, err);
 }
 
@@ -230,6 +235,8 @@ static void free_replay(struct cell *cell)
 void cell_forget(struct cell *cell)
 {
     free_replay(cell);
+    senders_free(cell->senders);
+    cell->senders = NULL;
     free(cell->batch_counts);
     cell->batch_counts = NULL;
     cell->batch_counts_cap = 0;

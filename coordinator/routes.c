@@ -3,119 +3,12 @@
 
 #include "common/json.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define PROFILE_STEPS 20
-#define PROFILE_SIDE 512          /* of a job that leaves its size to the model */
-#define SIZE_BUCKETS_PER_OCTAVE 4 /* of pixels */
-#define BYTES_UNKNOWN (2ull << 30)
-#define MEMORY_ROUND (256ull << 20)
-
-static struct policy_facts facts_of(const struct cell *cell, const struct profile *profile)
-{
-    const struct catalogue_model *model = &cell->catalogue.models[profile->model];
-    return (struct policy_facts){.tier = profile->tier,
-                                 .family = model->family,
-                                 .model = model->name,
-                                 .tenant = cell->tenants.names[profile->tenant],
-                                 .width = profile->width,
-                                 .height = profile->height,
-                                 .confidential = profile->needs & NEED_CONFIDENTIAL,
-                                 .memory_gb = (double)model->bytes / (1u << 30)};
-}
-
-static double predict(struct cell *cell, const struct profile *profile, const char *class)
-{
-    const struct catalogue_model *model = &cell->catalogue.models[profile->model];
-    struct cost_query query = {.class = class,
-                               .family = model->family,
-                               .model = model->name,
-                               .width = profile->side,
-                               .height = profile->side,
-                               .steps = PROFILE_STEPS,
-                               .images = 1,
-                               .guidance = profile->guided};
-    return cost_predict(cell->cost, &query);
-}
-
-static void leave_out(struct policy_route *route, uint32_t barred)
-{
-    int kept = 0;
-    for (int i = 0; i < route->count; i++)
-        if (!(barred >> route->classes[i] & 1))
-            route->classes[kept++] = route->classes[i];
-    route->count = (uint8_t)kept;
-}
-
-/* False when no class may draw it, whatever it costs. */
-static bool find_route(struct cell *cell, const struct profile *from, struct policy_route *route)
-{
-    struct policy_facts facts = facts_of(cell, from);
-    char text[512];
-    policy_route(cell->policy, &facts, route);
-    if (route->count > 0)
-        return true;
-    policy_why_not(cell->policy, &facts, text, sizeof(text));
-    buf_clear(&cell->scratch);
-    buf_str(&cell->scratch, text);
-    return false;
-}
-
-static bool make(struct cell *cell, const struct profile *from, struct scheduler_profile *to)
-{
-    const struct catalogue_model *model = &cell->catalogue.models[from->model];
-    struct policy_route route;
-    if (!find_route(cell, from, &route))
-        return false;
-    leave_out(&route, from->barred);
-    if (route.count == 0)
-        return false;
-    *to = (struct scheduler_profile){.route_count = route.count, .needs = from->needs};
-    to->memory_bytes = (model->bytes + MEMORY_ROUND - 1) / MEMORY_ROUND * MEMORY_ROUND;
-    for (int i = 0; i < route.count; i++) {
-        uint8_t number = route.classes[i];
-        const char *class = policy_class(cell->policy, number)->name;
-        to->route[i] = number;
-        to->seconds[number] = (float)predict(cell, from, class);
-        to->switch_s[number] =
-            (float)cost_switch(cell->cost, class, model->bytes ? model->bytes : BYTES_UNKNOWN);
-    }
-    return true;
-}
-
 void cell_route(const struct cell *cell, const struct entry *entry, struct policy_route *route)
 {
-    struct policy_facts facts = facts_of(cell, &cell->profiles[entry->profile]);
-    policy_route(cell->policy, &facts, route);
-    leave_out(route, cell->profiles[entry->profile].barred);
-}
-
-/* The classes of the route where the job is predicted to cost more than it may, as bits. */
-static uint32_t too_dear(struct cell *cell, const struct profile *profile,
-                         const struct policy_route *route, double effort, double max_price,
-                         double *cheapest)
-{
-    uint32_t barred = 0;
-    for (int i = 0; i < route->count; i++) {
-        const struct policy_class *class = policy_class(cell->policy, route->classes[i]);
-        double price = predict(cell, profile, class->name) * effort * class->price_per_hour / 3600;
-        if (price > max_price)
-            barred |= 1u << route->classes[i];
-        if (price < *cheapest)
-            *cheapest = price;
-    }
-    return barred;
-}
-
-static int side_of(const struct job *job)
-{
-    double pixels = (double)(job->width ? job->width : PROFILE_SIDE) *
-                    (job->height ? job->height : PROFILE_SIDE);
-    double bucket = round(log2(pixels) * SIZE_BUCKETS_PER_OCTAVE) / SIZE_BUCKETS_PER_OCTAVE;
-    return (int)lround(sqrt(exp2(bucket)));
+    profiles_route(&cell->profiles, entry->profile, route);
 }
 
 static void tell(struct cell *cell, uint32_t number, const struct scheduler_profile *profile)
@@ -124,80 +17,22 @@ static void tell(struct cell *cell, uint32_t number, const struct scheduler_prof
     cell_step(cell, &event);
 }
 
-/* How much longer a second pass makes the job. */
-static double hires_work(const struct job *job)
+struct demand cell_demand(struct cell *cell, const struct job *job, uint32_t model)
 {
-    int width = job->width ? job->width : PROFILE_SIDE;
-    int height = job->height ? job->height : PROFILE_SIDE;
-    int steps = job->steps ? job->steps : PROFILE_STEPS;
-    return job_pixel_steps(job, width, height, steps) / ((double)width * height * steps);
-}
-
-double cell_work(const struct cell *cell, const struct job *job, uint32_t model)
-{
+    const struct catalogue_model *models = cell->catalogue.models;
     int refiner = job->refiner.model ? catalogue_find(&cell->catalogue, job->refiner.model) : -1;
-    const char *refines = refiner >= 0 ? cell->catalogue.models[refiner].family : NULL;
-    double controls = 0;
-    for (size_t i = 0; i < job->controlnet_count; i++)
-        controls += job->controlnets[i].end - job->controlnets[i].start;
-    return hires_work(job) * cost_work(cell->catalogue.models[model].family, controls, refines,
-                                       refines ? 1 - job->refiner.switch_at : 0);
+    struct demand demand = demand_of(job, &models[model], refiner >= 0 ? &models[refiner] : NULL);
+    demand.model = model;
+    demand.tenant = names_enter(&cell->tenants, job->tenant);
+    return demand;
 }
 
-uint32_t cell_profile(struct cell *cell, const struct job *job, uint32_t model, double *effort)
+uint32_t cell_profile(struct cell *cell, const struct demand *demand, double *effort)
 {
-    char name[256], classes[SCHEDULER_CLASSES_MAX + 1] = "";
-    struct policy_route route;
-    struct scheduler_profile made;
-    struct profile profile = {.model = model,
-                              .side = side_of(job),
-                              .guided = job->guidance_scale > 1 || job->guidance_scale < 0,
-                              .needs = fleet_precisions(job->precision),
-                              .width = job->width ? job->width : PROFILE_SIDE,
-                              .height = job->height ? job->height : PROFILE_SIDE};
-    profile.needs |= job->confidential ? NEED_CONFIDENTIAL : 0;
-    double pixels = (double)profile.side * profile.side;
-    double own = (double)(job->width ? job->width : PROFILE_SIDE) *
-                 (job->height ? job->height : PROFILE_SIDE);
-    double cheapest = INFINITY;
-    int steps = job->steps ? job->steps : PROFILE_STEPS;
-    profile.tenant = names_enter(&cell->tenants, job->tenant);
-    snprintf(profile.tier, sizeof(profile.tier), "%s", job->tier ? job->tier : "standard");
-    *effort = job->images * (own / pixels) * steps / PROFILE_STEPS * cell_work(cell, job, model);
-    /* Predictions may be of a size nearby; the policy's limits are exact. */
-    if (!find_route(cell, &profile, &route))
-        return NAMES_NONE;
-    if (job->max_price >= 0)
-        profile.barred = too_dear(cell, &profile, &route, *effort, job->max_price, &cheapest);
-    leave_out(&route, profile.barred);
-    if (route.count == 0) {
-        buf_clear(&cell->scratch);
-        buf_printf(&cell->scratch,
-                   "max_price: %g is less than the %.3g that it would cost at least",
-                   job->max_price, cheapest);
-        return NAMES_NONE;
-    }
-    for (int i = 0; i < route.count; i++)
-        classes[i] = (char)('a' + route.classes[i]);
-    /* Jobs that may cost anything share no profile with those that may not: a policy that is read
-     * again gives only the former new classes. */
-    snprintf(name, sizeof(name), "%u %d %d %u %s %u %s %x", model, profile.side, profile.guided,
-             profile.needs, profile.tier, profile.tenant, classes, profile.barred);
-    uint32_t known = cell->profile_names.count;
-    uint32_t number = names_find(&cell->profile_names, name);
-    if (number != NAMES_NONE)
-        return number;
-    if (!make(cell, &profile, &made))
-        return NAMES_NONE;
-    number = names_enter(&cell->profile_names, name);
-    if (number == NAMES_NONE) {
-        buf_clear(&cell->scratch);
-        buf_str(&cell->scratch, "too many different models, sizes and tenants at once");
-        return NAMES_NONE;
-    }
-    ASSERT(number == known);
-    cell->profiles[number] = profile;
-    tell(cell, number, &made);
+    struct scheduler_profile fresh;
+    uint32_t number = profiles_enter(&cell->profiles, demand, effort, &fresh, &cell->scratch);
+    if (fresh.route_count > 0)
+        tell(cell, number, &fresh);
     return number;
 }
 
@@ -205,8 +40,8 @@ void cell_refresh_profiles(struct cell *cell)
 {
     struct scheduler_profile made;
     cell->learned = false;
-    for (uint32_t i = 0; i < cell->profile_names.count; i++)
-        if (make(cell, &cell->profiles[i], &made))
+    for (uint32_t i = 0; i < cell->profiles.names.count; i++)
+        if (profiles_make(&cell->profiles, i, &made))
             tell(cell, i, &made);
 }
 
@@ -247,6 +82,7 @@ int cell_read_policy(struct cell *cell, struct err *err)
     }
     policy_free(cell->policy);
     cell->policy = fresh;
+    cell->profiles.policy = fresh;
     return 0;
 }
 

@@ -442,7 +442,7 @@ int engine_load_adapter(struct adapter **out, struct model *model, const char *p
     if (a == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for an adapter");
     a->model = model;
-    pthread_mutex_lock(&model->engine->lock);
+    fair_lock_take(&model->engine->lock);
     rc = read_adapter(a, path, err);
     if (rc == 0) {
         a->next = model->adapters;
@@ -451,7 +451,7 @@ int engine_load_adapter(struct adapter **out, struct model *model, const char *p
     } else {
         adapter_free(a);
     }
-    pthread_mutex_unlock(&model->engine->lock);
+    fair_lock_give(&model->engine->lock);
     return rc;
 }
 
@@ -474,9 +474,9 @@ void engine_unload_adapter(struct adapter *a)
     if (a == NULL)
         return;
     engine = a->model->engine;
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     unload(a);
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
 }
 
 void model_unload_adapters(struct model *model)

@@ -7,10 +7,20 @@
 
 #include <time.h>
 
-struct pass pass_begin(struct backend *backend, struct arena *arena, enum dtype act,
+struct pass pass_begin(struct backend *backend, int lane, struct arena *arena, enum dtype act,
                        struct err *err)
 {
-    return (struct pass){.backend = backend, .arena = arena, .act = act, .err = err};
+    struct pass pass = {.backend = backend, .arena = arena, .lane = lane, .act = act, .err = err};
+
+    if (backend->ops->begin != NULL)
+        backend->ops->begin(&pass);
+    return pass;
+}
+
+struct pass pass_plan(struct backend *backend, struct arena *arena, enum dtype act, struct err *err)
+{
+    return (struct pass){
+        .backend = backend, .arena = arena, .planning = true, .act = act, .err = err};
 }
 
 bool pass_fail(struct pass *pass, enum err_code code, enum err_class class, const char *message)
@@ -28,6 +38,12 @@ enum dtype weight_compute(const struct backend *backend, const struct weight_spe
     if (spec->exact || narrow)
         return DTYPE_F32;
     return spec->wide && backend->compute == DTYPE_F16 ? DTYPE_BF16 : backend->compute;
+}
+
+size_t vector_bytes(const struct backend *backend, size_t count)
+{
+    return backend->ops->vector_bytes != NULL ? backend->ops->vector_bytes(count)
+                                              : count * sizeof(float);
 }
 
 static double seconds_now(const struct pass *pass)
@@ -225,6 +241,16 @@ void op_damp(struct pass *pass, struct tensor *x, float by)
     measured(pass, OP_OTHER, begin, 0);
 }
 
+void op_mean(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+    double begin = seconds_now(pass);
+
+    ASSERT(y->c == x->c && y->n == x->n && y->h == 1 && y->w == 1);
+    if (!pass->failed && !pass->planning)
+        pass->backend->ops->mean(pass, x, y);
+    measured(pass, OP_OTHER, begin, 0);
+}
+
 void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
 {
     double begin = seconds_now(pass);
@@ -238,10 +264,16 @@ void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
 void op_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y)
 {
     double begin = seconds_now(pass);
+    struct tensor from = *x;
 
-    ASSERT(y->c == x->c && tensor_rows(y) == tensor_rows(x));
+    if (tensor_rows(x) == 1) { /* every row of y's begins at the same place */
+        from = (struct tensor){.data = x->data, .dtype = x->dtype, .n = y->n, .c = x->c, .ld = 0};
+        from.h = y->h;
+        from.w = y->w;
+    }
+    ASSERT(y->c == from.c && tensor_rows(y) == tensor_rows(&from));
     if (!pass->failed && !pass->planning)
-        pass->backend->ops->add(pass, x, scale, y);
+        pass->backend->ops->add(pass, &from, scale, y);
     measured(pass, OP_OTHER, begin, 0);
 }
 

@@ -15,7 +15,9 @@
  * Determinism: what an operator computes for one sample of a batch is the same whatever the other
  * samples are and however many. All accumulate in f32 or wider.
  *
- * A pass is used by one thread; back ends use threads of their own inside an operator.
+ * A pass is used by one thread; back ends use threads of their own inside an operator. A device
+ * that computes several passes beside each other has as many lanes, and a pass has one of them to
+ * itself.
  */
 #ifndef ATELIER_ENGINE_BACKEND_H
 #define ATELIER_ENGINE_BACKEND_H
@@ -167,6 +169,13 @@ struct backend_ops {
     void (*upload)(struct pass *pass, struct tensor *y, const float *planes);
     void (*download)(struct pass *pass, float *planes, const struct tensor *x);
     void (*vector_upload)(struct backend *backend, float *dst, const float *src, size_t count);
+    /* Memory that a vector takes, where the back end keeps it in other types behind its values.
+     * NULL: the values alone. */
+    size_t (*vector_bytes)(size_t count);
+
+    /* Forgets what an earlier pass of the lane asked for and never fetched. NULL: nothing is ever
+     * left over. */
+    void (*begin)(struct pass *pass);
 
     void (*conv2d)(struct pass *pass, const struct conv2d *args);
     void (*matmul)(struct pass *pass, const struct matmul *args);
@@ -181,9 +190,13 @@ struct backend_ops {
     void (*add)(struct pass *pass, const struct tensor *x, float scale, struct tensor *y);
     /* The lowest frequencies of one sample's channels times `by`; freeu.h has the formula. */
     void (*damp)(struct pass *pass, struct tensor *x, float by);
+    void (*mean)(struct pass *pass, const struct tensor *x, struct tensor *y);
     /* y[i] = tokens[ids[i]] + positions[i mod y->w]; ids are on the host. */
     void (*embed)(struct pass *pass, const int *ids, const struct embedding *tokens,
                   const struct embedding *positions, struct tensor *y);
+
+    /* Why the device can do nothing more, or NULL. NULL: it never fails. */
+    const char *(*failure)(const struct backend *backend);
 
     /* Returns when everything asked for so far is done; only measurements need to know. */
     void (*finish)(struct pass *pass);
@@ -194,7 +207,10 @@ struct backend_ops {
 /* How 3×3 convolutions are computed; anything but CONV_BY_TABLE is for tests and measurements. */
 enum conv_algorithm { CONV_BY_TABLE, CONV_GEMM, CONV_WINOGRAD, CONV_DIRECT };
 
+#define BACKEND_LANES_MAX 2
+
 #define CPU_STEP_PIXELS 16384 /* four rows of 512×512, or one of 1024×1024 */
+#define CPU_BATCH_PIXELS (512 * 512)
 
 struct backend {
     const struct backend_ops *ops;
@@ -206,15 +222,26 @@ struct backend {
     bool outline;        /* keeps no weights: nothing can be computed */
     bool native_bf16;    /* bf16 products are faster than f32 ones here */
     int threads;
+    int lanes; /* passes that are computed beside each other: 1, or more up to BACKEND_LANES_MAX */
+    /* Called by a pass around each wait for the device, so that its caller can let others in. NULL:
+     * nobody is let in. Not called by back ends of one lane. */
+    void (*wait_begin)(void *user);
+    void (*wait_end)(void *user);
+    void *wait_user;
     enum conv_algorithm conv;
     int step_pixels_max; /* latent pixels of one pass of a step: enough to fill the device; what has
                             more runs in several passes, and no picture depends on it */
+    int batch_pixels; /* of the pictures that step together: fewer do not fill the device, more only
+                         wait longer for each other */
     size_t memory_max_bytes;          /* what its engine may use, set before the first model is
                                          loaded; 0: anything */
     _Atomic int computing;            /* steps and decodings under way */
     _Atomic size_t weights_bytes;     /* of all live weights and vectors */
     _Atomic size_t weights_max_bytes; /* beyond it the binding of a model fails; 0: no limit */
 };
+
+/* Of memory for vector_upload. */
+size_t vector_bytes(const struct backend *backend, size_t count);
 
 /* ---- layers that some samples see changed ---- */
 
@@ -248,6 +275,7 @@ struct pass_run {
 struct pass {
     struct backend *backend;
     struct arena *arena;
+    int lane; /* of the back end's */
     bool planning;
     enum dtype act;       /* type that pass_tensor gives */
     size_t prepare_bytes; /* of weights in forms that this plan needs and that are not made yet */
@@ -258,9 +286,13 @@ struct pass {
     struct err *err;
 };
 
-/* Starts a pass over an arena; `err` is where its first failure goes. */
-struct pass pass_begin(struct backend *backend, struct arena *arena, enum dtype act,
+/* Starts a pass in a lane, over the lane's arena; `err` is where its first failure goes. */
+struct pass pass_begin(struct backend *backend, int lane, struct arena *arena, enum dtype act,
                        struct err *err);
+
+/* Starts a planning pass, which needs no lane. */
+struct pass pass_plan(struct backend *backend, struct arena *arena, enum dtype act,
+                      struct err *err);
 
 /* An activation of the pass's type. When the arena is full the pass fails. */
 struct tensor pass_tensor(struct pass *pass, int n, int h, int w, int c);
@@ -292,10 +324,12 @@ void op_layer_norm(struct pass *pass, const struct tensor *x, const struct norm 
 void op_concat(struct pass *pass, const struct tensor *a, const struct tensor *b, struct tensor *y);
 /* y = silu(x), which most operators do on their way; y may be x. */
 void op_silu(struct pass *pass, const struct tensor *x, struct tensor *y);
-/* y += scale · x, in f32, rounded once. */
+/* y += scale · x, in f32, rounded once. A single pixel of x is added to all of y's. */
 void op_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y);
 /* In place, of one sample; in f32 until it is stored. */
 void op_damp(struct pass *pass, struct tensor *x, float by);
+/* y, n × 1 × 1 × c, is the mean of each sample's pixels. */
+void op_mean(struct pass *pass, const struct tensor *x, struct tensor *y);
 void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
               const struct embedding *positions, struct tensor *y);
 
@@ -303,6 +337,7 @@ void op_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
 
 struct backend_options {
     enum dtype compute;
+    int card;        /* of a device with several, from 0 */
     const char *isa; /* "auto" or a name */
     int threads;
     bool weights_16bit;
@@ -320,5 +355,6 @@ int backend_outline_open(struct backend **backend, struct err *err) must_check;
 /* ERR_DEVICE: there is no card. */
 int backend_cuda_open(struct backend **backend, const struct backend_options *options,
                       struct err *err) must_check;
+int backend_cuda_cards(void); /* how many there are to open */
 
 #endif

@@ -13,7 +13,9 @@
 #include <stdlib.h>
 
 #define STEP_PIXELS (8 * 16384) /* four pictures of 1024×1024 with guidance, sixteen of 512×512 */
-#define STAGING_BYTES (16u << 20) /* grows to what one transfer needs */
+#define BATCH_PIXELS (16 * 512 * 512) /* the same, at eight by eight pixels a latent's */
+#define STAGING_BYTES (16u << 20)     /* grows to what one transfer needs */
+#define VECTOR_PIECE 12288            /* values; few layers have as many channels */
 #define HEAD_MAX 512
 #define HEAD_NARROW 160
 
@@ -49,6 +51,12 @@ static int send_part(struct cuda_backend *cuda, const struct weight *w,
     return rc;
 }
 
+static const char *cuda_failure(const struct backend *backend)
+{
+    const char *why = device_error(((const struct cuda_backend *)backend)->device);
+    return why[0] != '\0' ? why : NULL;
+}
+
 static int fill_weight(struct cuda_backend *cuda, struct weight *w, const struct weight_spec *spec,
                        struct err *err)
 {
@@ -57,9 +65,11 @@ static int fill_weight(struct cuda_backend *cuda, struct weight *w, const struct
     w->bytes =
         (size_t)w->out * (size_t)w->in * (size_t)(w->kernel * w->kernel) * dtype_bytes(w->dtype);
     w->data = device_alloc(cuda->device, w->bytes);
-    if (w->data == NULL)
+    if (w->data == NULL && cuda_failure(&cuda->base) == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY,
                        "the card has no memory for a weight of %zu bytes", w->bytes);
+    if (w->data == NULL)
+        return err_set(err, ERR_DEVICE, ERR_FATAL, "%s", cuda_failure(&cuda->base));
     pthread_mutex_lock(&cuda->sending);
     for (int p = 0; p < spec->part_count && rc == 0; row += spec->parts[p++].out)
         rc = send_part(cuda, w, &spec->parts[p], row);
@@ -91,20 +101,12 @@ static int cuda_weight_create(struct backend *backend, const struct weight_spec 
     return 0;
 }
 
-/* What was asked for and never fetched must not touch memory that is given back. */
-static void forget(struct cuda_backend *cuda)
-{
-    queue_clear(&cuda->queue);
-    cuda->staging_used = 0;
-}
-
 static void cuda_weight_free(struct backend *backend, struct weight *w)
 {
     struct cuda_backend *cuda = (struct cuda_backend *)backend;
 
     if (w == NULL)
         return;
-    forget(cuda);
     backend->weights_bytes -= w->bytes;
     device_free(cuda->device, w->data);
     free(w);
@@ -122,61 +124,116 @@ static void *cuda_memory_alloc(struct backend *backend, size_t bytes)
 
 static void cuda_memory_free(struct backend *backend, void *memory, size_t bytes)
 {
-    struct cuda_backend *cuda = (struct cuda_backend *)backend;
-
     (void)bytes;
-    forget(cuda);
-    device_free(cuda->device, memory);
+    device_free(((struct cuda_backend *)backend)->device, memory);
 }
 
-static void cuda_vector_upload(struct backend *backend, float *dst, const float *src, size_t count)
+static size_t cuda_vector_bytes(size_t count)
 {
-    const size_t piece = DEVICE_SEND_MAX_BYTES / sizeof(float);
-    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+    return vector_offset(count, DTYPE_F16) + count * sizeof(uint16_t);
+}
 
-    /* A failure stays with the device, and the next run reports it. */
+/* A failure stays with the device, and the next run reports it. */
+static void send_bytes(struct cuda_backend *cuda, void *to, const void *from, size_t bytes)
+{
     pthread_mutex_lock(&cuda->sending);
-    for (size_t i = 0; i < count; i += piece) {
-        size_t n = count - i < piece ? count - i : piece;
-        if (device_send(cuda->device, dst + i, src + i, n * sizeof(float), NULL) != 0)
+    for (size_t i = 0; i < bytes; i += DEVICE_SEND_MAX_BYTES) {
+        size_t n = bytes - i < DEVICE_SEND_MAX_BYTES ? bytes - i : DEVICE_SEND_MAX_BYTES;
+        if (device_send(cuda->device, (char *)to + i, (const char *)from + i, n, NULL) != 0)
             break;
     }
     pthread_mutex_unlock(&cuda->sending);
 }
 
+/* Rounds to the type. */
+static void put_in(void *to, enum dtype dtype, const float *src, size_t count)
+{
+    if (dtype == DTYPE_F32)
+        memcpy(to, src, count * sizeof(float));
+    for (size_t i = 0; dtype != DTYPE_F32 && i < count; i++)
+        ((uint16_t *)to)[i] = dtype == DTYPE_BF16 ? bf16_from_f32(src[i]) : f16_from_f32(src[i]);
+}
+
+/* Nearly every vector goes at once; longer ones piece by piece, type by type. */
+static void cuda_vector_upload(struct backend *backend, float *dst, const float *src, size_t count)
+{
+    static const enum dtype TYPES[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    struct cuda_backend *cuda = (struct cuda_backend *)backend;
+    _Alignas(64) char image[VECTOR_PIECE * sizeof(float) * 2 + 512] = {0};
+    size_t pieces = (count + VECTOR_PIECE - 1) / VECTOR_PIECE;
+
+    for (int t = 0; t < 3; t++)
+        for (size_t p = 0; p < pieces; p++) {
+            size_t first = p * VECTOR_PIECE, each = dtype_bytes(TYPES[t]);
+            size_t n = count - first < VECTOR_PIECE ? count - first : VECTOR_PIECE;
+            size_t at = vector_offset(count, TYPES[t]) + first * each;
+            put_in(image + (pieces == 1 ? at : 0), TYPES[t], src + first, n);
+            if (pieces > 1)
+                send_bytes(cuda, (char *)dst + at, image, n * each);
+        }
+    if (pieces == 1)
+        send_bytes(cuda, dst, image, cuda_vector_bytes(count));
+}
+
 /* ---- running ---- */
+
+static struct cuda_lane *lane_of(const struct pass *pass)
+{
+    return &cuda_of(pass)->lanes[pass->lane];
+}
+
+static void forget(struct cuda_lane *lane)
+{
+    queue_clear(&lane->queue);
+    lane->staging_used = 0;
+}
+
+/* What was asked for and never fetched may touch memory that has been given back. */
+static void cuda_begin(struct pass *pass)
+{
+    forget(lane_of(pass));
+}
 
 static bool run(struct pass *pass)
 {
     struct cuda_backend *cuda = cuda_of(pass);
-    int rc = device_run(cuda->device, &cuda->queue);
+    struct cuda_lane *lane = lane_of(pass);
+    int rc = device_start(cuda->device, pass->lane, &lane->queue);
 
-    forget(cuda);
+    if (rc == 0) {
+        if (cuda->base.wait_begin != NULL)
+            cuda->base.wait_begin(cuda->base.wait_user);
+        rc = device_wait(cuda->device, pass->lane);
+        if (cuda->base.wait_end != NULL)
+            cuda->base.wait_end(cuda->base.wait_user);
+    }
+    forget(lane);
     return rc == 0 || pass_fail(pass, ERR_DEVICE, ERR_FATAL, device_error(cuda->device));
 }
 
 /* Pinned memory until the next run. NULL: the pass has failed. */
 static void *stage(struct pass *pass, size_t bytes)
 {
-    struct cuda_backend *cuda = cuda_of(pass);
+    struct device *device = cuda_of(pass)->device;
+    struct cuda_lane *lane = lane_of(pass);
     void *at;
 
     bytes = (bytes + 255) & ~(size_t)255;
-    if (cuda->staging_bytes - cuda->staging_used < bytes && cuda->queue.count > 0 && !run(pass))
+    if (lane->staging_bytes - lane->staging_used < bytes && lane->queue.count > 0 && !run(pass))
         return NULL;
-    if (cuda->staging_bytes < bytes) {
+    if (lane->staging_bytes < bytes) {
         size_t size = bytes > STAGING_BYTES ? bytes : STAGING_BYTES;
-        device_host_free(cuda->device, cuda->staging);
-        cuda->staging = device_host_alloc(cuda->device, size);
-        cuda->staging_bytes = cuda->staging ? size : 0;
-        cuda->staging_used = 0;
+        device_host_free(device, lane->staging);
+        lane->staging = device_host_alloc(device, size);
+        lane->staging_bytes = lane->staging ? size : 0;
+        lane->staging_used = 0;
     }
-    if (cuda->staging == NULL) {
+    if (lane->staging == NULL) {
         pass_fail(pass, ERR_MEMORY, ERR_RETRY, "no pinned memory for a transfer");
         return NULL;
     }
-    at = cuda->staging + cuda->staging_used;
-    cuda->staging_used += bytes;
+    at = lane->staging + lane->staging_used;
+    lane->staging_used += bytes;
     return at;
 }
 
@@ -193,7 +250,7 @@ static void cuda_upload(struct pass *pass, struct tensor *y, const float *planes
     if (staged == NULL)
         return;
     memcpy(staged, planes, planes_bytes(y));
-    kernel_upload(&cuda_of(pass)->queue, staged, &m, (int64_t)y->h * y->w);
+    kernel_upload(queue_of(pass), staged, &m, (int64_t)y->h * y->w);
 }
 
 static void cuda_download(struct pass *pass, float *planes, const struct tensor *x)
@@ -203,7 +260,7 @@ static void cuda_download(struct pass *pass, float *planes, const struct tensor 
 
     if (staged == NULL)
         return;
-    kernel_download(&cuda_of(pass)->queue, staged, &m, (int64_t)x->h * x->w);
+    kernel_download(queue_of(pass), staged, &m, (int64_t)x->h * x->w);
     if (run(pass))
         memcpy(planes, staged, planes_bytes(x));
 }
@@ -223,7 +280,6 @@ static bool eights(const struct tensor *t)
 
 static void cuda_attention(struct pass *pass, const struct attention *a)
 {
-    struct cuda_backend *cuda = cuda_of(pass);
     int d = a->q->c / a->heads;
     struct attend args = {.q = a->q->data,
                           .k = a->k->data,
@@ -253,11 +309,13 @@ static void cuda_attention(struct pass *pass, const struct attention *a)
     if (pass->planning || pass->failed)
         return;
     if (!tensor)
-        kernel_attention_simple(&cuda->queue, &args);
+        kernel_attention_simple(queue_of(pass), &args);
+    else if (cuda_of(pass)->attention_groups && attention_group_takes(&args))
+        kernel_attention_group(queue_of(pass), &args);
     else if (d <= HEAD_NARROW)
-        kernel_attention(&cuda->queue, &args);
+        kernel_attention(queue_of(pass), &args);
     else
-        kernel_attention_wide(&cuda->queue, &args);
+        kernel_attention_wide(queue_of(pass), &args);
 }
 
 static void cuda_group_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
@@ -270,7 +328,7 @@ static void cuda_group_norm(struct pass *pass, const struct tensor *x, const str
     struct matrix m = matrix_of(x);
 
     if (!pass->planning && !pass->failed)
-        kernel_group_norm(&cuda_of(pass)->queue, &m, x->n, norm->groups, norm->eps, norm->gamma,
+        kernel_group_norm(queue_of(pass), &m, x->n, norm->groups, norm->eps, norm->gamma,
                           norm->beta, partial, out->scale, out->shift);
     pass_scratch_drop(pass, partial);
 }
@@ -280,7 +338,7 @@ static void cuda_layer_norm(struct pass *pass, const struct tensor *x, const str
 {
     struct matrix from = matrix_of(x), to = matrix_of(y);
 
-    kernel_layer_norm(&cuda_of(pass)->queue, &from, &to, norm->eps, norm->gamma, norm->beta);
+    kernel_layer_norm(queue_of(pass), &from, &to, norm->eps, norm->gamma, norm->beta);
 }
 
 static void cuda_concat(struct pass *pass, const struct tensor *a, const struct tensor *b,
@@ -288,28 +346,35 @@ static void cuda_concat(struct pass *pass, const struct tensor *a, const struct 
 {
     struct matrix ma = matrix_of(a), mb = matrix_of(b), my = matrix_of(y);
 
-    kernel_concat(&cuda_of(pass)->queue, &ma, &mb, &my);
+    kernel_concat(queue_of(pass), &ma, &mb, &my);
 }
 
 static void cuda_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
 {
     struct matrix from = matrix_of(x), to = matrix_of(y);
 
-    kernel_apply(&cuda_of(pass)->queue, &from, &to, (int64_t)x->h * x->w, &(struct pre){.silu = 1});
+    kernel_apply(queue_of(pass), &from, &to, (int64_t)x->h * x->w, &(struct pre){.silu = 1});
 }
 
 static void cuda_add(struct pass *pass, const struct tensor *x, float scale, struct tensor *y)
 {
     struct matrix from = matrix_of(x), to = matrix_of(y);
 
-    kernel_add(&cuda_of(pass)->queue, &from, scale, &to);
+    kernel_add(queue_of(pass), &from, scale, &to);
 }
 
 static void cuda_damp(struct pass *pass, struct tensor *x, float by)
 {
     struct matrix m = matrix_of(x);
 
-    kernel_damp(&cuda_of(pass)->queue, &m, x->h, x->w, by);
+    kernel_damp(queue_of(pass), &m, x->h, x->w, by);
+}
+
+static void cuda_mean(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+    struct matrix from = matrix_of(x), to = matrix_of(y);
+
+    kernel_mean(queue_of(pass), &from, x->h, x->w, &to);
 }
 
 static void cuda_embed(struct pass *pass, const int *ids, const struct embedding *tokens,
@@ -322,7 +387,7 @@ static void cuda_embed(struct pass *pass, const int *ids, const struct embedding
     if (staged == NULL)
         return;
     memcpy(staged, ids, bytes);
-    kernel_embed(&cuda_of(pass)->queue, staged, tokens->table->data, (int)tokens->table->dtype,
+    kernel_embed(queue_of(pass), staged, tokens->table->data, (int)tokens->table->dtype,
                  positions->table->data, (int)positions->table->dtype, y->w, &m);
 }
 
@@ -330,9 +395,11 @@ static void cuda_destroy(struct backend *backend)
 {
     struct cuda_backend *cuda = (struct cuda_backend *)backend;
 
-    queue_release(&cuda->queue);
+    for (int i = 0; i < DEVICE_LANES; i++) {
+        queue_release(&cuda->lanes[i].queue);
+        device_host_free(cuda->device, cuda->lanes[i].staging);
+    }
     blas_close(cuda->blas);
-    device_host_free(cuda->device, cuda->staging);
     device_close(cuda->device);
     pthread_mutex_destroy(&cuda->sending);
     free(cuda);
@@ -348,6 +415,8 @@ static const struct backend_ops CUDA_OPS = {
     .upload = cuda_upload,
     .download = cuda_download,
     .vector_upload = cuda_vector_upload,
+    .vector_bytes = cuda_vector_bytes,
+    .begin = cuda_begin,
     .conv2d = cuda_conv2d,
     .matmul = cuda_matmul,
     .attention = cuda_attention,
@@ -357,10 +426,17 @@ static const struct backend_ops CUDA_OPS = {
     .silu = cuda_silu,
     .add = cuda_add,
     .damp = cuda_damp,
+    .mean = cuda_mean,
     .embed = cuda_embed,
+    .failure = cuda_failure,
     .finish = cuda_finish,
     .destroy = cuda_destroy,
 };
+
+int backend_cuda_cards(void)
+{
+    return device_count();
+}
 
 int backend_cuda_open(struct backend **backend, const struct backend_options *options,
                       struct err *err)
@@ -370,7 +446,7 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
 
     if (cuda == NULL)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for the cuda back end");
-    cuda->device = device_open(&cuda->info, why);
+    cuda->device = device_open(options->card, &cuda->info, why);
     if (cuda->device == NULL) {
         free(cuda);
         return err_set(err, ERR_DEVICE, ERR_FATAL, "%s", why);
@@ -382,6 +458,8 @@ int backend_cuda_open(struct backend **backend, const struct backend_options *op
                                   .isa = cuda->info.isa,
                                   .device = cuda->info.name,
                                   .native_bf16 = true,
+                                  .batch_pixels = BATCH_PIXELS,
+                                  .lanes = DEVICE_LANES,
                                   .step_pixels_max = STEP_PIXELS,
                                   .memory_bytes = cuda->info.free_bytes};
     if (cuda_choose_products(cuda, err) != 0) {

@@ -120,11 +120,11 @@ static void dnnl_concat(struct pass *pass, const struct tensor *a, const struct 
     }
 }
 
-#define DAMP_CHANNELS 32 /* of one thread at a time: a cache line of 16-bit values */
+#define CHANNELS_AT_ONCE 32 /* of one thread at a time: a cache line of 16-bit values */
 
 static void damp_channels(struct tensor *x, float by, int first, int count)
 {
-    double sums[FREEU_WAVES][DAMP_CHANNELS] = {{0}}, waves[FREEU_WAVES];
+    double sums[FREEU_WAVES][CHANNELS_AT_ONCE] = {{0}}, waves[FREEU_WAVES];
     double factor = ((double)by - 1) / ((double)x->h * x->w);
     int64_t rows = tensor_rows(x);
 
@@ -150,8 +150,30 @@ static void damp_channels(struct tensor *x, float by, int first, int count)
 static void dnnl_damp(struct pass *pass, struct tensor *x, float by)
 {
 #pragma omp parallel for schedule(static) num_threads(pass->backend->threads)
-    for (int first = 0; first < x->c; first += DAMP_CHANNELS)
-        damp_channels(x, by, first, x->c - first < DAMP_CHANNELS ? x->c - first : DAMP_CHANNELS);
+    for (int first = 0; first < x->c; first += CHANNELS_AT_ONCE)
+        damp_channels(x, by, first,
+                      x->c - first < CHANNELS_AT_ONCE ? x->c - first : CHANNELS_AT_ONCE);
+}
+
+static void mean_channels(const struct tensor *x, struct tensor *y, int n, int first, int count)
+{
+    double sums[CHANNELS_AT_ONCE] = {0};
+    int64_t pixels = (int64_t)x->h * x->w;
+
+    for (int64_t i = 0; i < pixels; i++)
+        for (int c = 0; c < count; c++)
+            sums[c] += element_to_f32(row_at(x, n * pixels + i), x->dtype, (size_t)(first + c));
+    for (int c = 0; c < count; c++)
+        put(y, n, first + c, (float)(sums[c] / (double)pixels));
+}
+
+static void dnnl_mean(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+#pragma omp parallel for schedule(static) collapse(2) num_threads(pass->backend->threads)
+    for (int n = 0; n < x->n; n++)
+        for (int first = 0; first < x->c; first += CHANNELS_AT_ONCE)
+            mean_channels(x, y, n, first,
+                          x->c - first < CHANNELS_AT_ONCE ? x->c - first : CHANNELS_AT_ONCE);
 }
 
 static void dnnl_silu(struct pass *pass, const struct tensor *x, struct tensor *y)
@@ -225,6 +247,7 @@ static const struct backend_ops DNNL_OPS = {
     .silu = dnnl_silu,
     .add = dnnl_add,
     .damp = dnnl_damp,
+    .mean = dnnl_mean,
     .embed = dnnl_embed,
     .finish = dnnl_finish,
     .destroy = dnnl_destroy,
@@ -239,8 +262,8 @@ int backend_dnnl_open(struct backend **backend, const struct backend_options *op
 
     if (kernels == NULL)
         return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
-                       "this processor has no '%s'; ask for 'auto', 'generic', 'avx2', 'avx512' or "
-                       "'avx512_bf16'",
+                       "this processor has no '%s'; ask for 'auto', 'generic', 'avx2', 'avx512', "
+                       "'avx512_bf16' or 'amx_bf16'",
                        options->isa);
     cpu = calloc(1, sizeof(*cpu));
     if (cpu == NULL)
@@ -254,6 +277,8 @@ int backend_dnnl_open(struct backend **backend, const struct backend_options *op
                                  .native_bf16 = kernels->bf16_dot,
                                  .conv = options->conv,
                                  .step_pixels_max = CPU_STEP_PIXELS,
+                                 .batch_pixels = CPU_BATCH_PIXELS,
+                                 .lanes = 1,
                                  .threads = threads < CPU_THREADS_MAX ? threads : CPU_THREADS_MAX};
     pool_init(&cpu->pool);
     if (direct_engine_create(&cpu->direct, err) != 0) {

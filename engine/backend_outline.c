@@ -75,7 +75,9 @@ int backend_outline_open(struct backend **backend, struct err *err)
                                 .isa = "none",
                                 .outline = true,
                                 .threads = 1,
-                                .step_pixels_max = CPU_STEP_PIXELS};
+                                .step_pixels_max = CPU_STEP_PIXELS,
+                                .batch_pixels = CPU_BATCH_PIXELS,
+                                .lanes = 1};
     *backend = outline;
     return 0;
 }

@@ -374,6 +374,20 @@ static void ref_add(struct pass *pass, const struct tensor *x, float scale, stru
             put(y, row, c, get(y, row, c) + (double)scale * get(x, row, c));
 }
 
+static void ref_mean(struct pass *pass, const struct tensor *x, struct tensor *y)
+{
+    int64_t pixels = (int64_t)x->h * x->w;
+
+    (void)pass;
+    for (int n = 0; n < x->n; n++)
+        for (int c = 0; c < x->c; c++) {
+            double sum = 0;
+            for (int64_t i = 0; i < pixels; i++)
+                sum += get(x, n * pixels + i, c);
+            put(y, n, c, sum / (double)pixels);
+        }
+}
+
 static void ref_damp(struct pass *pass, struct tensor *x, float by)
 {
     double waves[FREEU_WAVES], sums[FREEU_WAVES];
@@ -437,6 +451,7 @@ static const struct backend_ops REF_OPS = {
     .silu = ref_silu,
     .add = ref_add,
     .damp = ref_damp,
+    .mean = ref_mean,
     .embed = ref_embed,
     .finish = ref_finish,
     .destroy = ref_destroy,
@@ -453,7 +468,9 @@ int backend_ref_open(struct backend **backend, const struct backend_options *opt
                             .compute = options->compute,
                             .isa = "plain C",
                             .threads = 1,
-                            .step_pixels_max = CPU_STEP_PIXELS};
+                            .step_pixels_max = CPU_STEP_PIXELS,
+                            .batch_pixels = CPU_BATCH_PIXELS,
+                            .lanes = 1};
     *backend = ref;
     return 0;
 }

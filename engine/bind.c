@@ -117,7 +117,7 @@ static const struct stored_tensor *want(struct binder *b, const char *name, cons
 
 static float *make_vector(struct parameters *p, size_t count)
 {
-    size_t bytes = count * sizeof(float);
+    size_t bytes = vector_bytes(p->backend, count);
     void *grown = grow(p->vectors, p->vector_count, sizeof(p->vectors[0]));
     float *data = grown ? p->backend->ops->memory_alloc(p->backend, bytes) : NULL;
 
@@ -371,6 +371,52 @@ void bind_norm(struct binder *b, struct norm *norm, int channels, int groups, fl
     norm->gamma = bind_vector(b, &full, 1, channels, NULL);
     snprintf(full.text, sizeof(full.text), "%.180s.bias", name.text);
     norm->beta = bind_vector(b, &full, 1, channels, NULL);
+}
+
+/* The last third of a stored query, key and value. */
+static struct weight_part last_third(const struct stored_tensor *t, int out, int in)
+{
+    size_t skipped = 2 * (size_t)out * (size_t)in * dtype_bytes(t->dtype);
+
+    return (struct weight_part){
+        .data = (const char *)t->data + skipped, .dtype = t->dtype, .out = out};
+}
+
+void bind_values(struct binder *b, struct linear *linear, int width, const char *format, ...)
+{
+    const int64_t dims[] = {3 * width, width};
+    const struct stored_tensor *weight = NULL, *bias = NULL;
+    struct name prefix, full;
+    struct weight_part part;
+    float *values;
+
+    FORMAT_NAME(prefix, format);
+    snprintf(full.text, sizeof(full.text), "%.170s.in_proj_weight", prefix.text);
+    if (!b->failed)
+        weight = want(b, full.text, dims, 2);
+    snprintf(full.text, sizeof(full.text), "%.170s.in_proj_bias", prefix.text);
+    if (!b->failed)
+        bias = want(b, full.text, dims, 1);
+    if (b->failed)
+        return;
+    *linear = (struct linear){.in = width, .out = width};
+    part = last_third(weight, width, width);
+    linear->weight = make_weight(b, &(struct weight_spec){.parts = &part,
+                                                          .part_count = 1,
+                                                          .in = width,
+                                                          .kernel = 1,
+                                                          .exact = b->exact,
+                                                          .wide = b->wide});
+    part = last_third(bias, width, 1);
+    values = malloc((size_t)width * sizeof(float));
+    for (int i = 0; values != NULL && i < width; i++)
+        values[i] = element_to_f32(part.data, part.dtype, (size_t)i);
+    if (values == NULL)
+        fail(b, ERR_MEMORY, full.text, "finds no memory");
+    else if (!b->failed &&
+             parameters_vector(b->parameters, values, (size_t)width, &linear->bias, b->err) != 0)
+        b->failed = true;
+    free(values);
 }
 
 void bind_embedding(struct binder *b, struct embedding *embedding, int rows, int columns,

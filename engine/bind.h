@@ -88,6 +88,11 @@ void bind_stack(struct binder *binder, struct linear *linear, int in, int out_ea
                 const char *const parts[], enum bind_bias bias, const char *prefix, ...)
     __attribute__((format(printf, 8, 9)));
 
+/* A matrix width × width and its bias: what makes the values among the queries, keys and values
+ * that torch's MultiheadAttention keeps as one, prefix.in_proj_weight and prefix.in_proj_bias. */
+void bind_values(struct binder *binder, struct linear *linear, int width, const char *prefix, ...)
+    __attribute__((format(printf, 4, 5)));
+
 /* A 3×3 convolution with bias. */
 void bind_conv(struct binder *binder, struct conv *conv, int in, int out, int stride,
                const char *name, ...) __attribute__((format(printf, 6, 7)));

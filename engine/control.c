@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+_Static_assert(CONTROLNET_HINTS_MAX >= ENGINE_CONTROLS_MAX, "all may be one union's");
+
 /* ---- loading ---- */
 
 static void control_release(void *what)
@@ -55,7 +57,9 @@ static int control_load(void *what, struct err *err)
     if (bind(c, err) != 0)
         return -1;
     c->info.path = checkpoint_path(c->checkpoint);
-    c->info.kind = c->kind == CONTROL_NET ? "ControlNet" : "T2I-Adapter";
+    c->info.kind = c->kind == CONTROL_T2I_ADAPTER ? "T2I-Adapter"
+                   : c->net.kinds.modes > 0       ? "ControlNet-Union"
+                                                  : "ControlNet";
     c->info.bytes =
         parameters_bytes(c->kind == CONTROL_NET ? &c->net.parameters : &c->adapter.parameters);
     checkpoint_size(c->checkpoint, COMPONENT_UNET, &c->info.parameters, &bytes);
@@ -77,11 +81,11 @@ int engine_load_control(struct control **out, struct model *model, const char *p
         free(c);
         return -1;
     }
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     c->id = ++engine->adaptation_clock;
     c->next = model->controls;
     model->controls = c;
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
     *out = c;
     return 0;
 }
@@ -105,9 +109,9 @@ void engine_unload_control(struct control *c)
     if (c == NULL)
         return;
     engine = c->model->engine;
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     unload(c);
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
 }
 
 void model_unload_controls(struct model *model)
@@ -151,20 +155,23 @@ struct tensor control_made(const struct control *c, int i, int h, int w)
         .dtype = model_act(c->model), .n = 1, .h = h, .w = w, .c = width, .ld = width};
 }
 
-void control_forward(struct pass *pass, const struct control *c, const float *planes, int h, int w,
+void control_forward(struct pass *pass, const struct control *c, const struct control_hint *hint,
                      struct tensor *made)
 {
-    int height = h * c->model->info.vae_factor, width = w * c->model->info.vae_factor;
-    struct tensor hint;
+    int factor = c->model->info.vae_factor;
+    int height = hint->height * factor, width = hint->width * factor;
+    struct tensor picture;
 
     if (c->kind == CONTROL_T2I_ADAPTER) {
-        t2i_adapter_forward(pass, &c->adapter, planes, height, width, made);
+        t2i_adapter_forward(pass, &c->adapter, hint->planes, height, width, made);
         return;
     }
-    hint = pass_tensor_of(pass, DTYPE_F32, 1, height, width, 3);
-    op_upload(pass, &hint, planes);
-    controlnet_embed(pass, &c->net, &hint, made);
-    pass_drop(pass, &hint);
+    picture = pass_tensor_of(pass, DTYPE_F32, 1, height, width, 3);
+    op_upload(pass, &picture, hint->planes);
+    controlnet_embed(pass, &c->net, &picture, made);
+    if (c->net.kinds.modes > 0)
+        controlnet_union_move(pass, &c->net.kinds, hint->mode, hint->scale, made);
+    pass_drop(pass, &picture);
 }
 
 /* ---- a step's samples ---- */
@@ -176,7 +183,7 @@ static int rows_alloc(struct controlled_rows *rows, const struct guided_row *giv
 
     *rows = (struct controlled_rows){.count = 0};
     for (int i = 0; i < count; i++)
-        most += (size_t)given[i].session->control_count;
+        most += (size_t)given[i].controls->count;
     if (most == 0)
         return 0;
     rows->controls = malloc(most * sizeof(struct control *));
@@ -219,31 +226,69 @@ static void add_maps(struct controlled_rows *rows, const struct session_control 
             .sample = sample, .level = i, .x = &c->made[i], .scale = (float)c->scale};
 }
 
-/* A ControlNet for one sample. A guessing one leaves the negative prompt's alone. */
+/* Whether it leaves the negative prompt's sample alone: one that guesses, and one that pools if the
+ * picture's first ControlNet does, which diffusers asks for all. */
+static bool spares_negative(const struct session_controls *all, const struct session_control *c)
+{
+    int first = 0;
+
+    while (all->items[first].control->kind != CONTROL_NET)
+        first++;
+    return c->guess || (c->control->net.pools && all->items[first].control->net.pools);
+}
+
+/* What the network's pass sees of a picture. Of several hints of one union each is scaled as it
+ * comes in, and what comes out is as strong as it is; one that does not guide this step is left
+ * out, but its mode is told all the same: so diffusers has it. */
+static struct controlnet_sample see(const struct session *s, const struct session_control *first,
+                                    enum controlled which)
+{
+    const struct session_control *c = first;
+    bool several = c->members > 1;
+    struct controlnet_sample seen = {.scale = several ? 1 : (float)c->scale, .guess = c->guess};
+
+    for (int left = c->members; left > 0; c++) {
+        if (c->control != first->control)
+            continue;
+        left--;
+        if (c->control->net.kinds.modes > 0)
+            seen.modes |= 1u << c->mode;
+        if (which == CONTROLLED_NOW && several && !is_active(s, c))
+            continue;
+        seen.hints[seen.hint_count].embedding = &c->made[0];
+        seen.hints[seen.hint_count++].scale = several ? (float)c->scale : 1;
+    }
+    return seen;
+}
+
+/* A ControlNet for one sample. */
 static void add_row(struct controlled_rows *rows, const struct guided_row *given,
-                    const struct session_control *c, int sample)
+                    const struct session_control *c, int sample, enum controlled which)
 {
     int at = rows->count;
 
-    if (c->guess && given->session->conditioning.rows_are == ROWS_TEXT && given->row == 0)
+    if (spares_negative(given->controls, c) && given->session->conditioning.rows_are == ROWS_TEXT &&
+        given->row == 0)
         return;
     rows->count++;
     rows->controls[at] = c->control;
     rows->rows[at] = sample;
-    rows->samples[at] = (struct controlnet_sample){
-        .embedding = &c->made[0], .scale = (float)c->scale, .guess = c->guess};
+    rows->samples[at] = see(given->session, c, which);
     /* FNV-1a over the sequence */
     rows->id = (rows->id ? rows->id : 0xcbf29ce484222325u) ^ c->control->id;
     rows->id = (rows->id * 0x100000001b3u ^ (uint64_t)sample) * 0x100000001b3u;
 }
 
-/* The session's control in a place of its list, if it guides this step. */
-static const struct session_control *control_at(const struct session *s, int place,
+/* The sample's control in a place of its list, if it guides this step. Several hints of one union
+ * are one in the first one's place, and that guides every step. */
+static const struct session_control *control_at(const struct guided_row *of, int place,
                                                 enum controlled which)
 {
-    const struct session_control *c = &s->controls[place];
+    const struct session_control *c = &of->controls->items[place];
 
-    return place < s->control_count && (which == CONTROLLED_EVER || is_active(s, c)) ? c : NULL;
+    if (place >= of->controls->count || c->members == 0)
+        return NULL;
+    return which == CONTROLLED_EVER || c->members > 1 || is_active(of->session, c) ? c : NULL;
 }
 
 /* Adds every sample that has this network in this place. */
@@ -251,11 +296,11 @@ static void add_alike(struct controlled_rows *rows, const struct guided_row *giv
                       int place, enum controlled which, const struct control *control, bool taken[])
 {
     for (int i = 0; i < count; i++) {
-        const struct session_control *c = control_at(given[i].session, place, which);
+        const struct session_control *c = control_at(&given[i], place, which);
         if (c == NULL || c->control != control)
             continue;
         if (control->kind == CONTROL_NET)
-            add_row(rows, &given[i], c, i);
+            add_row(rows, &given[i], c, i, which);
         else
             add_maps(rows, c, i);
         taken[i] = true;
@@ -271,7 +316,7 @@ int controlled_rows_make(struct controlled_rows *rows, const struct guided_row *
     for (int place = 0; rows->controls != NULL && place < ENGINE_CONTROLS_MAX; place++) {
         bool taken[CONDITIONING_ROWS_MAX * ENGINE_SESSIONS_MAX] = {false};
         for (int i = 0; i < count; i++) {
-            const struct session_control *c = control_at(given[i].session, place, which);
+            const struct session_control *c = control_at(&given[i], place, which);
             if (c != NULL && !taken[i])
                 add_alike(rows, given, count, place, which, c->control, taken);
         }

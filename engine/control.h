@@ -20,6 +20,7 @@
 #include "engine/t2i_adapter.h"
 
 struct work_plan;
+struct model;
 
 enum control_kind { CONTROL_NET, CONTROL_T2I_ADAPTER };
 
@@ -46,9 +47,17 @@ void model_unload_controls(struct model *model);
 int control_made_count(const struct control *control);
 struct tensor control_made(const struct control *control, int i, int h, int w);
 
-/* Makes it of planes of 0 … 1, `made` being tensors of those shapes. */
-void control_forward(struct pass *pass, const struct control *control, const float *planes, int h,
-                     int w, struct tensor *made);
+/* A hint of so many latents, and what a ControlNet-Union is told of it. */
+struct control_hint {
+    const float *planes; /* 0 … 1; planning does not read them */
+    int height, width;
+    int mode;
+    float scale; /* among several of one union; alone: 1 */
+};
+
+/* Makes it of a hint, `made` being tensors of those shapes. */
+void control_forward(struct pass *pass, const struct control *control,
+                     const struct control_hint *hint, struct tensor *made);
 
 /* ---- of a session: session_control.c ---- */
 
@@ -58,39 +67,52 @@ struct session_control {
     struct tensor made[T2I_BLOCKS_MAX]; /* of the hint; owned, in the back end's memory */
     double scale, start, end;
     bool guess;
+    int mode;    /* of a ControlNet-Union's; else as it was given */
+    int members; /* entries that its network's pass sees: itself; of a union all that name it for
+                    the first of these, 0 for the others */
+};
+
+/* All that guide one pass, in the size that it draws. */
+struct session_controls {
+    struct model *model; /* whose back end's memory they lie in */
+    int width, height;   /* pixels */
+    int count;
+    struct session_control items[ENGINE_CONTROLS_MAX];
 };
 
 /* Whether the request's can be drawn with. */
 int control_check(const struct model *model, const struct draw *draw, struct err *err) must_check;
 
-/* Gives the session the request's, each with its hint in size and room for its embedding. */
-int session_controls_init(struct session *session, const struct draw *draw,
-                          struct err *err) must_check;
+/* The request's in its width and height, each with its hint in size and room for its embedding; on
+ * failure, too, session_controls_release is due. */
+int session_controls_init(struct session_controls *controls, struct model *model,
+                          const struct draw *draw, struct err *err) must_check;
 
-/* The largest plan of its hints' embedding; none with no control. */
-int session_controls_plan(const struct session *session, struct work_plan *plan,
+/* The largest plan of the hints' embedding; none with no control. */
+int session_controls_plan(const struct session_controls *controls, struct work_plan *plan,
                           struct err *err) must_check;
 
 /* Computes the embeddings. */
-int session_controls_embed(struct session *session, struct err *err) must_check;
-void session_controls_release(struct session *session);
+int session_controls_embed(struct session_controls *controls, struct err *err) must_check;
+void session_controls_release(struct session_controls *controls);
 
 /* A control in a saved session; its hint's pixels follow all of them. */
 struct saved_control {
     uint64_t digest; /* of the file */
     double scale, start, end;
-    int32_t guess, reserved;
+    int32_t guess, mode;
     char name[64]; /* of the file, cut, for messages */
 };
 
-/* Bytes of a session's controls in a saved one. */
-size_t session_controls_bytes(const struct session *session, int count);
-void session_controls_save(const struct session *session, struct buf *out);
+/* Bytes of so many controls of a pass of this size in a saved session. */
+size_t session_controls_bytes(int width, int height, int count);
+void session_controls_save(const struct session_controls *controls, struct buf *out);
 
-/* The same out of what is loaded for the model. Errors: ERR_NOT_FOUND (ERR_RETRY) for one that is
- * not, or whose file is another one. */
-int session_controls_restore(struct session *session, const char *saved, int count,
-                             struct err *err) must_check;
+/* `count` of them for a pass of this size, out of what is loaded for the model. Errors:
+ * ERR_NOT_FOUND (ERR_RETRY) for one that is not, or whose file is another one. On failure, too,
+ * session_controls_release is due. */
+int session_controls_restore(struct session_controls *controls, struct model *model, int width,
+                             int height, const char *saved, int count, struct err *err) must_check;
 
 /* ---- of a step ---- */
 
@@ -105,9 +127,11 @@ struct controlled_rows {
     int feature_count;
 };
 
-/* A sample of a pass: a row of a session. */
+/* A sample of a pass: a row of a session, and what guides it: what the session has now, or what its
+ * second pass will have. */
 struct guided_row {
     const struct session *session;
+    const struct session_controls *controls;
     int row;
 };
 

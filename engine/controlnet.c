@@ -42,6 +42,23 @@ static int refuse(struct checkpoint *c, struct err *err, const char *field, cons
                    checkpoint_file(c, COMPONENT_UNET), field, value);
 }
 
+/* An original file does not say it; ComfyUI (comfy/controlnet.py) goes by the name that the only
+ * published network of this kind, and what was made of it, bear. */
+static bool is_shuffle(const char *path)
+{
+    static const char *const ENDS[] = {"_shuffle", "_shuffle_fp16"};
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+    const char *dot = strrchr(name, '.');
+    size_t len = dot != NULL ? (size_t)(dot - name) : strlen(name);
+
+    for (size_t i = 0; i < sizeof(ENDS) / sizeof(ENDS[0]); i++) {
+        size_t end = strlen(ENDS[i]);
+        if (len >= end && strncmp(name + len - end, ENDS[i], end) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int read_fields(struct controlnet *net, struct checkpoint *c, struct err *err)
 {
     const struct json *json = checkpoint_config(c, COMPONENT_UNET);
@@ -50,8 +67,8 @@ static int read_fields(struct controlnet *net, struct checkpoint *c, struct err 
 
     if (strcmp(order, "rgb") != 0 && strcmp(order, "bgr") != 0)
         return refuse(c, err, "controlnet_conditioning_channel_order", order);
-    if (json_bool_or(json_get(json, "global_pool_conditions"), false))
-        return refuse(c, err, "global_pool_conditions", "true");
+    net->pools =
+        json_bool_or(json_get(json, "global_pool_conditions"), is_shuffle(checkpoint_path(c)));
     net->bgr = strcmp(order, "bgr") == 0;
     return 0;
 }
@@ -111,7 +128,7 @@ static int check_whole(struct checkpoint *c, struct err *err)
         return 0;
     return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
                    "%s: tensor '%s' belongs to no ControlNet of this model's family; plain "
-                   "ControlNets are read, no ControlNet-Union, -XS, -LLLite or Control-LoRA",
+                   "ControlNets and ControlNet-Unions are read, no -XS, -LLLite or Control-LoRA",
                    checkpoint_file(c, COMPONENT_UNET), unused);
 }
 
@@ -127,6 +144,7 @@ int controlnet_bind(struct controlnet *net, const struct unet_config *model, str
     unet_encoder_bind(&b, &net->encoder, &config);
     bind_hint(&b, net, c, config.channels[0]);
     bind_zeros(&b, net, &config);
+    controlnet_union_bind(&b, &net->kinds, &config);
     return b.failed ? -1 : check_whole(c, err);
 }
 
@@ -163,29 +181,45 @@ void controlnet_embed(struct pass *pass, const struct controlnet *net, const str
     pass_drop(pass, &x);
 }
 
-/* What the network adds before its i-th of n skips is scaled by in guess mode, as diffusers has it:
- * from 0.1 to 1 at equal ratios. */
-static float guess_scale(int i, int n)
+/* What the network adds before its i-th skip is scaled by in guess mode, as diffusers has it: from
+ * 0.1 to 1 at equal ratios. */
+static float guess_scale(const struct controlnet *net, int i)
 {
-    return (float)pow(10, (double)i / n - 1);
+    return net->pools ? 1 : (float)pow(10, (double)i / net->zero_count - 1);
 }
 
-/* to += scale · zero(x), sample by sample; x is dropped. */
-static void add_residual(struct pass *pass, const struct linear *zero, struct tensor *x,
-                         const struct controlnet_sample *samples, float guess, struct tensor *to)
+/* x becomes the mean of its pixels, in f32. */
+static void pool(struct pass *pass, struct tensor *x)
 {
-    struct tensor y = pass_tensor(pass, x->n, x->h, x->w, x->c);
+    struct tensor mean = pass_tensor_of(pass, DTYPE_F32, x->n, 1, 1, x->c);
 
+    op_mean(pass, x, &mean);
+    pass_drop(pass, x);
+    *x = mean;
+}
+
+/* to += scale · zero(x), sample by sample, of the i-th skip or the middle; x is dropped. Where maps
+ * are pooled, so is x: as the layer is linear, its outputs' mean is the output of their mean. */
+static void add_residual(struct pass *pass, const struct controlnet *net, int i, struct tensor *x,
+                         const struct controlnet_sample *samples, struct tensor *to)
+{
+    const struct linear *zero = i < net->zero_count ? &net->zeros[i] : &net->mid_zero;
+    struct tensor y;
+
+    if (net->pools)
+        pool(pass, x);
+    y = pass_tensor_of(pass, x->dtype, x->n, x->h, x->w, x->c);
     op_matmul(pass, &(struct matmul){.linear = zero, .x = x, .y = &y});
-    for (int i = 0; i < x->n; i++) {
-        struct tensor from = tensor_samples(&y, i, 1), sum = tensor_samples(to, i, 1);
-        op_add(pass, &from, samples[i].guess ? samples[i].scale * guess : samples[i].scale, &sum);
+    for (int k = 0; k < x->n; k++) {
+        struct tensor from = tensor_samples(&y, k, 1), sum = tensor_samples(to, k, 1);
+        float guess = samples[k].guess ? guess_scale(net, i) : 1;
+        op_add(pass, &from, samples[k].scale * guess, &sum);
     }
     pass_drop(pass, &y);
     pass_drop(pass, x);
 }
 
-/* conv_in(latents) + the hint's embedding */
+/* conv_in(latents) + the hints' embeddings */
 static struct tensor begin(struct pass *pass, const struct controlnet *net,
                            const struct unet_input *in, const struct controlnet_sample *samples)
 {
@@ -193,19 +227,43 @@ static struct tensor begin(struct pass *pass, const struct controlnet *net,
     const struct conv *conv = &net->encoder.conv_in;
     struct tensor x = pass_tensor(pass, latents->n, latents->h, latents->w, conv->out);
 
+    op_conv2d(pass, &(struct conv2d){.conv = conv, .x = latents, .y = &x});
     for (int i = 0; i < x.n; i++) {
-        struct tensor from = tensor_samples(latents, i, 1), to = tensor_samples(&x, i, 1);
-        op_conv2d(pass, &(struct conv2d){
-                            .conv = conv, .x = &from, .y = &to, .residual = samples[i].embedding});
+        struct tensor to = tensor_samples(&x, i, 1);
+        for (int k = 0; k < samples[i].hint_count; k++)
+            op_add(pass, samples[i].hints[k].embedding, samples[i].hints[k].scale, &to);
     }
     return x;
+}
+
+/* The time's embedding, and with it a union's modes. */
+static struct tensor begin_time(struct pass *pass, const struct controlnet *net,
+                                const struct unet_input *in,
+                                const struct controlnet_sample *samples)
+{
+    struct unet_input told_too = *in;
+    struct tensor modes, told, time;
+
+    if (net->kinds.modes == 0)
+        return unet_time_forward(pass, &net->encoder, in);
+    modes = pass_tensor_of(pass, DTYPE_F32, in->latents->n, 1, 1, net->kinds.told1.in);
+    for (int i = 0; i < modes.n; i++) {
+        struct tensor row = tensor_samples(&modes, i, 1);
+        controlnet_union_spell(pass, &net->kinds, &net->encoder.config, samples[i].modes, &row);
+    }
+    told = controlnet_union_tell(pass, &net->kinds, &modes);
+    told_too.told = &told;
+    time = unet_time_forward(pass, &net->encoder, &told_too);
+    pass_drop(pass, &told);
+    pass_drop(pass, &modes);
+    return time;
 }
 
 void controlnet_apply(struct pass *pass, const struct controlnet *net, const struct unet_input *in,
                       const struct controlnet_sample *samples, struct unet_middle *middle,
                       int first)
 {
-    struct tensor time = unet_time_forward(pass, &net->encoder, in);
+    struct tensor time = begin_time(pass, net, in, samples);
     struct tensor x = begin(pass, net, in, samples), to;
     struct skips skips = {.count = 0};
 
@@ -213,10 +271,9 @@ void controlnet_apply(struct pass *pass, const struct controlnet *net, const str
     ASSERT(skips.count == net->zero_count && skips.count == middle->skips.count);
     for (int i = 0; i < skips.count; i++) {
         to = tensor_samples(&middle->skips.items[i], first, x.n);
-        add_residual(pass, &net->zeros[i], &skips.items[i], samples,
-                     guess_scale(i, net->zero_count), &to);
+        add_residual(pass, net, i, &skips.items[i], samples, &to);
     }
     to = tensor_samples(&middle->x, first, x.n);
-    add_residual(pass, &net->mid_zero, &x, samples, 1, &to);
+    add_residual(pass, net, net->zero_count, &x, samples, &to);
     pass_drop(pass, &time);
 }

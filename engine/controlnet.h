@@ -8,6 +8,7 @@
 #ifndef ATELIER_ENGINE_CONTROLNET_H
 #define ATELIER_ENGINE_CONTROLNET_H
 
+#include "engine/controlnet_union.h"
 #include "engine/unet.h"
 
 #define CONTROLNET_HINT_MAX 16 /* convolutions between the hint's first and last */
@@ -16,11 +17,13 @@ struct controlnet {
     struct unet_encoder encoder;
     struct conv hint_in, hint[CONTROLNET_HINT_MAX], hint_out; /* 3 → … → c0 */
     int hint_count;
-    int factor;                          /* pixels per latent, each way */
-    bool bgr;                            /* it reads the hint's channels backwards */
+    int factor; /* pixels per latent, each way */
+    bool bgr;   /* it reads the hint's channels backwards */
+    bool pools; /* it adds each map's mean to all of its pixels, and to no negative prompt's */
     struct linear zeros[UNET_SKIPS_MAX]; /* c × c, one per skip */
     int zero_count;
     struct linear mid_zero;
+    struct controlnet_union kinds; /* of hints that it tells apart */
     struct parameters parameters;
 };
 
@@ -31,15 +34,24 @@ int controlnet_bind(struct controlnet *net, const struct unet_config *model,
                     struct err *err) must_check;
 void controlnet_release(struct controlnet *net);
 
-/* hint: 1 × h·factor × w·factor × 3, 0 … 1; y: 1 × h × w × c0. The same at every step. */
+/* hint: 1 × h·factor × w·factor × 3, 0 … 1; y: 1 × h × w × c0. The same at every step. Of a union
+ * controlnet_union_move is to follow. */
 void controlnet_embed(struct pass *pass, const struct controlnet *net, const struct tensor *hint,
                       struct tensor *y);
 
-/* What is added to one sample: its hint's embedding, and by how much. */
+#define CONTROLNET_HINTS_MAX 8 /* that one pass of a union sees */
+
+/* What one sample's pass sees, its hints, and how much of what it makes of them is added. */
 struct controlnet_sample {
-    const struct tensor *embedding; /* controlnet_embed's */
+    struct {
+        const struct tensor *embedding; /* 1 × h × w × c0 */
+        float scale;
+    } hints[CONTROLNET_HINTS_MAX];
+    int hint_count;
+    uint32_t modes; /* a bit for each, of a union */
     float scale;
-    bool guess; /* the deeper the stronger, from a tenth on: as if there were no prompt */
+    bool guess; /* the deeper the stronger, from a tenth on: as if there were no prompt; one that
+                   pools is as strong everywhere */
 };
 
 /* Adds to samples [first, first + n) of `middle`, `input` being of those n. */

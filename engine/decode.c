@@ -51,6 +51,7 @@ static int decode_whole(struct model *m, const struct work_plan *plan, const flo
     op_upload(&pass, &x, latents);
     vae_decode(&pass, &m->vae, &x, &y);
     op_download(&pass, planes, &y);
+    work_end(m, &pass);
     return pass.failed ? -1 : 0;
 }
 

@@ -44,6 +44,25 @@ static size_t default_memory(void)
     return bytes / 10 * 9;
 }
 
+#define CARD_PREFIX "cuda:"
+
+static bool names_card(const char *name)
+{
+    return strcmp(name, "cuda") == 0 || strncmp(name, CARD_PREFIX, strlen(CARD_PREFIX)) == 0;
+}
+
+/* The number in "cuda:1"; -1: it is none. */
+static int card_number(const char *name)
+{
+    const char *digits = name + strlen(CARD_PREFIX);
+    size_t len;
+
+    if (strncmp(name, CARD_PREFIX, strlen(CARD_PREFIX)) != 0)
+        return 0;
+    len = strspn(digits, "0123456789");
+    return len == 0 || len > 4 || digits[len] != '\0' ? -1 : atoi(digits);
+}
+
 static int open_named(struct backend **backend, const char *name,
                       const struct backend_options *options, struct err *err)
 {
@@ -56,7 +75,7 @@ static int open_named(struct backend **backend, const char *name,
         return backend_dnnl_open(backend, options, err);
 #endif
 #if defined(ATELIER_CUDA)
-    if (strcmp(name, "cuda") == 0)
+    if (names_card(name) && options->card >= 0)
         return backend_cuda_open(backend, options, err);
 #endif
     return err_set(err, ERR_UNSUPPORTED, ERR_FATAL,
@@ -99,12 +118,32 @@ static void warn(const struct engine *engine, const char *message)
         engine->warn(engine->user, message);
 }
 
+int engine_cards(void)
+{
+#if defined(ATELIER_CUDA)
+    return backend_cuda_cards();
+#else
+    return 0;
+#endif
+}
+
 /* What a device computes in when nobody says: bf16 where it is native. */
 static enum precision choose_precision(const char *name, const struct engine_options *o)
 {
-    bool native = strcmp(name, "cuda") == 0 || (strcmp(name, "dnnl") == 0 && native_bf16(o->isa));
+    bool native = names_card(name) || (strcmp(name, "dnnl") == 0 && native_bf16(o->isa));
 
     return o->precision != PRECISION_AUTO ? o->precision : native ? PRECISION_BF16 : PRECISION_F32;
+}
+
+/* While a pass waits for a card. */
+static void let_in(void *engine)
+{
+    fair_lock_give(&((struct engine *)engine)->lock);
+}
+
+static void take_back(void *engine)
+{
+    fair_lock_take(&((struct engine *)engine)->lock);
 }
 
 static int open_device(struct engine *engine, const char *name, const struct engine_options *o,
@@ -114,6 +153,7 @@ static int open_device(struct engine *engine, const char *name, const struct eng
     struct backend_options options = {.compute = precision == PRECISION_BF16  ? DTYPE_BF16
                                                  : precision == PRECISION_F16 ? DTYPE_F16
                                                                               : DTYPE_F32,
+                                      .card = card_number(name),
                                       .isa = o->isa,
                                       .threads = o->threads,
                                       .weights_16bit = o->weights_16bit};
@@ -130,7 +170,12 @@ static int open_device(struct engine *engine, const char *name, const struct eng
                                         .processor = b->device ? b->device : processor(),
                                         .precision = precision,
                                         .threads = b->threads,
-                                        .memory_bytes = b->memory_bytes};
+                                        .memory_bytes = b->memory_bytes,
+                                        .batch_pixels = b->batch_pixels,
+                                        .overlaps = b->lanes > 1};
+    b->wait_begin = let_in;
+    b->wait_end = take_back;
+    b->wait_user = engine;
     engine->memory_max_bytes = o->memory_max_bytes   ? o->memory_max_bytes
                                : b->memory_bytes > 0 ? b->memory_bytes / 10 * 9
                                                      : default_memory();
@@ -164,7 +209,7 @@ int engine_create(struct engine **out, const struct engine_options *o, struct er
         free(engine);
         return -1;
     }
-    pthread_mutex_init(&engine->lock, NULL);
+    fair_lock_init(&engine->lock);
     pthread_mutex_init(&engine->counts_lock, NULL);
     engine->warn = o->warn;
     engine->user = o->user;
@@ -183,10 +228,12 @@ void engine_free(struct engine *engine)
         return;
     while (engine->models != NULL)
         engine_unload(engine->models);
-    engine->backend->ops->memory_free(engine->backend, engine->arena_memory, engine->arena_bytes);
+    fair_lock_take(&engine->lock);
+    lanes_release(engine);
+    fair_lock_give(&engine->lock);
     engine->backend->ops->destroy(engine->backend);
     pthread_mutex_destroy(&engine->counts_lock);
-    pthread_mutex_destroy(&engine->lock);
+    fair_lock_destroy(&engine->lock);
     free(engine);
 }
 
@@ -198,7 +245,7 @@ const struct engine_info *engine_info(const struct engine *engine)
 struct memory_use engine_memory(const struct engine *engine)
 {
     return (struct memory_use){.weights_bytes = engine->backend->weights_bytes,
-                               .activations_bytes = engine->arena_bytes};
+                               .activations_bytes = lanes_bytes(engine)};
 }
 
 /* ---- loading ---- */
@@ -415,7 +462,7 @@ static void begin_model(struct model *model, struct engine *engine)
 /* How much weights may grow to: what open sessions were promised stays free. */
 static void set_budget(struct engine *engine)
 {
-    size_t kept = engine->arena_bytes;
+    size_t kept = lanes_bytes(engine);
 
     pthread_mutex_lock(&engine->counts_lock);
     if (engine->sessions > 0 && engine->promised_bytes > kept)
@@ -440,16 +487,13 @@ static bool spare_memory(struct engine *engine)
 {
     bool spared;
 
-    pthread_mutex_lock(&engine->lock);
-    spared = adaptations_evict(engine);
-    if (!spared && sessions_open(engine) == 0 && engine->arena_bytes > 0) {
-        engine->backend->ops->memory_free(engine->backend, engine->arena_memory,
-                                          engine->arena_bytes);
-        engine->arena_memory = NULL;
-        engine->arena_bytes = 0;
+    fair_lock_take(&engine->lock);
+    spared = adaptations_evict(engine) || lanes_spare(engine);
+    if (!spared && sessions_open(engine) == 0 && lanes_bytes(engine) > 0) {
+        lanes_release(engine);
         spared = true;
     }
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
     return spared;
 }
 
@@ -460,14 +504,14 @@ int load_within_budget(struct engine *engine, const struct loader *loader, void 
         set_budget(engine);
         if (loader->load(what, err) == 0)
             return 0;
-        if (err->code == ERR_MEMORY)
+        if (err->code == ERR_MEMORY && !engine_lost(engine, err))
             err_set(err, ERR_MEMORY, ERR_RETRY,
                     "%s: its weights do not fit; the engine may use %zu MiB, %zu MiB of it beside "
                     "what pictures need",
                     name, engine->memory_max_bytes >> 20, engine->backend->weights_max_bytes >> 20);
-        pthread_mutex_lock(&engine->lock);
+        fair_lock_take(&engine->lock);
         loader->release(what);
-        pthread_mutex_unlock(&engine->lock);
+        fair_lock_give(&engine->lock);
         if (err->code != ERR_MEMORY || !spare_memory(engine))
             return -1;
     }
@@ -553,12 +597,12 @@ void engine_unload(struct model *model)
 {
     if (model == NULL)
         return;
-    pthread_mutex_lock(&model->engine->lock);
+    fair_lock_take(&model->engine->lock);
     unlist(model);
     model_unload_adapters(model);
     model_unload_controls(model);
     release_model(model);
-    pthread_mutex_unlock(&model->engine->lock);
+    fair_lock_give(&model->engine->lock);
     free(model);
 }
 

@@ -16,10 +16,10 @@
  *         engine_step(model, &session, 1, &err);
  *     session_decode(session, &image, &err);
  *
- * Threads: every function may be called from any thread; those that compute take the engine's
- * device lock for their duration, so that one thread may prepare sessions while another steps.
- * One session is used by one thread at a time. Models outlive their sessions, the engine its
- * models.
+ * Threads: every function may be called from any thread; those that compute hold the engine's lock
+ * but for the time in which they wait for a card, which computes steps and at the same time what
+ * prepares and finishes sessions. One session is used by one thread at a time. Models outlive their
+ * sessions, the engine its models.
  */
 #ifndef ATELIER_ENGINE_ENGINE_H
 #define ATELIER_ENGINE_ENGINE_H
@@ -60,11 +60,12 @@ enum precision {
 };
 
 struct engine_options {
-    const char *backend; /* "auto": a card if there is one; "cpu", "ref", "dnnl", "cuda"; "outline":
-                            nothing is computed and no weights are read: what is loaded is checked
-                            against its files' headers, and is for session_check */
+    const char *backend; /* "auto": a card if there is one; "cpu", "ref", "dnnl"; "cuda" or
+                            "cuda:0", "cuda:1" …: a card, as CUDA_VISIBLE_DEVICES orders them;
+                            "outline": nothing is computed and no weights are read: what is loaded
+                            is checked against its files' headers, and is for session_check */
     const char *isa;     /* highest instruction set to use: "auto", "avx2", "avx512",
-                            "avx512_bf16"; a wish above the processor's own is an error */
+                            "avx512_bf16", "amx_bf16"; a wish above the processor's own is an error */
     enum precision precision;
     int threads;             /* 0: one per core that the process may use */
     size_t memory_max_bytes; /* weights and activations together; 0: the machine's memory */
@@ -79,12 +80,17 @@ struct engine_options {
 
 struct engine_info {
     const char *backend;   /* "dnnl" */
-    const char *isa;       /* "avx512_bf16", "sm_90" */
+    const char *isa;       /* "amx_bf16", "sm_90" */
     const char *processor; /* "AMD EPYC 9655", "NVIDIA H100 80GB HBM3" */
     enum precision precision;
     int threads;
     size_t memory_bytes; /* of a card, free when it was opened; 0: the machine's */
+    int batch_pixels;    /* of sessions that step together: from there on more gain nothing */
+    bool overlaps;       /* sessions are prepared and decoded while others step, and not in turn */
 };
+
+/* How many cards this machine and build have, each for an engine of its own. */
+int engine_cards(void);
 
 /* Opens the device. Errors: an unknown or absent back end or instruction set (ERR_UNSUPPORTED), a
  * card that is absent or does not start (ERR_DEVICE). */
@@ -222,6 +228,7 @@ struct draw_control {
     double scale;
     double start, end; /* part of the sampler's calls, 0 … 1 */
     bool guess_mode;   /* as if there were no prompt: see controlnet.h */
+    int mode;          /* which of its kinds of hints it is to a ControlNet-Union; -1: not given */
 };
 
 /* The second pass: what was drawn is enlarged, noised and drawn again in its final size. */

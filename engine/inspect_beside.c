@@ -1,6 +1,7 @@
 #include "engine/inspect_beside.h"
 
 #include "engine/bind.h"
+#include "engine/controlnet_union.h"
 #include "engine/t2i_adapter.h"
 
 #include <string.h>
@@ -44,7 +45,7 @@ static const char *kind_of(struct checkpoint *c)
     struct traces t = {0};
 
     if (bind_dim(c, COMPONENT_UNET, 0, "controlnet_cond_embedding.conv_in.weight") > 0)
-        return "ControlNet";
+        return controlnet_union_is(c) ? "ControlNet-Union" : "ControlNet";
     if (t2i_adapter_is(c))
         return "T2I-Adapter";
     checkpoint_unused(c, see_name, &t);

@@ -274,18 +274,16 @@ static void spell_out(const char *text, const struct added *word, int vectors, s
 static int occurs(const struct vocabulary *v, const char *text, uint32_t id, bool *found,
                   struct err *err)
 {
-    size_t len = strlen(text), count;
-    uint32_t *ids = malloc((len + 1) * sizeof(*ids));
-    int rc = -1;
+    size_t count;
+    uint32_t *ids;
 
     *found = false;
-    if (ids == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to tokenize %zu bytes", len);
-    rc = tokenizer_encode_raw(v->tokenizer, text, len, ids, len, &count, err);
-    for (size_t i = 0; rc == 0 && i < count && i < len; i++)
+    if (tokenizer_encode_all(v->tokenizer, text, strlen(text), &ids, &count, err) != 0)
+        return -1;
+    for (size_t i = 0; i < count; i++)
         *found = *found || ids[i] == id;
     free(ids);
-    return rc;
+    return 0;
 }
 
 int vocabulary_expand(const struct vocabulary *v, const char *prompt, struct buf *out,

@@ -4,9 +4,19 @@
 #include "engine/synthetic.h"
 #include "engine/trial.h"
 
+#if defined(ATELIER_CUDA)
+#include "engine/cuda/tune.h"
+#endif
+
+#if defined(ATELIER_CUDA)
+#include "engine/cuda/cuda.h"
+#endif
+
+#include <stdio.h>
 #include <stdlib.h>
 
 #define TRIES 6
+#define CARD_TRIES 200 /* a third of a second: an idle card's clock has to rise first */
 
 static const char *const NAMES[OP_KIND_COUNT] = {
     [OP_CONV3X3] = "conv 3x3",      [OP_CONV_STRIDED] = "conv strided",
@@ -22,9 +32,9 @@ const char *op_kind_name(enum op_kind kind)
 
 void engine_profile(struct engine *engine, struct profile *profile)
 {
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     engine->profile = profile;
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
 }
 
 int measure_file(const struct model *model, const char *path, struct err *err)
@@ -62,7 +72,7 @@ static int measure_matmul(struct engine *engine, double *rate, struct err *err)
                   y = pass_tensor(&t.pass, 1, 1, rows, out);
     op_upload(&t.pass, &x, values);
     t.backend->ops->finish(&t.pass);
-    for (int i = 0; i < TRIES && !t.pass.failed; i++) {
+    for (int i = 0; i < (card ? CARD_TRIES : TRIES) && !t.pass.failed; i++) {
         double begin = trial_now();
         op_matmul(&t.pass, &(struct matmul){.linear = &linear, .x = &x, .y = &y});
         t.backend->ops->finish(&t.pass);
@@ -116,15 +126,45 @@ out:
     return rc;
 }
 
+double engine_bus_rate(struct engine *engine)
+{
+    double rate = 0;
+
+#if defined(ATELIER_CUDA)
+    fair_lock_take(&engine->lock);
+    if (strcmp(engine->info.backend, "cuda") == 0)
+        rate = cuda_bus_rate(engine->backend);
+    fair_lock_give(&engine->lock);
+#else
+    (void)engine;
+#endif
+    return rate;
+}
+
 int engine_ceiling(struct engine *engine, struct ceiling *ceiling, struct err *err)
 {
     int rc;
 
     *ceiling = (struct ceiling){0};
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     rc = measure_matmul(engine, &ceiling->matmul, err);
     if (rc == 0 && strcmp(engine->info.backend, "dnnl") == 0)
         rc = measure_direct(engine, &ceiling->direct, err);
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
     return rc;
+}
+
+void measure_library(const struct engine *engine, char *text, size_t bytes)
+{
+    *text = 0;
+#if defined(ATELIER_CUDA)
+    if (strcmp(engine->info.backend, "cuda") == 0) {
+        char found[BLAS_TEXT_BYTES];
+        blas_describe(((struct cuda_backend *)engine->backend)->blas, found);
+        snprintf(text, bytes, "%s", found);
+    }
+#else
+    (void)engine;
+    (void)bytes;
+#endif
 }

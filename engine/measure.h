@@ -8,6 +8,8 @@
 
 #include "common/err.h"
 
+#include <stddef.h>
+
 struct adapter;
 struct buf;
 struct engine;
@@ -47,6 +49,13 @@ struct ceiling {
 };
 
 int engine_ceiling(struct engine *engine, struct ceiling *ceiling, struct err *err) must_check;
+
+/* Bytes per second from pinned memory to the card, over which weights come; 0: there is none. */
+double engine_bus_rate(struct engine *engine);
+
+/* The library beside the back end's own kernels, or why there is none; empty where none is meant to
+ * be. */
+void measure_library(const struct engine *engine, char *text, size_t bytes);
 
 /* Writes a synthetic SD1.5 as the single file that it could have come from. ERR_IO. */
 int measure_file(const struct model *model, const char *path, struct err *err) must_check;

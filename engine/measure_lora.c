@@ -60,11 +60,11 @@ int measure_switch(struct model *model, struct adapter *adapter, double *seconds
     double begin;
     int rc;
 
-    pthread_mutex_lock(&model->engine->lock);
+    fair_lock_take(&model->engine->lock);
     begin = trial_now();
     rc = adaptation_acquire(&adaptation, model, &one, 1, err);
     *seconds = trial_now() - begin;
     adaptation_release(adaptation);
-    pthread_mutex_unlock(&model->engine->lock);
+    fair_lock_give(&model->engine->lock);
     return rc;
 }

@@ -57,11 +57,10 @@ static void plan_hint(struct pass *pass, const struct control *control, int h, i
 
     for (int i = 0; i < control_made_count(control); i++)
         made[i] = control_made(control, i, h, w);
-    control_forward(pass, control, NULL, h, w, made);
+    control_forward(pass, control, &(struct control_hint){.height = h, .width = w}, made);
 }
 
-/* The type of activations. */
-static enum dtype work_act(const struct model *model, enum work work)
+enum dtype work_act(const struct model *model, enum work work)
 {
     bool wide = (work == WORK_DECODE || work == WORK_ENCODE) && model->vae.config.wide;
 
@@ -78,8 +77,7 @@ static int make_plan(const struct model *model, const struct work_variant *varia
     struct pass pass;
 
     arena_init_plan(&arena);
-    pass = pass_begin(model->engine->backend, &arena, work_act(model, plan->work), err);
-    pass.planning = true;
+    pass = pass_plan(model->engine->backend, &arena, work_act(model, plan->work), err);
     pass_adapt(&pass, variant->adapted);
     switch (plan->work) {
     case WORK_TEXT:
@@ -212,33 +210,4 @@ int work_plan_find_hint(struct model *model, int height, int width, const struct
 {
     *plan = (struct work_plan){.work = WORK_HINT, .rows = 1, .height = height, .width = width};
     return find(model, &(struct work_variant){.hinted = control}, plan, err);
-}
-
-static int grow_arena(struct engine *engine, size_t bytes, struct err *err)
-{
-    const struct backend_ops *ops = engine->backend->ops;
-
-    if (bytes <= engine->arena_bytes)
-        return 0;
-    ops->memory_free(engine->backend, engine->arena_memory, engine->arena_bytes);
-    engine->arena_bytes = 0;
-    engine->arena_memory = ops->memory_alloc(engine->backend, bytes);
-    if (engine->arena_memory == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for %zu MiB of activations",
-                       bytes >> 20);
-    engine->arena_bytes = bytes;
-    return 0;
-}
-
-int work_begin(struct model *model, const struct work_plan *plan, struct pass *pass,
-               struct err *err)
-{
-    struct engine *engine = model->engine;
-
-    if (grow_arena(engine, plan->arena_bytes, err) != 0)
-        return -1;
-    arena_init(&engine->arena, engine->arena_memory, engine->arena_bytes);
-    *pass = pass_begin(engine->backend, &engine->arena, work_act(model, plan->work), err);
-    pass->profile = engine->profile;
-    return 0;
 }

@@ -86,13 +86,9 @@ static void put(struct chunker *c, uint32_t id, float weight)
 /* The ids of a text; the caller's to free. */
 static int encode(struct chunker *c, const char *text, size_t len, uint32_t **ids, int *count)
 {
-    size_t most = len + 1, made = 0; /* a byte makes at most one token */
+    size_t made = 0;
 
-    *ids = malloc(most * sizeof(**ids));
-    c->failed = *ids == NULL || tokenizer_encode_raw(c->reader->tokenizer, text, len, *ids, most,
-                                                     &made, c->err) != 0;
-    if (*ids == NULL)
-        (void)no_memory(c->err);
+    c->failed = tokenizer_encode_all(c->reader->tokenizer, text, len, ids, &made, c->err) != 0;
     *count = (int)made;
     return c->failed ? -1 : 0;
 }

@@ -32,9 +32,11 @@ static int check_refiner(const struct model *model, const struct draw *d, struct
         refiner->info.vae_factor != model->info.vae_factor)
         return session_refuse(err, "refiner",
                               "both models must be of SDXL's kind and share the latents' size");
-    if (d->mask != NULL || model->unet.config.in_channels != LATENT_CHANNELS ||
+    if (model->unet.config.in_channels != LATENT_CHANNELS ||
         refiner->unet.config.in_channels != LATENT_CHANNELS)
-        return session_refuse(err, "refiner", "goes with neither a mask nor an inpainting model");
+        return session_refuse(err, "refiner",
+                              "does not go with an inpainting model, before it or for it; mask a "
+                              "plain one, or leave the refiner out");
     if (!(d->switch_at >= 0 && d->switch_at <= 1))
         return session_refuse(err, "refiner.switch_at", "must be a number from 0 to 1");
     return 0;
@@ -113,10 +115,12 @@ bool request_is_refined(const struct draw *d)
     return d->refiner != NULL && d->switch_at < 1;
 }
 
-struct draw request_second_pass(const struct draw *d)
+struct draw request_after(const struct draw *d)
 {
     struct draw again = *d;
 
+    if (d->hires.width == 0)
+        return again;
     again.width = d->hires.width;
     again.height = d->hires.height;
     again.steps = d->hires.steps;
@@ -136,24 +140,33 @@ static struct sampler_request request_of(const struct model *model, const struct
                                     .strength = d->strength};
 }
 
-int request_plans(struct sampler_plan *own, struct sampler_plan *next, const struct model *model,
-                  const struct draw *d, struct err *err)
+int request_plan(struct sampler_plan *plan, const struct model *model, const struct draw *d,
+                 struct err *err)
 {
     bool from_image = d->init_image != NULL && !model_is_instructed(model);
     struct sampler_request request = request_of(model, d, from_image);
 
-    if (sampler_plan_make(own, &model->sampler, &request, err) != 0)
-        return -1;
-    if (request_is_refined(d))
-        return sampler_plan_make(next, &d->refiner->sampler, &request, err) == 0
-                   ? 0
-                   : err_prefix(err, "refiner");
-    if (d->hires.width == 0)
-        return 0;
-    struct draw again = request_second_pass(d);
-    request = request_of(model, &again, true);
-    return sampler_plan_make(next, &model->sampler, &request, err) == 0 ? 0
-                                                                        : err_prefix(err, "hires");
+    return sampler_plan_make(plan, &model->sampler, &request, err);
+}
+
+int request_plan_second_pass(struct sampler_plan *plan, const struct model *model,
+                             const struct draw *d, struct err *err)
+{
+    struct draw again = request_after(d);
+    struct sampler_request request = request_of(model, &again, true);
+    int rc = sampler_plan_make(plan, &model->sampler, &request, err);
+
+    return rc == 0 ? 0 : err_prefix(err, "hires");
+}
+
+int request_plan_refiner(struct sampler_plan *plan, const struct draw *d, struct err *err)
+{
+    struct draw after = request_after(d);
+    bool from_image = d->init_image != NULL || d->hires.width > 0;
+    struct sampler_request request = request_of(d->refiner, &after, from_image);
+    int rc = sampler_plan_make(plan, &d->refiner->sampler, &request, err);
+
+    return rc == 0 ? 0 : err_prefix(err, "refiner");
 }
 
 int request_calls(const struct sampler_plan *plan, const struct draw *d)
@@ -178,16 +191,18 @@ static int check_texts(struct model *model, const struct draw *d, const struct s
 
 int session_check(struct model *model, const struct draw *draw, struct err *err)
 {
-    struct sampler_plan own, next;
-    struct draw d = *draw;
+    struct draw d = *draw, after;
+    struct sampler_plan plan;
 
-    if (request_resolve(&d, model, err) != 0 || request_plans(&own, &next, model, &d, err) != 0 ||
-        check_texts(model, &d, &own, true, err) != 0)
+    if (request_resolve(&d, model, err) != 0 || request_plan(&plan, model, &d, err) != 0 ||
+        check_texts(model, &d, &plan, true, err) != 0)
         return -1;
-    if (request_is_refined(&d))
-        return check_texts(d.refiner, &d, &next, false, err);
-    if (d.hires.width == 0)
-        return 0;
-    d = request_second_pass(&d);
-    return check_texts(model, &d, &next, true, err);
+    after = request_after(&d);
+    if (d.hires.width > 0 && (request_plan_second_pass(&plan, model, &d, err) != 0 ||
+                              check_texts(model, &after, &plan, true, err) != 0))
+        return -1;
+    if (request_is_refined(&d) && (request_plan_refiner(&plan, &d, err) != 0 ||
+                                   check_texts(d.refiner, &after, &plan, false, err) != 0))
+        return -1;
+    return 0;
 }

@@ -2,14 +2,15 @@
  * runtime.h: what engine.c, plan.c, session*.c, step.c, reading.c, decode.c, inversion.c and
  * measure.c share; nobody else includes it.
  *
- * The device lock is held by every function that computes. One arena serves all models, since only
- * one pass runs at a time; it grows when a shape first needs more and never within a step. Loading
- * a model holds no lock, so that others are drawn with meanwhile: it adds weights, which are
- * nobody's yet, as far as the room allows that open sessions were not promised.
+ * The engine's lock is held by every function that computes, and given back only where a pass waits
+ * for a card or a lane (lane.h): what lies between two passes is never seen half done. Loading a
+ * model holds no lock, so that others are drawn with meanwhile: it adds weights, which are nobody's
+ * yet, as far as the room allows that open sessions were not promised.
  */
 #ifndef ATELIER_ENGINE_RUNTIME_H
 #define ATELIER_ENGINE_RUNTIME_H
 
+#include "common/fair_lock.h"
 #include "engine/adaptation.h"
 #include "engine/checkpoint.h"
 #include "engine/clip.h"
@@ -17,6 +18,7 @@
 #include "engine/control.h"
 #include "engine/engine.h"
 #include "engine/guidance.h"
+#include "engine/lane.h"
 #include "engine/rng.h"
 #include "engine/text_cache.h"
 #include "engine/tokenizer.h"
@@ -24,7 +26,6 @@
 #include "engine/vae.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 
 #define PLANS_MAX 64
 #define LATENT_CHANNELS 4
@@ -32,10 +33,8 @@
 struct engine {
     struct backend *backend;
     struct engine_info info;
-    pthread_mutex_t lock; /* of the device: held for as long as a step takes */
-    struct arena arena;
-    void *arena_memory;
-    _Atomic size_t arena_bytes;
+    struct fair_lock lock; /* on a processor it is held for as long as a step takes */
+    struct lane lanes[BACKEND_LANES_MAX];
     size_t memory_max_bytes;
     pthread_mutex_t counts_lock; /* of the next three; held for moments, also within `lock` */
     int sessions;                /* that are open */
@@ -99,6 +98,28 @@ struct model {
     int plan_count, plan_next;
 };
 
+/* What a pass begins with. */
+enum start_kind {
+    START_NOISE, /* or what the pass before it drew, under noise */
+    START_IMAGE,
+    START_INSTRUCTED, /* noise, and a picture that the network is told of */
+    START_MASKED,     /* a picture of which a part is redrawn */
+    START_KIND_COUNT
+};
+
+/* What the VAE makes of the pictures that a pass begins with; nothing of it is drawn from the
+ * random stream yet. */
+struct start {
+    enum start_kind kind;
+    bool whole;    /* masked, and nothing of the picture shines through the start noise */
+    float *values; /* owned; the rest lies in it, and is NULL where nobody needs it */
+    size_t value_count;
+    float *image, *masked; /* 2 × a latent: mean and log variance, of all and of what is kept */
+    float *mask;           /* of latent pixels, 1: redrawn */
+};
+
+#define SEQUELS_MAX 2 /* of a session: a second pass, and the refiner that ends it */
+
 /* What a session goes on with when its model is through. */
 struct sequel {
     struct model *model;          /* the refiner, or for a second pass the same */
@@ -106,8 +127,12 @@ struct sequel {
     int width, height;            /* pixels */
     enum enlargement enlargement; /* of a second pass, as are: */
     float *latents;               /* of its size, as latents_alloc makes them */
+    struct session_controls controls;
+    struct start start;
     struct conditioning conditioning;
     struct sampler_plan plan;
+    int end; /* of the plan's calls; the next one takes over there */
+    struct sequel *next;
 };
 
 struct session {
@@ -118,16 +143,16 @@ struct session {
     struct freeu freeu;
     struct conditioning conditioning;
     struct adaptation *adaptation; /* NULL: no adapters */
-    struct session_control controls[ENGINE_CONTROLS_MAX];
-    int control_count;
+    struct session_controls controls;
     struct sampler_plan plan;
     struct sampler_state state;
     int end;               /* of the plan's calls; the sequel takes over there */
-    int steps_before;      /* taken by the model before this one */
+    int steps_before;      /* taken by the models before this one */
+    int pass_before;       /* likewise, of this pass */
     struct sequel *sequel; /* NULL: there is none, or it has taken over */
     struct rng rng;
     size_t count;   /* of one latent tensor */
-    float *latents; /* LATENT_CHANNELS × latent_h × latent_w */
+    float *latents; /* LATENT_CHANNELS × latent_h × latent_w; owned, the rest follows it */
     float *history; /* SAMPLER_HISTORY × count */
     float *noise;   /* count, scratch */
     float *extra;   /* extra_count; what a wider network reads beside the latents: mask and masked
@@ -174,10 +199,8 @@ void pass_adapt(struct pass *pass, const struct adapted_rows *adapted);
 int work_plans_fit(const struct model *model, const struct work_plan *plans, int count,
                    struct err *err) must_check;
 
-/* Makes the arena ready for the plan and starts a pass in the type of such work. The lock is held.
- */
-int work_begin(struct model *model, const struct work_plan *plan, struct pass *pass,
-               struct err *err) must_check;
+/* The type of such work's activations. */
+enum dtype work_act(const struct model *model, enum work work);
 
 /* The type of a model's activations in its UNet and what guides it. */
 enum dtype model_act(const struct model *model);
@@ -194,7 +217,7 @@ int session_alloc(struct session **session, struct model *model, int width, int 
 
 /* Zeros for everything of a session that has the latents' size; the caller frees them. NULL: no
  * memory. */
-float *latents_alloc(const struct model *model, int width, int height) must_check;
+float *latents_alloc(const struct model *model, int width, int height, bool blends) must_check;
 
 /* From now on the session's picture has this size, and `latents` are its own. */
 void session_set_size(struct session *session, int width, int height, float *latents);
@@ -202,8 +225,9 @@ void session_set_size(struct session *session, int width, int height, float *lat
 /* The session's place is the first call of its plan. */
 void session_begin(struct session *session);
 
-/* How many calls of either model the session has made. */
+/* How many calls of any model the session has made; the same of the pass that it is in. */
 int session_calls_made(const struct session *session);
+int session_pass_calls(const struct session *session);
 
 /* ERR_INVALID for a field of the request. */
 int session_refuse(struct err *err, const char *field, const char *problem);
@@ -218,30 +242,48 @@ int request_check_size(const char *field, int size, struct err *err) must_check;
 /* Whether a refiner draws any of it. */
 bool request_is_refined(const struct draw *draw);
 
-/* The request of the second pass, an image to image in its own size. */
-struct draw request_second_pass(const struct draw *draw);
+/* The request of what follows on the first pass: in the second one's size, if there is one. */
+struct draw request_after(const struct draw *draw);
 
-/* The plan of the request's calls of the model, and that of the whole refiner or of the second pass
- * where it has one; else `next` may be NULL. */
-int request_plans(struct sampler_plan *own, struct sampler_plan *next, const struct model *model,
-                  const struct draw *draw, struct err *err) must_check;
+/* The plan of the request's calls of the model in its first and in its second pass, and that of the
+ * whole refiner. */
+int request_plan(struct sampler_plan *plan, const struct model *model, const struct draw *draw,
+                 struct err *err) must_check;
+int request_plan_second_pass(struct sampler_plan *plan, const struct model *model,
+                             const struct draw *draw, struct err *err) must_check;
+int request_plan_refiner(struct sampler_plan *plan, const struct draw *draw,
+                         struct err *err) must_check;
 
 /* Times in a prompt count the calls that the request's steps make, as a1111 counts them. */
 int request_calls(const struct sampler_plan *plan, const struct draw *draw);
 
 /* ---- session_sequel.c ---- */
 
-/* Memory for a sequel, without conditioning. */
+/* Memory for one more sequel, without conditioning; the second pass comes before the refiner. */
 int session_add_refiner(struct session *session, struct model *refiner, struct err *err) must_check;
 int session_add_second_pass(struct session *session, const struct draw_hires *hires,
                             struct err *err) must_check;
-void sequel_free(struct sequel *sequel); /* NULL is fine */
+
+/* Frees it and what follows it; the lock is held where it has controls. NULL is fine. */
+void sequel_free(struct sequel *sequel);
 
 /* Whether the request's second pass, whose sizes are good each by itself, can be drawn. */
 int session_check_second_pass(const struct model *model, const struct draw *draw,
                               struct err *err) must_check;
 
-/* The sequel takes over where its plan begins. The lock is held. */
+/* Plans the sequels' calls, and parts the refiner's from those of the model before it. */
+int session_plan_sequels(struct session *session, const struct draw *draw,
+                         struct err *err) must_check;
+
+/* What the second pass, if there is one, is told of pictures: the hints in its size, and what they
+ * and its start become. In between memory is checked. The lock is held. */
+int session_size_pictures(struct session *session, const struct draw *draw,
+                          struct err *err) must_check;
+int session_encode_pictures(struct session *session, const struct draw *draw,
+                            struct err *err) must_check;
+
+/* Where the plan has ended the sequel takes over, and the next one, if that has no call of its own.
+ * The lock is held. */
 void session_hand_over(struct session *session);
 
 /* ---- session_text.c ---- */
@@ -266,9 +308,21 @@ int session_check_images(const struct model *model, const struct draw *draw,
 bool model_inpaints(const struct model *model);
 bool model_is_instructed(const struct model *model);
 
-/* The latents that the first step starts from, and what the session keeps of its pictures. The lock
- * is held. */
-int session_start(struct session *session, const struct draw *draw, struct err *err) must_check;
+/* What the VAE makes of the request's pictures, which have its size; `count` latents' values where
+ * nothing is read yet. The lock is held for the first one. On failure, too, start_release is due.
+ */
+int start_make(struct start *start, struct model *model, const struct draw *draw,
+               struct err *err) must_check;
+int start_alloc(struct start *start, const struct model *model, size_t count,
+                struct err *err) must_check;
+void start_release(struct start *start);
+
+/* The latents that a pass starts from, and what the session keeps of its pictures. A pass that
+ * redraws starts from the latents that there are, except where a mask keeps the picture. */
+void session_start(struct session *session, const struct start *start, bool redraws);
+
+/* A refiner blends with noise of its own. */
+void session_renew_blend(struct session *session);
 
 /* Puts back what a session keeps, as noisy as the next step wants it. */
 void session_blend(struct session *session);

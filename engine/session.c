@@ -45,31 +45,25 @@ static struct guidance guidance_of(const struct draw *d)
                              .high = limited ? d->guidance_interval[1] : INFINITY};
 }
 
-/* What a session needs beside its latents to be told of, or to keep, a picture. */
-static int alloc_pictures(struct session *s, bool blends)
-{
-    size_t pixels = s->count / LATENT_CHANNELS;
-    size_t kept = blends ? 2 * s->count + pixels : 0;
-
-    s->blends = blends;
-    s->extra_count = pixels * (size_t)(s->model->unet.config.in_channels - LATENT_CHANNELS);
-    s->extra = calloc(s->extra_count + kept + 1, sizeof(float));
-    if (s->extra == NULL)
-        return -1;
-    s->kept = s->extra + s->extra_count;
-    s->kept_mask = s->kept + 2 * s->count;
-    return 0;
-}
-
 static size_t latents_count(const struct model *model, int width, int height)
 {
     int factor = model->info.vae_factor;
     return (size_t)LATENT_CHANNELS * (size_t)(height / factor) * (size_t)(width / factor);
 }
 
-float *latents_alloc(const struct model *model, int width, int height)
+/* What a wider network reads beside the latents. */
+static size_t extra_count(const struct model *model, size_t latents)
 {
-    return calloc((2 + SAMPLER_HISTORY) * latents_count(model, width, height), sizeof(float));
+    size_t channels = (size_t)(model->unet.config.in_channels - LATENT_CHANNELS);
+    return latents / LATENT_CHANNELS * channels;
+}
+
+float *latents_alloc(const struct model *model, int width, int height, bool blends)
+{
+    size_t count = latents_count(model, width, height);
+    size_t kept = blends ? 2 * count + count / LATENT_CHANNELS : 0;
+
+    return calloc((2 + SAMPLER_HISTORY) * count + extra_count(model, count) + kept, sizeof(float));
 }
 
 void session_set_size(struct session *s, int width, int height, float *latents)
@@ -82,6 +76,10 @@ void session_set_size(struct session *s, int width, int height, float *latents)
     s->latents = latents;
     s->history = latents + s->count;
     s->noise = s->history + SAMPLER_HISTORY * s->count;
+    s->extra = s->noise + s->count;
+    s->extra_count = extra_count(s->model, s->count);
+    s->kept = s->extra + s->extra_count;
+    s->kept_mask = s->kept + 2 * s->count;
 }
 
 /* What was promised to sessions that have ended is free. */
@@ -106,14 +104,14 @@ int session_alloc(struct session **out, struct model *model, int width, int heig
     if (s == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     s->model = model;
+    s->blends = blends;
     count_session(model->engine, +1);
-    latents = latents_alloc(model, width, height);
-    if (latents != NULL)
-        session_set_size(s, width, height, latents);
-    if (latents == NULL || alloc_pictures(s, blends) != 0) {
+    latents = latents_alloc(model, width, height, blends);
+    if (latents == NULL) {
         session_free(s);
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a session");
     }
+    session_set_size(s, width, height, latents);
     *out = s;
     return 0;
 }
@@ -122,26 +120,29 @@ void session_free(struct session *s)
 {
     if (s == NULL)
         return;
-    if (s->adaptation != NULL || s->control_count > 0) {
-        pthread_mutex_lock(&s->model->engine->lock);
-        session_controls_release(s);
+    if (s->adaptation != NULL || s->controls.count > 0) {
+        fair_lock_take(&s->model->engine->lock);
+        session_controls_release(&s->controls);
+        sequel_free(s->sequel);
+        s->sequel = NULL;
         adaptation_release(s->adaptation);
-        pthread_mutex_unlock(&s->model->engine->lock);
+        fair_lock_give(&s->model->engine->lock);
     }
     count_session(s->model->engine, -1);
     sequel_free(s->sequel);
     conditioning_release(&s->conditioning);
-    free(s->extra);
     free(s->latents);
     free(s);
 }
 
-/* What is planned for before anything is computed: the session's pass, or its sequel's. */
+/* What is planned for before anything is computed: the session's pass, or a sequel's. */
 struct planned {
     struct model *model;
     const struct session *session;
     const struct conditioning *conditioning;
+    const struct session_controls *controls;
     int latent_h, latent_w;
+    bool encodes; /* a picture that it begins with */
 };
 
 /* A step of all rows that are told texts of one length, with all that ever guides them. */
@@ -156,12 +157,12 @@ static int plan_length(const struct planned *p, int tokens, struct work_plan *pl
     int rows = conditioning_rows_of(c, tokens), rc;
 
     for (int i = 0; i < rows; i++) /* the last ones, which every control guides */
-        guided[i] = (struct guided_row){.session = s, .row = c->row_count - rows + i};
-    if (p->model == s->model) {
+        guided[i] = (struct guided_row){
+            .session = s, .controls = p->controls, .row = c->row_count - rows + i};
+    if (p->model == s->model)
         adapted_rows_add(&adapted, s->adaptation, COMPONENT_UNET, rows);
-        if (controlled_rows_make(&controlled, guided, rows, CONTROLLED_EVER, err) != 0)
-            return -1;
-    }
+    if (controlled_rows_make(&controlled, guided, rows, CONTROLLED_EVER, err) != 0)
+        return -1;
     rc = work_plan_find_step(p->model, rows, p->latent_h, p->latent_w, tokens, &variant, plan, err);
     controlled_rows_release(&controlled);
     return rc;
@@ -185,44 +186,48 @@ static int check_steps(const struct planned *p, struct work_plan *largest, struc
 }
 
 /* Everything that can be refused is refused before anything is computed. */
-static int check_plans(const struct planned *p, bool from_image, struct err *err)
+static int check_plans(const struct planned *p, struct err *err)
 {
-    const struct session *s = p->session;
     struct work_plan plans[4];
     int h = p->latent_h, w = p->latent_w, count = 0;
 
     if (check_steps(p, &plans[count++], err) != 0 ||
         decode_plan(p->model, h, w, &plans[count++], err) != 0)
         return -1;
-    if (from_image && work_plan_find(p->model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
+    if (p->encodes && work_plan_find(p->model, WORK_ENCODE, 1, h, w, &plans[count++], err) != 0)
         return -1;
-    if (p->model == s->model && s->control_count > 0 &&
-        session_controls_plan(s, &plans[count++], err) != 0)
+    if (p->controls->count > 0 && session_controls_plan(p->controls, &plans[count++], err) != 0)
         return -1;
-    return work_plans_fit(p->model, plans, count, err);
+    return work_plans_fit(p->model, plans, count, err) != 0
+               ? -1
+               : work_reserve(p->model, plans, count, err);
 }
 
-static int check_own_plans(const struct session *s, bool from_image, struct err *err)
+static int check_own_plans(const struct session *s, const struct draw *d, struct err *err)
 {
     return check_plans(&(struct planned){.model = s->model,
                                          .session = s,
                                          .conditioning = &s->conditioning,
+                                         .controls = &s->controls,
                                          .latent_h = s->latent_h,
-                                         .latent_w = s->latent_w},
-                       from_image, err);
+                                         .latent_w = s->latent_w,
+                                         .encodes = d->init_image != NULL},
+                       err);
 }
 
-static int check_sequel_plans(const struct session *s, struct err *err)
+static int check_sequel_plans(const struct session *s, const struct sequel *sequel,
+                              const struct draw *d, struct err *err)
 {
-    const struct sequel *sequel = s->sequel;
     int factor = sequel->model->info.vae_factor;
 
     return check_plans(&(struct planned){.model = sequel->model,
                                          .session = s,
                                          .conditioning = &sequel->conditioning,
+                                         .controls = &sequel->controls,
                                          .latent_h = sequel->height / factor,
-                                         .latent_w = sequel->width / factor},
-                       false, err);
+                                         .latent_w = sequel->width / factor,
+                                         .encodes = sequel->redraws && d->mask != NULL},
+                       err);
 }
 
 void session_begin(struct session *s)
@@ -231,52 +236,81 @@ void session_begin(struct session *s)
     sampler_begin(&s->plan, &s->state);
 }
 
-/* Both models' plans are parted where the refiner takes over. */
-static void part_plans(struct session *s, double switch_at)
-{
-    struct sequel *sequel = s->sequel;
-    int from = sampler_share_begin(&sequel->plan, switch_at);
-
-    s->end = sampler_share_end(&s->plan, switch_at);
-    /* From an image its first call may come before the refiner's turn, or well after it. */
-    if (from > sequel->plan.begin || s->end > s->plan.begin)
-        sequel->plan.begin = from;
-}
-
 static int make_plans(struct session *s, const struct draw *d, struct err *err)
 {
-    if (request_plans(&s->plan, s->sequel ? &s->sequel->plan : NULL, s->model, d, err) != 0)
+    if (request_plan(&s->plan, s->model, d, err) != 0)
         return -1;
     session_begin(s);
-    if (s->sequel && !s->sequel->redraws)
-        part_plans(s, d->switch_at);
+    return session_plan_sequels(s, d, err);
+}
+
+/* What the prompts mean, for the session and each of its sequels. */
+struct texts {
+    struct reading own, next[SEQUELS_MAX];
+};
+
+/* Inversions are of the session's model; a refiner reads the prompts as they are. */
+static int read_texts(struct session *s, const struct draw *d, struct texts *texts, struct err *err)
+{
+    struct draw after = request_after(d);
+    struct reading *next = texts->next;
+
+    if (reading_make(&texts->own, &s->conditioning, s->model, d, request_calls(&s->plan, d), true,
+                     err) != 0)
+        return -1;
+    for (struct sequel *q = s->sequel; q != NULL; q = q->next)
+        if (reading_make(next++, &q->conditioning, q->model, &after,
+                         request_calls(&q->plan, &after), q->redraws, err) != 0)
+            return -1;
     return 0;
 }
 
-/* Reads the texts for the model and its sequel, checks memory, and encodes them. Inversions are of
- * the session's model; a refiner reads the prompts as they are. */
+static int encode_texts(struct session *s, const struct draw *d, const struct texts *texts,
+                        struct err *err)
+{
+    struct draw after = request_after(d);
+    const struct reading *next = texts->next;
+
+    if (session_encode_text(s, &s->conditioning, &texts->own, d, err) != 0)
+        return -1;
+    for (struct sequel *q = s->sequel; q != NULL; q = q->next)
+        if (session_encode_text(s, &q->conditioning, next++, &after, err) != 0)
+            return -1;
+    return 0;
+}
+
+static int check_memory(const struct session *s, const struct draw *d, struct err *err)
+{
+    int rc = check_own_plans(s, d, err);
+
+    for (const struct sequel *q = s->sequel; q != NULL && rc == 0; q = q->next)
+        rc = check_sequel_plans(s, q, d, err);
+    return rc;
+}
+
 static int prepare_texts(struct session *s, const struct draw *d, struct err *err)
 {
-    struct reading own = {.part_count = 0}, next = {.part_count = 0};
-    struct sequel *sequel = s->sequel;
-    bool redraws = sequel != NULL && sequel->redraws;
-    struct draw after = redraws ? request_second_pass(d) : *d;
-    int rc =
-        reading_make(&own, &s->conditioning, s->model, d, request_calls(&s->plan, d), true, err);
+    struct texts texts = {.own = {.part_count = 0}};
+    int rc = read_texts(s, d, &texts, err);
 
-    if (rc == 0 && sequel)
-        rc = reading_make(&next, &sequel->conditioning, sequel->model, &after,
-                          request_calls(&sequel->plan, &after), redraws, err);
     if (rc == 0)
-        rc = check_own_plans(s, d->init_image != NULL, err);
-    if (rc == 0 && sequel)
-        rc = check_sequel_plans(s, err);
+        rc = check_memory(s, d, err);
     if (rc == 0)
-        rc = session_encode_text(s, &s->conditioning, &own, d, err);
-    if (rc == 0 && sequel)
-        rc = session_encode_text(s, &sequel->conditioning, &next, &after, err);
-    reading_release(&own);
-    reading_release(&next);
+        rc = encode_texts(s, d, &texts, err);
+    reading_release(&texts.own);
+    for (int i = 0; i < SEQUELS_MAX; i++)
+        reading_release(&texts.next[i]);
+    return rc;
+}
+
+static int start_drawing(struct session *s, const struct draw *d, struct err *err)
+{
+    struct start start;
+    int rc = start_make(&start, s->model, d, err);
+
+    if (rc == 0)
+        session_start(s, &start, false);
+    start_release(&start);
     return rc;
 }
 
@@ -285,8 +319,10 @@ static int prepare(struct session *s, const struct draw *d, struct err *err)
 {
     if (make_plans(s, d, err) != 0 ||
         adaptation_acquire(&s->adaptation, s->model, d->adapters, d->adapter_count, err) != 0 ||
-        session_controls_init(s, d, err) != 0 || prepare_texts(s, d, err) != 0 ||
-        session_controls_embed(s, err) != 0 || session_start(s, d, err) != 0)
+        session_controls_init(&s->controls, s->model, d, err) != 0 ||
+        session_size_pictures(s, d, err) != 0 || prepare_texts(s, d, err) != 0 ||
+        session_controls_embed(&s->controls, err) != 0 || session_encode_pictures(s, d, err) != 0 ||
+        start_drawing(s, d, err) != 0)
         return -1;
     if (s->sequel && s->end == s->plan.begin)
         session_hand_over(s);
@@ -309,14 +345,14 @@ int session_create(struct session **out, struct model *model, const struct draw 
     if (observer != NULL)
         s->observer = *observer;
     rng_seed(&s->rng, d.rng, d.seed);
-    if (request_is_refined(&d))
-        rc = session_add_refiner(s, d.refiner, err);
-    if (rc == 0 && d.hires.width > 0)
+    if (d.hires.width > 0)
         rc = session_add_second_pass(s, &d.hires, err);
+    if (rc == 0 && request_is_refined(&d))
+        rc = session_add_refiner(s, d.refiner, err);
     if (rc == 0) {
-        pthread_mutex_lock(&model->engine->lock);
+        fair_lock_take(&model->engine->lock);
         rc = prepare(s, &d, err);
-        pthread_mutex_unlock(&model->engine->lock);
+        fair_lock_give(&model->engine->lock);
     }
     if (rc != 0) {
         session_free(s);
@@ -336,15 +372,28 @@ int session_calls_made(const struct session *s)
     return s->steps_before + s->state.index - s->plan.begin;
 }
 
+int session_pass_calls(const struct session *s)
+{
+    return s->pass_before + s->state.index - s->plan.begin;
+}
+
+static int sequel_calls(const struct session *s)
+{
+    int calls = 0;
+
+    for (const struct sequel *q = s->sequel; q != NULL; q = q->next)
+        calls += q->end - q->plan.begin;
+    return calls;
+}
+
 int session_steps_total(const struct session *s)
 {
-    return s->steps_before + s->end - s->plan.begin +
-           (s->sequel ? sampler_calls_total(&s->sequel->plan) : 0);
+    return s->steps_before + s->end - s->plan.begin + sequel_calls(s);
 }
 
 int session_steps_left(const struct session *s)
 {
-    return s->end - s->state.index + (s->sequel ? sampler_calls_total(&s->sequel->plan) : 0);
+    return s->end - s->state.index + sequel_calls(s);
 }
 
 int session_width(const struct session *s)
@@ -394,11 +443,11 @@ int session_decode(struct session *s, struct image *image, struct err *err)
                 s->height);
         goto out;
     }
-    pthread_mutex_lock(&s->model->engine->lock);
+    fair_lock_take(&s->model->engine->lock);
     s->model->engine->backend->computing++;
     rc = decode(s, planes, err);
     s->model->engine->backend->computing--;
-    pthread_mutex_unlock(&s->model->engine->lock);
+    fair_lock_give(&s->model->engine->lock);
     if (rc != 0)
         goto out;
     if (!to_pixels(planes, pixels, planes + 3 * pixels, made.rgb)) {
@@ -432,11 +481,11 @@ int model_plan(struct model *model, int width, int height, int count, size_t *by
         request_check_size("height", height, err) != 0)
         return -1;
     rows = each * (count < fit ? count : fit > 0 ? fit : 1);
-    pthread_mutex_lock(&model->engine->lock);
+    fair_lock_take(&model->engine->lock);
     rc = work_plan_find_step(model, rows, h, w, model->tokens, &(struct work_variant){0}, &step,
                              err) ||
          decode_plan(model, h, w, &decoding, err);
-    pthread_mutex_unlock(&model->engine->lock);
+    fair_lock_give(&model->engine->lock);
     if (rc != 0)
         return -1;
     *bytes = step.arena_bytes > decoding.arena_bytes ? step.arena_bytes : decoding.arena_bytes;

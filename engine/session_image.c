@@ -5,7 +5,8 @@
  * The order in which a session draws from its random stream is diffusers': with an image the VAE's
  * posterior, then the start noise, then the posterior of the masked image, then what each step
  * takes. A network that is told of the mask leaves the first one out when it redraws everything;
- * one that is not has the third one drawn, though nobody reads it.
+ * one that is not has the third one drawn, though nobody reads it. A second pass draws in this
+ * order when it begins; until then what the VAE says of its pictures waits in a struct start.
  */
 #include "engine/runtime.h"
 
@@ -23,48 +24,35 @@ static void to_planes(const struct image *image, float *planes)
 }
 
 /* planes to the VAE's mean and log variance, 2 × latent. */
-static int run_encoder(struct session *s, const float *planes, float *moments, struct err *err)
+static int encode(struct model *m, const struct image *size, const float *planes, float *moments,
+                  struct err *err)
 {
-    struct model *m = s->model;
+    int h = size->height / m->info.vae_factor, w = size->width / m->info.vae_factor;
     struct work_plan plan;
     struct tensor x, y;
     struct pass pass;
 
-    if (work_plan_find(m, WORK_ENCODE, 1, s->latent_h, s->latent_w, &plan, err) != 0 ||
+    if (work_plan_find(m, WORK_ENCODE, 1, h, w, &plan, err) != 0 ||
         work_begin(m, &plan, &pass, err) != 0)
         return -1;
-    x = pass_tensor_of(&pass, DTYPE_F32, 1, s->height, s->width, 3);
-    y = pass_tensor_of(&pass, DTYPE_F32, 1, s->latent_h, s->latent_w, 2 * LATENT_CHANNELS);
+    x = pass_tensor_of(&pass, DTYPE_F32, 1, size->height, size->width, 3);
+    y = pass_tensor_of(&pass, DTYPE_F32, 1, h, w, 2 * LATENT_CHANNELS);
     op_upload(&pass, &x, planes);
     vae_encode(&pass, &m->vae, &x, &y);
     op_download(&pass, moments, &y);
+    work_end(m, &pass);
     return pass.failed ? -1 : 0;
 }
 
-enum posterior { POSTERIOR_SAMPLE, POSTERIOR_MODE };
-
-/* Planes to latents: a sample, scaled, or the mode as the VAE has it. */
-static int encode_planes(struct session *s, const float *planes, enum posterior posterior,
-                         float *latents, struct err *err)
+/* A sample of what the VAE says, scaled. */
+static void draw_posterior(struct session *s, const float *moments, float *latents)
 {
-    float *moments = malloc(2 * s->count * sizeof(float));
-    int rc;
-
-    if (moments == NULL)
-        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for init_image");
-    rc = run_encoder(s, planes, moments, err);
-    if (rc == 0 && posterior == POSTERIOR_MODE) {
-        memcpy(latents, moments, s->count * sizeof(float));
-    } else if (rc == 0) {
-        rng_normal(&s->rng, s->noise, s->count);
-        for (size_t i = 0; i < s->count; i++) {
-            float log_variance = fminf(fmaxf(moments[s->count + i], -30), 20);
-            moments[i] += expf(0.5f * log_variance) * s->noise[i];
-        }
-        vae_scale(&s->model->vae.config, latents, moments, s->count / LATENT_CHANNELS);
+    rng_normal(&s->rng, s->noise, s->count);
+    for (size_t i = 0; i < s->count; i++) {
+        float log_variance = fminf(fmaxf(moments[s->count + i], -30), 20);
+        latents[i] = moments[i] + expf(0.5f * log_variance) * s->noise[i];
     }
-    free(moments);
-    return rc;
+    vae_scale(&s->model->vae.config, latents, latents, s->count / LATENT_CHANNELS);
 }
 
 /* ---- masks ---- */
@@ -76,14 +64,11 @@ static bool is_redrawn(const struct image *mask, size_t pixel)
 }
 
 /* The mask of latent pixels: nearest, which is each block's first pixel. */
-static void shrink_mask(const struct session *s, const struct image *mask, float *to)
+static void shrink_mask(const struct image *mask, int factor, float *to)
 {
-    size_t factor = (size_t)s->model->info.vae_factor;
-
-    for (size_t y = 0; y < (size_t)s->latent_h; y++)
-        for (size_t x = 0; x < (size_t)s->latent_w; x++)
-            to[y * (size_t)s->latent_w + x] =
-                is_redrawn(mask, y * factor * (size_t)s->width + x * factor);
+    for (int y = 0; y + factor <= mask->height; y += factor)
+        for (int x = 0; x + factor <= mask->width; x += factor)
+            *to++ = is_redrawn(mask, (size_t)y * (size_t)mask->width + (size_t)x);
 }
 
 /* What is redrawn becomes gray. */
@@ -96,19 +81,32 @@ static void mask_planes(const struct image *mask, float *planes)
             planes[c * pixels + i] = 0;
 }
 
-void session_blend(struct session *s)
+/* latents = what is kept of `kept`, and else what they were */
+static void blend(struct session *s, const float *kept, const float *mask)
 {
     size_t pixels = s->count / LATENT_CHANNELS;
+
+    for (size_t i = 0; i < s->count; i++) {
+        float redrawn = mask[i % pixels];
+        s->latents[i] = (1 - redrawn) * kept[i] + redrawn * s->latents[i];
+    }
+}
+
+void session_blend(struct session *s)
+{
     const float *kept = s->kept;
 
-    if (s->state.index < s->plan.calls) {
+    if (s->state.index < s->end) {
         sampler_renoise(&s->plan, &s->state, s->noise, s->kept + s->count, s->kept, s->count);
         kept = s->noise;
     }
-    for (size_t i = 0; i < s->count; i++) {
-        float redrawn = s->kept_mask[i % pixels];
-        s->latents[i] = (1 - redrawn) * kept[i] + redrawn * s->latents[i];
-    }
+    blend(s, kept, s->kept_mask);
+}
+
+void session_renew_blend(struct session *s)
+{
+    if (s->blends)
+        rng_normal(&s->rng, s->kept + s->count, s->count);
 }
 
 /* ---- starting ---- */
@@ -145,69 +143,138 @@ int session_check_images(const struct model *model, const struct draw *d, struct
     return 0;
 }
 
-/* The start noise, over the image latents that are in s->latents if `over_image`. */
-static void start_noise(struct session *s, bool over_image)
+/* Puts a start's parts into its values, which may not be there yet; returns how many they are. */
+static size_t lay_out(struct start *start, const struct model *model, size_t count)
 {
-    rng_normal(&s->rng, s->noise, s->count);
-    session_show_latents(s, "noise", s->noise);
-    if (s->blends)
-        memcpy(s->kept + s->count, s->noise, s->count * sizeof(float));
-    sampler_noise(&s->plan, s->latents, s->noise, over_image ? s->latents : NULL, s->count);
+    bool masked = start->kind == START_MASKED, told = masked && model_inpaints(model);
+    bool image = start->kind != START_NOISE && !(told && start->whole);
+    size_t counts[] = {image ? 2 * count : 0, told ? 2 * count : 0,
+                       masked ? count / LATENT_CHANNELS : 0};
+    float **parts[] = {&start->image, &start->masked, &start->mask};
+    size_t used = 0;
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        *parts[i] = counts[i] > 0 && start->values != NULL ? start->values + used : NULL;
+        used += counts[i];
+    }
+    return used;
 }
 
-/* The start of a picture of which a part is redrawn, `planes` being the whole. */
-static int start_masked(struct session *s, const struct draw *d, float *planes, struct err *err)
+int start_alloc(struct start *start, const struct model *model, size_t count, struct err *err)
 {
-    size_t pixels = s->count / LATENT_CHANNELS;
-    bool whole = d->strength >= 1;
-
-    if ((s->blends || !whole) && encode_planes(s, planes, POSTERIOR_SAMPLE, s->latents, err) != 0)
-        return -1;
-    if (s->blends) {
-        memcpy(s->kept, s->latents, s->count * sizeof(float));
-        shrink_mask(s, d->mask, s->kept_mask);
-    }
-    start_noise(s, !whole);
-    if (s->blends) {
-        rng_normal(&s->rng, s->noise, s->count);
-        return 0;
-    }
-    shrink_mask(s, d->mask, s->extra);
-    mask_planes(d->mask, planes);
-    return encode_planes(s, planes, POSTERIOR_SAMPLE, s->extra + pixels, err);
-}
-
-static int start_from_image(struct session *s, const struct draw *d, float *planes, struct err *err)
-{
-    if (d->mask != NULL)
-        return start_masked(s, d, planes, err);
-    if (model_is_instructed(s->model)) {
-        if (encode_planes(s, planes, POSTERIOR_MODE, s->extra, err) != 0)
-            return -1;
-        start_noise(s, false);
-        return 0;
-    }
-    if (encode_planes(s, planes, POSTERIOR_SAMPLE, s->latents, err) != 0)
-        return -1;
-    session_show_latents(s, "image_latents", s->latents);
-    start_noise(s, true);
+    start->value_count = lay_out(start, model, count);
+    start->values = calloc(start->value_count + 1, sizeof(float));
+    if (start->values == NULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for init_image");
+    lay_out(start, model, count);
     return 0;
 }
 
-int session_start(struct session *s, const struct draw *d, struct err *err)
+void start_release(struct start *start)
 {
+    free(start->values);
+    *start = (struct start){.kind = START_NOISE};
+}
+
+static enum start_kind kind_of(const struct model *model, const struct draw *d)
+{
+    if (d->init_image == NULL)
+        return START_NOISE;
+    if (d->mask != NULL)
+        return START_MASKED;
+    return model_is_instructed(model) ? START_INSTRUCTED : START_IMAGE;
+}
+
+/* Fills in the parts. */
+static int read_pictures(struct start *start, struct model *model, const struct draw *d,
+                         float *planes, struct err *err)
+{
+    to_planes(d->init_image, planes);
+    if (start->image != NULL && encode(model, d->init_image, planes, start->image, err) != 0)
+        return -1;
+    if (start->mask != NULL)
+        shrink_mask(d->mask, model->info.vae_factor, start->mask);
+    if (start->masked == NULL)
+        return 0;
+    mask_planes(d->mask, planes);
+    return encode(model, d->init_image, planes, start->masked, err);
+}
+
+int start_make(struct start *start, struct model *model, const struct draw *d, struct err *err)
+{
+    size_t pixels = (size_t)d->width * (size_t)d->height;
+    size_t factor = (size_t)model->info.vae_factor;
     float *planes;
     int rc;
 
-    if (d->init_image == NULL) {
-        start_noise(s, false);
+    *start = (struct start){.kind = kind_of(model, d), .whole = d->strength >= 1};
+    if (start_alloc(start, model, LATENT_CHANNELS * pixels / (factor * factor), err) != 0)
+        return -1;
+    if (start->kind == START_NOISE)
         return 0;
-    }
-    planes = malloc(3 * (size_t)s->width * (size_t)s->height * sizeof(float));
+    planes = malloc(3 * pixels * sizeof(float));
     if (planes == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for init_image");
-    to_planes(d->init_image, planes);
-    rc = start_from_image(s, d, planes, err);
+    rc = read_pictures(start, model, d, planes, err);
     free(planes);
     return rc;
+}
+
+/* The start noise, over the latents that there are if `over_latents`. */
+static void start_noise(struct session *s, bool over_latents, bool redraws)
+{
+    rng_normal(&s->rng, s->noise, s->count);
+    session_show_latents(s, redraws ? "hires.noise" : "noise", s->noise);
+    if (s->blends)
+        memcpy(s->kept + s->count, s->noise, s->count * sizeof(float));
+    sampler_noise(&s->plan, s->latents, s->noise, over_latents ? s->latents : NULL, s->count);
+}
+
+/* The picture's latents; where a pass before has drawn them, only what is kept. */
+static void take_picture(struct session *s, const struct start *start, bool redraws)
+{
+    float *picture = redraws ? s->history : s->latents; /* scratch, before the first step */
+
+    draw_posterior(s, start->image, picture);
+    if (redraws)
+        blend(s, picture, start->mask);
+}
+
+static void start_masked(struct session *s, const struct start *start, bool redraws)
+{
+    size_t pixels = s->count / LATENT_CHANNELS;
+
+    if (start->image != NULL)
+        take_picture(s, start, redraws);
+    if (s->blends) {
+        memcpy(s->kept, s->latents, s->count * sizeof(float));
+        memcpy(s->kept_mask, start->mask, pixels * sizeof(float));
+    }
+    start_noise(s, !start->whole, redraws);
+    if (s->blends) {
+        rng_normal(&s->rng, s->noise, s->count);
+    } else {
+        memcpy(s->extra, start->mask, pixels * sizeof(float));
+        draw_posterior(s, start->masked, s->extra + pixels);
+    }
+}
+
+void session_start(struct session *s, const struct start *start, bool redraws)
+{
+    switch (start->kind) {
+    case START_MASKED:
+        start_masked(s, start, redraws);
+        return;
+    case START_INSTRUCTED:
+        memcpy(s->extra, start->image, s->count * sizeof(float)); /* the mean, as the VAE has it */
+        start_noise(s, false, redraws);
+        return;
+    case START_IMAGE:
+        draw_posterior(s, start->image, s->latents);
+        session_show_latents(s, "init_latents", s->latents);
+        start_noise(s, true, redraws);
+        return;
+    default:
+        start_noise(s, redraws, redraws);
+    }
 }

@@ -140,15 +140,27 @@ static int pooled_at(const struct encoding *e, const struct words *words)
     return i;
 }
 
-/* What the encoder's layers are changed by. */
+/* The sequel whose text it is; NULL: the session's own. */
+static const struct sequel *sequel_of(const struct encoding *e)
+{
+    const struct sequel *sequel = e->session->sequel;
+
+    if (e->to == &e->session->conditioning)
+        return NULL;
+    while (&sequel->conditioning != e->to)
+        sequel = sequel->next;
+    return sequel;
+}
+
+/* What the encoder's layers are changed by. A second pass keeps its adapters, a refiner has none.
+ */
 static struct adapted_rows adapted_of(const struct encoding *e)
 {
-    const struct session *s = e->session;
+    const struct sequel *sequel = sequel_of(e);
+    bool own = sequel == NULL || sequel->redraws;
     struct adapted_rows adapted = {.count = 0};
 
-    /* A second pass keeps its adapters, a refiner has none. */
-    bool own = e->to == &s->conditioning || s->sequel->redraws;
-    adapted_rows_add(&adapted, own ? s->adaptation : NULL, encoder_of(e)->component, 1);
+    adapted_rows_add(&adapted, own ? e->session->adaptation : NULL, encoder_of(e)->component, 1);
     return adapted;
 }
 
@@ -185,6 +197,7 @@ static int run_encoder(const struct encoding *e, const struct words *words, floa
     op_download(&pass, pooled, &vector);
     pass_drop(&pass, &vector);
     pass_drop(&pass, &y);
+    work_end(m, &pass);
     return pass.failed ? -1 : 0;
 }
 
@@ -248,14 +261,14 @@ static int encode_chunk(const struct encoding *e, const uint32_t *ids, float *em
 static void show(const struct encoding *e, int text, const char *name, const float *data, int rank,
                  const int64_t *dims)
 {
-    const struct session *s = e->session;
-    const char *whose = e->to == &s->conditioning ? "" : s->sequel->redraws ? "hires." : "refiner.";
+    const struct sequel *sequel = sequel_of(e);
+    const char *whose = sequel == NULL ? "" : sequel->redraws ? "hires." : "refiner.";
     char full[64], number[16] = "";
 
     if (e->part->before + text > 0)
         snprintf(number, sizeof(number), ".%d", e->part->before + text);
     snprintf(full, sizeof(full), "%s%s%s%s", whose, e->part->prefix, name, number);
-    session_show(s, full, data, rank, dims);
+    session_show(e->session, full, data, rank, dims);
 }
 
 static void show_tokens(const struct encoding *e, int text)

@@ -51,7 +51,7 @@ static int ask(struct step *step, struct session *const sessions[], int count, s
     for (int i = 0; i < count; i++)
         for (int row = 0; row < sessions[i]->conditioning.row_count; row++) {
             struct session *s = sessions[i];
-            int text = conditioning_text_at(&s->conditioning, row, session_calls_made(s));
+            int text = conditioning_text_at(&s->conditioning, row, session_pass_calls(s));
             double sigma = sampler_sigma(&s->plan, &s->state);
             if (!guidance_asks(&s->guidance, &s->conditioning, row, sigma))
                 continue;
@@ -170,7 +170,9 @@ static int batch_guide(struct batch *b, enum controlled which, struct err *err)
     struct guided_row guided[STEP_ROWS_MAX];
 
     for (int i = 0; i < b->count; i++)
-        guided[i] = (struct guided_row){.session = b->rows[i]->session, .row = b->rows[i]->row};
+        guided[i] = (struct guided_row){.session = b->rows[i]->session,
+                                        .controls = &b->rows[i]->session->controls,
+                                        .row = b->rows[i]->row};
     return controlled_rows_make(&b->controlled, guided, b->count, which, err);
 }
 
@@ -215,6 +217,7 @@ static int batch_compute(struct batch *b, struct err *err)
                                             .freeu = b->freeu},
                        &b->controlled, &y);
     op_download(&pass, b->output, &y);
+    work_end(m, &pass);
     return pass.failed ? -1 : 0;
 }
 
@@ -303,18 +306,18 @@ int engine_step(struct model *model, struct session *const sessions[], int count
     step = malloc(sizeof(*step));
     if (step == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a step");
-    pthread_mutex_lock(&model->engine->lock);
+    fair_lock_take(&model->engine->lock);
     model->engine->backend->computing++;
     rc = run(step, sessions, count, err);
     model->engine->backend->computing--;
-    pthread_mutex_unlock(&model->engine->lock);
+    fair_lock_give(&model->engine->lock);
     free(step);
     return rc;
 }
 
 /* ---- planning ---- */
 
-/* The largest of the passes that a step of these sessions would take. */
+/* The arena of the largest of the passes that a step of these sessions would take. */
 static int plan_passes(struct step *step, struct session *const sessions[], int count,
                        size_t *bytes, struct err *err)
 {
@@ -322,6 +325,7 @@ static int plan_passes(struct step *step, struct session *const sessions[], int 
     struct batch batch;
     int rc = ask(step, sessions, count, err);
 
+    *bytes = 0;
     while (rc == 0 && batch_take(&batch, step)) {
         rc = batch_guide(&batch, CONTROLLED_EVER, err);
         if (rc == 0)
@@ -334,23 +338,42 @@ static int plan_passes(struct step *step, struct session *const sessions[], int 
     return rc;
 }
 
+/* The arenas of a step and of a decoding, which on a card run beside each other: several pictures
+ * are not worth it where memory then holds no more than one of the two. */
+static int plan_both(struct engine *engine, int count, size_t step, size_t decoding, size_t *bytes,
+                     struct err *err)
+{
+    bool beside = engine->backend->lanes > 1 && count > 1;
+    size_t weights = engine->backend->weights_bytes;
+
+    *bytes = beside ? step + decoding : step > decoding ? step : decoding;
+    if (!beside || weights + *bytes <= engine->memory_max_bytes)
+        return 0;
+    return err_set(err, ERR_MEMORY, ERR_RETRY,
+                   "%d pictures at once and a decoding beside them need %zu MiB with the weights, "
+                   "the engine may use %zu MiB",
+                   count, ((weights + *bytes) >> 20) + 1, engine->memory_max_bytes >> 20);
+}
+
 int engine_plan(struct session *const sessions[], int count, size_t *bytes, struct err *err)
 {
     const struct session *first = sessions[0];
     struct engine *engine = first->model->engine;
     struct step *step = malloc(sizeof(*step));
     struct work_plan decoding;
+    size_t step_bytes;
     int rc;
 
     ASSERT(count >= 1 && count <= ENGINE_SESSIONS_MAX);
     if (step == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory for a step");
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     rc = decode_plan(first->model, first->latent_h, first->latent_w, &decoding, err);
-    *bytes = rc == 0 ? decoding.arena_bytes : 0;
     if (rc == 0)
-        rc = plan_passes(step, sessions, count, bytes, err);
-    pthread_mutex_unlock(&engine->lock);
+        rc = plan_passes(step, sessions, count, &step_bytes, err);
+    if (rc == 0)
+        rc = plan_both(engine, count, step_bytes, decoding.arena_bytes, bytes, err);
+    fair_lock_give(&engine->lock);
     free(step);
     return rc;
 }

@@ -261,6 +261,28 @@ int tokenizer_encode_raw(const struct tokenizer *tokenizer, const char *text, si
     return result;
 }
 
+int tokenizer_encode_all(const struct tokenizer *tokenizer, const char *text, size_t len,
+                         uint32_t **ids, size_t *count, struct err *err)
+{
+    size_t room = 0;
+
+    *ids = NULL;
+    *count = len + 1; /* enough for nearly every text */
+    while (*count > room) {
+        room = *count;
+        free(*ids);
+        *ids = malloc(room * sizeof(**ids));
+        if (*ids == NULL)
+            return no_memory(len, err);
+        if (tokenizer_encode_raw(tokenizer, text, len, *ids, room, count, err) != 0) {
+            free(*ids);
+            *ids = NULL;
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, uint32_t *ids,
                      size_t max_tokens, size_t *count, struct err *err)
 {

@@ -62,6 +62,11 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
 int tokenizer_encode_raw(const struct tokenizer *tokenizer, const char *text, size_t len,
                          uint32_t *ids, size_t max, size_t *count, struct err *err) must_check;
 
+/* The same with room for all of them: `ids` is the caller's to free. A byte can make more than one
+ * token: NFC takes some characters apart, and lower case lengthens some. */
+int tokenizer_encode_all(const struct tokenizer *tokenizer, const char *text, size_t len,
+                         uint32_t **ids, size_t *count, struct err *err) must_check;
+
 uint32_t tokenizer_start_id(const struct tokenizer *tokenizer);
 uint32_t tokenizer_end_id(const struct tokenizer *tokenizer);
 uint32_t tokenizer_pad_id(const struct tokenizer *tokenizer);

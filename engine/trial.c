@@ -10,7 +10,7 @@ int trial_begin(struct trial *t, struct backend *backend, size_t bytes, struct e
     if (t->memory == NULL)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "no memory to measure in");
     arena_init(&t->arena, t->memory, bytes);
-    t->pass = pass_begin(backend, &t->arena, backend->compute, err);
+    t->pass = pass_begin(backend, 0, &t->arena, backend->compute, err);
     return 0;
 }
 

@@ -65,12 +65,12 @@ static int plan_size(struct model *model, int pictures, int width, int height, s
     int factor = model->info.vae_factor, h = height / factor, w = width / factor, rc;
     struct work_plan plan;
 
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     rc = work_plan_find_step(model, GUIDED * pictures, h, w, model->tokens,
                              &(struct work_variant){0}, &plan, err);
     if (rc == 0 || err->code == ERR_MEMORY)
         rc = work_plan_find(model, WORK_DECODE, 1, h, w, &plan, err);
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
     return rc == 0 || err->code == ERR_MEMORY ? 0 : -1;
 }
 
@@ -240,7 +240,7 @@ static double median_seconds(struct product_trial *t)
 static bool is_same(const struct product_tile *a, const struct product_tile *b)
 {
     return a->rows == b->rows && a->columns == b->columns && a->splits == b->splits &&
-           a->group == b->group;
+           a->group == b->group && a->library == b->library;
 }
 
 static bool stopped(const struct tune_options *o)
@@ -248,35 +248,46 @@ static bool stopped(const struct tune_options *o)
     return o->stop != NULL && o->stop(o->user);
 }
 
-/* Times every tile; returns how many before it was told to stop. */
-static int try_tiles(struct product_trial *t, const struct tune_options *o,
-                     const struct product_tile *tiles, int count, struct tune_result *result)
+static void try_tile(struct product_trial *t, const struct product_tile *tile,
+                     struct tune_result *result)
 {
-    struct backend *backend = t->trial.backend;
-    int tried = 0;
+    double seconds;
 
-    for (; tried < count && !stopped(o) && !t->trial.pass.failed; tried++) {
-        double seconds;
-        cuda_force(backend, &tiles[tried]);
-        seconds = median_seconds(t);
-        if (is_same(&tiles[tried], &result->as))
-            result->as_seconds = seconds;
-        if (tried == 0 || seconds < result->seconds) {
-            result->seconds = seconds;
-            result->tuned.tile = tiles[tried];
-        }
+    cuda_force(t->trial.backend, tile);
+    seconds = median_seconds(t);
+    cuda_force(t->trial.backend, NULL);
+    if (is_same(tile, &result->as))
+        result->as_seconds = seconds;
+    if (result->tried == 0 || seconds < result->seconds) {
+        result->seconds = seconds;
+        result->tuned.tile = *tile;
     }
-    cuda_force(backend, NULL);
-    return tried;
+    result->tried++;
+}
+
+/* Times every tile, and last the library, which takes the fastest tile's place or has it for what
+ * it does not take. */
+static void try_tiles(struct product_trial *t, const struct tune_options *o,
+                      const struct product_tile *tiles, int count, struct tune_result *result)
+{
+    for (int i = 0; i < count && !stopped(o) && !t->trial.pass.failed; i++)
+        try_tile(t, &tiles[i], result);
+    if (result->by_library && result->tried == count && !stopped(o)) {
+        struct product_tile library = result->tuned.tile;
+        library.library = true;
+        if (result->as.library) /* whatever tile stands behind it */
+            result->as = library;
+        try_tile(t, &library, result);
+    }
 }
 
 static void write_line(struct tune_result *r)
 {
     const struct tuned *t = &r->tuned;
 
-    snprintf(r->line, sizeof(r->line), "    {%d, %d, %d, %d, %lld, {%d, %d, %d, %s}},", t->sm,
+    snprintf(r->line, sizeof(r->line), "    {%d, %d, %d, %d, %lld, {%d, %d, %d, %s, %s}},", t->sm,
              t->out, t->taps, t->in, (long long)t->rows, t->tile.rows, t->tile.columns,
-             t->tile.splits, t->tile.group ? "true" : "false");
+             t->tile.splits, t->tile.group ? "true" : "false", t->tile.library ? "true" : "false");
 }
 
 static int tune_shape(struct engine *engine, const struct tune_options *o,
@@ -289,14 +300,16 @@ static int tune_shape(struct engine *engine, const struct tune_options *o,
 
     *t = key_of(cuda_sm(engine->backend), s);
     result->as = choose_tile(t->sm, t->rows, t->out, t->taps, t->in);
+    result->by_library = s->taps == 1 && cuda_has_library(engine->backend);
+    result->as.library = result->as.library && result->by_library;
     count = choose_candidates(t->sm, t->rows, t->out, t->taps, t->in, tiles);
     if (begin_product(&trial, engine->backend, s, bytes_needed(s, tiles, count), err) != 0)
         return -1;
-    result->tried = try_tiles(&trial, o, tiles, count, result);
+    try_tiles(&trial, o, tiles, count, result);
     rc = trial.trial.pass.failed ? -1 : 0;
     end_product(&trial);
     write_line(result);
-    if (rc == 0 && result->tried == count && o->found != NULL)
+    if (rc == 0 && result->tried == count + result->by_library && o->found != NULL)
         o->found(o->user, result);
     return rc;
 }
@@ -315,7 +328,7 @@ int engine_tune(struct engine *engine, const struct tune_options *o, struct err 
         rc = list_shapes(engine, o, shapes, err);
     if (rc == 0 && o->listed != NULL)
         o->listed(o->user, shapes->count);
-    pthread_mutex_lock(&engine->lock);
+    fair_lock_take(&engine->lock);
     for (int i = 0; i < shapes->count && rc == 0 && !stopped(o); i++) {
         struct tune_result result = {
             .number = i + 1, .count = shapes->count, .samples = shapes->at[i].n};
@@ -323,7 +336,7 @@ int engine_tune(struct engine *engine, const struct tune_options *o, struct err 
         if (rc != 0 && err->code == ERR_MEMORY)
             rc = 0; /* what the card does not hold it will not be asked for */
     }
-    pthread_mutex_unlock(&engine->lock);
+    fair_lock_give(&engine->lock);
     free(shapes);
     return rc;
 }

@@ -3,7 +3,8 @@
  * engine/cuda/tuned.c.
  *
  * The products are those that planning passes of a step and a decoding ask for. Each is timed by
- * itself, in the type of the engine, with every tile that choose_candidates lists.
+ * itself, in the type of the engine, with every tile that choose_candidates lists, and linear
+ * layers by cublasLt where that is.
  */
 #ifndef ATELIER_ENGINE_TUNE_H
 #define ATELIER_ENGINE_TUNE_H
@@ -19,7 +20,8 @@ struct tune_result {
     struct tuned tuned;     /* the fastest tile; results come in tuned_compare's order */
     struct product_tile as; /* what choose_tile would have taken */
     double seconds, as_seconds;
-    int tried;
+    int tried;                  /* tiles, and the library */
+    bool by_library;            /* it was tried, too */
     char line[TUNE_LINE_BYTES]; /* as tuned.c has it */
 };
 

@@ -93,8 +93,7 @@ void unet_encoder_bind(struct binder *b, struct unet_encoder *encoder, const str
 
 /* ---- forward ---- */
 
-/* cos and sin of t at geometric rates from 1 to 1/10000, or sin first. */
-static void sinusoids(const struct unet_config *u, double t, float *values, int width)
+void unet_sinusoids(const struct unet_config *u, double t, float *values, int width)
 {
     int half = width / 2, cos_at = u->flip_sin_to_cos ? 0 : half;
 
@@ -140,7 +139,7 @@ static void time_input(struct pass *pass, const struct unet_encoder *encoder,
 
     for (int i = 0; i < y->n && !pass->planning && !pass->failed; i++) {
         struct tensor row = row_of(y, i);
-        sinusoids(&encoder->config, in->timesteps[i], values, y->c);
+        unet_sinusoids(&encoder->config, in->timesteps[i], values, y->c);
         op_upload(pass, &row, values);
         row = row_of(&guidance, i);
         if (width > 0) {
@@ -168,7 +167,7 @@ static void added_forward(struct pass *pass, const struct unet_encoder *encoder,
     for (int i = 0; i < y->n && !pass->planning && !pass->failed; i++) {
         struct tensor row = row_of(&ids, i);
         for (int j = 0; j < u->ids; j++)
-            sinusoids(u, in->ids[i * u->ids + j], values + j * u->id_width, u->id_width);
+            unet_sinusoids(u, in->ids[i * u->ids + j], values + j * u->id_width, u->id_width);
         op_upload(pass, &row, values);
     }
     op_concat(pass, in->pooled, &ids, &x);
@@ -182,11 +181,11 @@ static void added_forward(struct pass *pass, const struct unet_encoder *encoder,
 }
 
 /* Vaswani et al. 2017, as Ho et al. 2020 scale it: silu(linear2(silu(linear1(sinusoids))) + what
- * SDXL adds). */
+ * SDXL and a ControlNet-Union add). */
 struct tensor unet_time_forward(struct pass *pass, const struct unet_encoder *encoder,
                                 const struct unet_input *in)
 {
-    bool adds = encoder->config.pooled > 0;
+    bool pooled = encoder->config.pooled > 0, adds = pooled || in->told != NULL;
     int n = in->latents->n;
     struct tensor x = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, encoder->time1.in);
     struct tensor hidden = pass_tensor_of(pass, DTYPE_F32, n, 1, 1, encoder->time1.out);
@@ -199,10 +198,12 @@ struct tensor unet_time_forward(struct pass *pass, const struct unet_encoder *en
                                      .x = &hidden,
                                      .y = &y,
                                      .act = adds ? ACT_NONE : ACT_SILU});
-    if (adds) {
+    if (in->told != NULL)
+        op_add(pass, in->told, 1, &y);
+    if (pooled)
         added_forward(pass, encoder, in, &y);
+    if (adds)
         op_silu(pass, &y, &y);
-    }
     pass_drop(pass, &hidden);
     pass_drop(pass, &x);
     return y;

@@ -61,6 +61,10 @@ struct unet_encoder {
 void unet_encoder_bind(struct binder *binder, struct unet_encoder *encoder,
                        const struct unet_config *config);
 
+/* cos and sin of t at geometric rates from 1 to 1/10000, or sin first; the last of an odd width is
+ * left as it is. */
+void unet_sinusoids(const struct unet_config *config, double t, float *values, int width);
+
 /* Resnet `j` of a block of level `i` with, where `depth` is not 0, the attention after it. */
 void unet_layer_bind(struct binder *binder, struct unet_level *level, const struct unet_config *u,
                      int i, int j, int in, int depth, const char *block);
@@ -84,6 +88,7 @@ struct unet_input {
     const struct freeu *freeu;           /* [n]; NULL: no sample has it */
     const struct unet_feature *features; /* optional */
     int feature_count;
+    const struct tensor *told; /* optional: n × 1 × 1 × embedding, f32, added to the time's */
 };
 
 /* What the way down leaves for the way up; the tensors are its own. */

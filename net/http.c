@@ -8,6 +8,7 @@
 #include "net/s3_xml.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <curl/curl.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -233,13 +234,25 @@ static bool is_private(const struct sockaddr *address)
     if (address->sa_family != AF_INET6)
         return true;
     const struct in6_addr *v6 = &((const struct sockaddr_in6 *)address)->sin6_addr;
-    if (IN6_IS_ADDR_V4MAPPED(v6) || IN6_IS_ADDR_V4COMPAT(v6)) {
+    static const uint8_t nat64[12] = {0x00, 0x64, 0xFF, 0x9B}; /* RFC 6052 */
+    if (IN6_IS_ADDR_V4MAPPED(v6) || IN6_IS_ADDR_V4COMPAT(v6) || memcmp(v6, nat64, 12) == 0) {
         uint32_t v4;
         memcpy(&v4, v6->s6_addr + 12, 4);
         return is_private_v4(ntohl(v4));
     }
     return IN6_IS_ADDR_LOOPBACK(v6) || IN6_IS_ADDR_LINKLOCAL(v6) || IN6_IS_ADDR_MULTICAST(v6) ||
            IN6_IS_ADDR_UNSPECIFIED(v6) || (v6->s6_addr[0] & 0xFE) == 0xFC;
+}
+
+static bool is_private_literal(const char *host)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1)
+        return is_private((const struct sockaddr *)&v4);
+    if (inet_pton(AF_INET6, host, &v6.sin6_addr) == 1)
+        return is_private((const struct sockaddr *)&v6);
+    return strcasecmp(host, "localhost") == 0;
 }
 
 /* After the name was resolved, so that no name can lead around it. */
@@ -252,6 +265,14 @@ static curl_socket_t on_socket(void *user, curlsocktype purpose, struct curl_soc
         return CURL_SOCKET_BAD;
     }
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+static int on_progress(void *user, curl_off_t to_get, curl_off_t got, curl_off_t to_put,
+                       curl_off_t put)
+{
+    const struct exchange *exchange = user;
+    (void)to_get, (void)got, (void)to_put, (void)put;
+    return atomic_load(exchange->request->stop);
 }
 
 static struct curl_slist *header_list(const struct http_request *request)
@@ -332,6 +353,11 @@ static void set_options(struct http *http, CURL *curl, struct exchange *exchange
         curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, on_socket);
         curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, exchange);
     }
+    if (request->stop) {
+        curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+        curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+        curl_easy_setopt(curl, CURLOPT_XFERINFODATA, exchange);
+    }
     set_method(curl, exchange);
     if (request->signing)
         set_signing(curl, request->signing);
@@ -349,7 +375,7 @@ static int transport_error(const struct exchange *exchange, CURLcode code, const
                        exchange->sink_err.message);
     if (exchange->address_refused)
         return err_set(err, ERR_UNSUPPORTED, ERR_REJECT,
-                       "%s: its host is on a private network, which jobs may not read",
+                       "%s: its host is on a private network, which jobs may not name",
                        request->what);
     switch (code) {
     case CURLE_OUT_OF_MEMORY:
@@ -444,6 +470,51 @@ int http_refusal(const struct http_request *request, const struct http_answer *a
     const char *name = answer->error_code, *text = answer->error_text;
     return err_set(err, code, class, "%s %s: HTTP status %d%s%s%s%s", request->method,
                    request->what, answer->status, *name ? " " : "", name, *text ? ": " : "", text);
+}
+
+/* ---- URLs ---- */
+
+/* libcurl's parser, so that what is judged is what would be called: it makes 127.0.0.1 of 0x7f.1.
+ */
+static bool part_of(CURLU *url, CURLUPart which, char *out, size_t size)
+{
+    char *text = NULL;
+    bool there = curl_url_get(url, which, &text, 0) == CURLUE_OK && strlen(text) < size;
+    if (there)
+        snprintf(out, size, "%s", text);
+    curl_free(text);
+    return there;
+}
+
+static void read_host(char host[HTTP_HOST_BYTES])
+{
+    size_t len = strlen(host);
+    for (size_t i = 0; i < len; i++)
+        host[i] = (char)tolower((unsigned char)host[i]);
+    if (host[0] == '[' && host[len - 1] == ']') {
+        host[len - 1] = '\0';
+        memmove(host, host + 1, len - 1);
+    }
+}
+
+int http_url_read(struct http_url *parts, const char *text, struct err *err)
+{
+    char scheme[16], user[HTTP_HOST_BYTES];
+    *parts = (struct http_url){.tls = false};
+    CURLU *url = curl_url();
+    bool good = url && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK &&
+                part_of(url, CURLUPART_SCHEME, scheme, sizeof(scheme)) &&
+                part_of(url, CURLUPART_HOST, parts->host, sizeof(parts->host)) &&
+                (strcmp(scheme, "https") == 0 || strcmp(scheme, "http") == 0);
+    if (good) {
+        read_host(parts->host);
+        parts->tls = strcmp(scheme, "https") == 0;
+        parts->has_user = part_of(url, CURLUPART_USER, user, sizeof(user)) ||
+                          part_of(url, CURLUPART_PASSWORD, user, sizeof(user));
+        parts->is_private = is_private_literal(parts->host);
+    }
+    curl_url_cleanup(url);
+    return good ? 0 : err_set(err, ERR_INVALID, ERR_REJECT, "is no http or https URL with a host");
 }
 
 /* ---- into a buffer ---- */

@@ -18,6 +18,7 @@
 #include "common/err.h"
 #include "net/retry.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -89,6 +90,7 @@ struct http_request {
     const struct http_signing *signing; /* NULL: none */
     const struct http_sink *sink;       /* NULL: the body is dropped */
     bool follow;                        /* redirects, up to 5 */
+    const atomic_bool *stop;            /* once true, the try ends within a second; or NULL */
 };
 
 /* One try. 0: an answer came whole, whatever its status. -1: ERR_RETRY where the network failed or
@@ -107,6 +109,17 @@ bool http_is_passing(const struct http_answer *answer);
  * ERR_NOT_FOUND, 412 ERR_CONFLICT, what passes ERR_RETRY. Returns -1. */
 int http_refusal(const struct http_request *request, const struct http_answer *answer,
                  enum err_class refused, struct err *err);
+
+/* What is to be known of a URL before it is called. */
+#define HTTP_HOST_BYTES 256
+struct http_url {
+    char host[HTTP_HOST_BYTES]; /* in lower case; IPv6 addresses without brackets */
+    bool tls, has_user;
+    bool is_private; /* the host is an address, not a name, and no public one; or "localhost" */
+};
+
+/* Errors: no http or https URL with a host (ERR_INVALID, ERR_REJECT). */
+int http_url_read(struct http_url *parts, const char *url, struct err *err) must_check;
 
 /* A sink that appends to a buffer; over its maximum is ERR_LIMIT (ERR_REJECT). */
 struct http_buf_sink {

@@ -1,17 +1,17 @@
 #include "net/retry.h"
 
+#include "common/mix.h"
+
 #include <errno.h>
 #include <time.h>
 
 #define NS_PER_MS 1000000
 
-/* SplitMix64's step. */
-static uint64_t next_random(uint64_t *state)
+uint64_t retry_random(uint64_t *state)
 {
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
+    uint64_t z = mix64(*state);
+    *state += MIX_STEP;
+    return z;
 }
 
 static int64_t spent_ms(const struct retry *retry)
@@ -47,7 +47,7 @@ bool retry_wait(struct retry *retry, int asked_ms)
 {
     retry->tries++;
     int delay = retry_delay_ms(retry->policy, retry->tries, spent_ms(retry), asked_ms,
-                               next_random(&retry->random));
+                               retry_random(&retry->random));
     if (delay < 0)
         return false;
     struct timespec left = {delay / 1000, (long)(delay % 1000) * NS_PER_MS};

@@ -49,6 +49,9 @@ void retry_progress(struct retry *retry);
 /* What is left of the total, at least 1. */
 int retry_left_ms(const struct retry *retry);
 
+/* Well-mixed bits from a state that anything may have begun (SplitMix64). */
+uint64_t retry_random(uint64_t *state);
+
 /* The decision, pure: the wait before the next try after `tries` failed ones in `spent_ms`, or -1
  * for none. `random` is any 64 bits. */
 int retry_delay_ms(const struct retry_policy *policy, int tries, int64_t spent_ms, int asked_ms,

@@ -7,16 +7,14 @@
 #include "scheduler/policy.h"
 
 #include "common/file.h"
-#include "common/json.h"
+#include "common/json_read.h"
 #include "common/nearest.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define POLICY_MAX_BYTES (8u << 20)
-#define PLACE_MAX_BYTES 320
 
 struct names {
     const char **items; /* NULL: no condition */
@@ -45,83 +43,8 @@ struct policy {
 
 struct reader {
     struct policy *policy;
-    const char *file;
-    struct err *err;
+    struct json_reader json;
 };
-
-/* ---- what every value goes through ---- */
-
-static int refuse(const struct reader *r, const char *place, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static int refuse(const struct reader *r, const char *place, const char *format, ...)
-{
-    char text[ERR_MESSAGE_MAX_BYTES];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    return err_set(r->err, ERR_INVALID, ERR_FATAL, "%s: %s%s%s", r->file, place,
-                   place[0] ? ": " : "", text);
-}
-
-static int refuse_key(const struct reader *r, const char *place, const char *key,
-                      const char *const known[], size_t count)
-{
-    char hint[NEAREST_HINT_BYTES], list[256];
-    size_t len = 0;
-    nearest_hint(hint, key, known, count);
-    for (size_t i = 0; i < count && len < sizeof(list); i++)
-        len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", known[i]);
-    return refuse(r, place, "there is no key \"%.80s\"%s%s%s", key, hint,
-                  hint[0] ? "" : "; known are ", hint[0] ? "" : list);
-}
-
-static int check_object(const struct reader *r, const struct json *value, const char *place,
-                        const char *const known[], size_t count)
-{
-    if (value->type != JSON_OBJECT)
-        return refuse(r, place, "must be an object, {…}");
-    for (const struct json *member = value->child; member; member = member->next) {
-        bool found = false;
-        for (size_t i = 0; i < count; i++)
-            found = found || strcmp(known[i], member->key) == 0;
-        if (!found)
-            return refuse_key(r, place, member->key, known, count);
-    }
-    return 0;
-}
-
-#define CHECK_OBJECT(r, value, place, known)                                                       \
-    check_object(r, value, place, known, sizeof(known) / sizeof((known)[0]))
-
-/* A number from `least` on; absent: `out` stays. */
-static int read_number(const struct reader *r, const struct json *object, const char *place,
-                       const char *key, double least, double *out)
-{
-    char at[PLACE_MAX_BYTES];
-    const struct json *value = json_get(object, key);
-    if (!value)
-        return 0;
-    snprintf(at, sizeof(at), "%s%s%s", place, place[0] ? "." : "", key);
-    if (!json_double(value, out) || *out < least || *out > 1e15)
-        return refuse(r, at, "must be a number of at least %g", least);
-    return 0;
-}
-
-static int read_count(const struct reader *r, const struct json *object, const char *place,
-                      const char *key, int64_t least, int64_t most, int64_t *out)
-{
-    char at[PLACE_MAX_BYTES];
-    const struct json *value = json_get(object, key);
-    if (!value)
-        return 0;
-    snprintf(at, sizeof(at), "%s.%s", place, key);
-    if (!json_int64(value, out) || *out < least || *out > most)
-        return refuse(r, at, "must be a whole number, %lld … %lld", (long long)least,
-                      (long long)most);
-    return 0;
-}
 
 /* ---- classes ---- */
 
@@ -130,24 +53,25 @@ static int read_classes(const struct reader *r, const struct json *classes)
     static const char *const known[] = {"price_per_hour", "memory_gb"};
     struct policy *policy = r->policy;
     if (!classes || classes->type != JSON_OBJECT || classes->count == 0)
-        return refuse(r, "classes",
-                      "must be an object with at least one class of devices, such as "
-                      "{\"a10\": {\"price_per_hour\": 1.2, \"memory_gb\": 24}}");
+        return json_refuse(&r->json, "classes",
+                           "must be an object with at least one class of devices, such as "
+                           "{\"a10\": {\"price_per_hour\": 1.2, \"memory_gb\": 24}}");
     if (classes->count > POLICY_CLASSES_MAX)
-        return refuse(r, "classes", "holds %zu classes; at most %d", classes->count,
-                      POLICY_CLASSES_MAX);
+        return json_refuse(&r->json, "classes", "holds %zu classes; at most %d", classes->count,
+                           POLICY_CLASSES_MAX);
     for (const struct json *value = classes->child; value; value = value->next) {
-        char place[PLACE_MAX_BYTES];
+        char place[JSON_PLACE_MAX_BYTES];
         struct policy_class class = {.name = value->key};
         snprintf(place, sizeof(place), "classes.%.128s", value->key);
         if (value->key[0] == '\0' || strlen(value->key) > POLICY_NAME_MAX_BYTES)
-            return refuse(r, place, "a name has 1 … %d bytes", POLICY_NAME_MAX_BYTES);
-        if (CHECK_OBJECT(r, value, place, known) != 0 ||
-            read_number(r, value, place, "price_per_hour", 0, &class.price_per_hour) != 0 ||
-            read_number(r, value, place, "memory_gb", 0, &class.memory_gb) != 0)
+            return json_refuse(&r->json, place, "a name has 1 … %d bytes", POLICY_NAME_MAX_BYTES);
+        if (JSON_CHECK_OBJECT(&r->json, value, place, known) != 0 ||
+            json_read_number(&r->json, value, place, "price_per_hour", 0, &class.price_per_hour) !=
+                0 ||
+            json_read_number(&r->json, value, place, "memory_gb", 0, &class.memory_gb) != 0)
             return -1;
         if (!json_get(value, "price_per_hour"))
-            return refuse(r, place, "needs \"price_per_hour\": routing compares money");
+            return json_refuse(&r->json, place, "needs \"price_per_hour\": routing compares money");
         policy->classes[policy->class_count++] = class;
     }
     return 0;
@@ -160,29 +84,30 @@ static int refuse_class(const struct reader *r, const char *place, const char *n
     for (uint32_t i = 0; i < r->policy->class_count; i++)
         known[i] = r->policy->classes[i].name;
     nearest_hint(hint, name, known, r->policy->class_count);
-    return refuse(r, place, "\"%.80s\" is not under \"classes\"%s", name,
-                  hint[0] ? hint : "; add it there with its price, or name another");
+    return json_refuse(&r->json, place, "\"%.80s\" is not under \"classes\"%s", name,
+                       hint[0] ? hint : "; add it there with its price, or name another");
 }
 
 static int read_route(const struct reader *r, const struct json *route, const char *place,
                       uint8_t out[], uint8_t *count)
 {
     if (!route || route->type != JSON_ARRAY || route->count == 0)
-        return refuse(r, place,
-                      "must be a list of classes, the preferred one first, such as "
-                      "[\"a10\", \"a100\"]");
+        return json_refuse(&r->json, place,
+                           "must be a list of classes, the preferred one first, such as "
+                           "[\"a10\", \"a100\"]");
     uint32_t seen = 0;
     int i = 0;
     for (const struct json *value = route->child; value; value = value->next, i++) {
-        char at[PLACE_MAX_BYTES];
+        char at[JSON_PLACE_MAX_BYTES];
         snprintf(at, sizeof(at), "%s[%d]", place, i);
         if (value->type != JSON_STRING)
-            return refuse(r, at, "must be the name of a class");
+            return json_refuse(&r->json, at, "must be the name of a class");
         int class = policy_class_find(r->policy, value->text);
         if (class < 0)
             return refuse_class(r, at, value->text);
         if (seen & 1u << class)
-            return refuse(r, at, "\"%.80s\" is in the list already; take one out", value->text);
+            return json_refuse(&r->json, at, "\"%.80s\" is in the list already; take one out",
+                               value->text);
         seen |= 1u << class;
         out[(*count)++] = (uint8_t) class;
     }
@@ -195,7 +120,7 @@ static int read_route(const struct reader *r, const struct json *route, const ch
 static int read_names(const struct reader *r, const struct json *conditions, const char *place,
                       const char *key, const char *const choices[], struct names *names)
 {
-    char at[PLACE_MAX_BYTES];
+    char at[JSON_PLACE_MAX_BYTES];
     const struct json *value = json_get(conditions, key);
     if (!value)
         return 0;
@@ -203,10 +128,11 @@ static int read_names(const struct reader *r, const struct json *conditions, con
     bool list = value->type == JSON_ARRAY;
     size_t count = list ? value->count : 1, choice_count = 0;
     if (count == 0 || count > POLICY_NAMES_MAX)
-        return refuse(r, at, "must be a name or a list of 1 … %d names", POLICY_NAMES_MAX);
+        return json_refuse(&r->json, at, "must be a name or a list of 1 … %d names",
+                           POLICY_NAMES_MAX);
     names->items = calloc(count, sizeof(*names->items));
     if (!names->items)
-        return err_set(r->err, ERR_MEMORY, ERR_FATAL, "out of memory for the routing policy");
+        return err_set(r->json.err, ERR_MEMORY, ERR_FATAL, "out of memory for the routing policy");
     while (choices && choices[choice_count])
         choice_count++;
     for (const struct json *name = list ? value->child : value; name;
@@ -216,14 +142,15 @@ static int read_names(const struct reader *r, const struct json *conditions, con
             snprintf(at, sizeof(at), "%s.%s[%zu]", place, key, names->count);
         if (name->type != JSON_STRING || name->text_len == 0 ||
             name->text_len > POLICY_NAME_MAX_BYTES)
-            return refuse(r, at, "must be a name of 1 … %d bytes", POLICY_NAME_MAX_BYTES);
+            return json_refuse(&r->json, at, "must be a name of 1 … %d bytes",
+                               POLICY_NAME_MAX_BYTES);
         for (size_t i = 0; i < choice_count; i++)
             good = good || strcmp(choices[i], name->text) == 0;
         if (!good) {
             char hint[NEAREST_HINT_BYTES];
             nearest_hint(hint, name->text, choices, choice_count);
-            return refuse(r, at, "\"%.80s\" is none of fast, standard, premium%s", name->text,
-                          hint);
+            return json_refuse(&r->json, at, "\"%.80s\" is none of fast, standard, premium%s",
+                               name->text, hint);
         }
         names->items[names->count++] = name->text;
     }
@@ -236,21 +163,25 @@ static int read_conditions(const struct reader *r, const struct json *conditions
     static const char *const known[] = {"tier",       "family",     "model",       "tenant",
                                         "min_pixels", "max_pixels", "confidential"};
     static const char *const tiers[] = {"fast", "standard", "premium", NULL};
-    if (CHECK_OBJECT(r, conditions, place, known) != 0 ||
+    if (JSON_CHECK_OBJECT(&r->json, conditions, place, known) != 0 ||
         read_names(r, conditions, place, "tier", tiers, &rule->tiers) != 0 ||
         read_names(r, conditions, place, "family", NULL, &rule->families) != 0 ||
         read_names(r, conditions, place, "model", NULL, &rule->models) != 0 ||
         read_names(r, conditions, place, "tenant", NULL, &rule->tenants) != 0 ||
-        read_count(r, conditions, place, "min_pixels", 1, INT32_MAX, &rule->min_pixels) != 0 ||
-        read_count(r, conditions, place, "max_pixels", 1, INT32_MAX, &rule->max_pixels) != 0)
+        json_read_count(&r->json, conditions, place, "min_pixels", 1, INT32_MAX,
+                        &rule->min_pixels) != 0 ||
+        json_read_count(&r->json, conditions, place, "max_pixels", 1, INT32_MAX,
+                        &rule->max_pixels) != 0)
         return -1;
     if (conditions->count == 0)
-        return refuse(r, place, "is empty; leave \"if\" out for a rule that fits every job");
+        return json_refuse(&r->json, place,
+                           "is empty; leave \"if\" out for a rule that fits every job");
     if (rule->min_pixels > rule->max_pixels)
-        return refuse(r, place, "no picture has both min_pixels and max_pixels; swap them");
+        return json_refuse(&r->json, place,
+                           "no picture has both min_pixels and max_pixels; swap them");
     const struct json *confidential = json_get(conditions, "confidential");
     if (confidential && confidential->type != JSON_BOOL)
-        return refuse(r, place, "\"confidential\" must be true or false");
+        return json_refuse(&r->json, place, "\"confidential\" must be true or false");
     if (confidential)
         rule->confidential = confidential->boolean ? ONLY_CONFIDENTIAL : NOT_CONFIDENTIAL;
     return 0;
@@ -262,21 +193,22 @@ static int read_rules(const struct reader *r, const struct json *rules)
     struct policy *policy = r->policy;
     bool last = false;
     if (!rules || rules->type != JSON_ARRAY || rules->count == 0)
-        return refuse(r, "rules",
-                      "must be a list of rules; the shortest is "
-                      "[{\"route\": [\"CLASS\"]}]");
+        return json_refuse(&r->json, "rules",
+                           "must be a list of rules; the shortest is "
+                           "[{\"route\": [\"CLASS\"]}]");
     if (rules->count > POLICY_RULES_MAX)
-        return refuse(r, "rules", "holds %zu rules; at most %d", rules->count, POLICY_RULES_MAX);
+        return json_refuse(&r->json, "rules", "holds %zu rules; at most %d", rules->count,
+                           POLICY_RULES_MAX);
     for (const struct json *value = rules->child; value; value = value->next) {
-        char place[PLACE_MAX_BYTES], at[PLACE_MAX_BYTES + 8];
+        char place[JSON_PLACE_MAX_BYTES], at[JSON_PLACE_MAX_BYTES + 8];
         struct rule *rule = &policy->rules[policy->rule_count];
         snprintf(place, sizeof(place), "rules[%u]", policy->rule_count++);
         if (last)
-            return refuse(r, place,
-                          "is never tried, as the rule before it fits every job; move it "
-                          "up, or give that one an \"if\"");
+            return json_refuse(&r->json, place,
+                               "is never tried, as the rule before it fits every job; move it "
+                               "up, or give that one an \"if\"");
         *rule = (struct rule){.max_pixels = INT64_MAX};
-        if (CHECK_OBJECT(r, value, place, known) != 0)
+        if (JSON_CHECK_OBJECT(&r->json, value, place, known) != 0)
             return -1;
         const struct json *conditions = json_get(value, "if");
         snprintf(at, sizeof(at), "%s.if", place);
@@ -288,9 +220,9 @@ static int read_rules(const struct reader *r, const struct json *rules)
         last = !conditions;
     }
     if (!last)
-        return refuse(r, "rules",
-                      "the last rule must fit every job; add {\"route\": […]} without "
-                      "\"if\" at the end");
+        return json_refuse(&r->json, "rules",
+                           "the last rule must fit every job; add {\"route\": […]} without "
+                           "\"if\" at the end");
     return 0;
 }
 
@@ -307,15 +239,15 @@ static int read_tenant(const struct reader *r, const struct json *value)
     static const char *const known[] = {"weight", "running_max", "queued_max"};
     struct policy_tenant tenant = {.name = value->key, .weight = 1};
     struct policy *policy = r->policy;
-    char place[PLACE_MAX_BYTES];
+    char place[JSON_PLACE_MAX_BYTES];
     int64_t running = 0, queued = 0;
     snprintf(place, sizeof(place), "tenants.%.128s", value->key);
     if (value->key[0] == '\0' || strlen(value->key) > POLICY_NAME_MAX_BYTES)
-        return refuse(r, place, "a name has 1 … %d bytes", POLICY_NAME_MAX_BYTES);
-    if (CHECK_OBJECT(r, value, place, known) != 0 ||
-        read_number(r, value, place, "weight", 0.001, &tenant.weight) != 0 ||
-        read_count(r, value, place, "running_max", 1, UINT32_MAX, &running) != 0 ||
-        read_count(r, value, place, "queued_max", 1, UINT32_MAX, &queued) != 0)
+        return json_refuse(&r->json, place, "a name has 1 … %d bytes", POLICY_NAME_MAX_BYTES);
+    if (JSON_CHECK_OBJECT(&r->json, value, place, known) != 0 ||
+        json_read_number(&r->json, value, place, "weight", 0.001, &tenant.weight) != 0 ||
+        json_read_count(&r->json, value, place, "running_max", 1, UINT32_MAX, &running) != 0 ||
+        json_read_count(&r->json, value, place, "queued_max", 1, UINT32_MAX, &queued) != 0)
         return -1;
     tenant.running_max = (uint32_t)running;
     tenant.queued_max = (uint32_t)queued;
@@ -333,13 +265,13 @@ static int read_tenants(const struct reader *r, const struct json *tenants)
     if (!tenants)
         return 0;
     if (tenants->type != JSON_OBJECT)
-        return refuse(r, "tenants", "must be an object, {\"name\": {\"weight\": 2}}");
+        return json_refuse(&r->json, "tenants", "must be an object, {\"name\": {\"weight\": 2}}");
     if (tenants->count > POLICY_TENANTS_MAX)
-        return refuse(r, "tenants", "holds %zu tenants; at most %d", tenants->count,
-                      POLICY_TENANTS_MAX);
+        return json_refuse(&r->json, "tenants", "holds %zu tenants; at most %d", tenants->count,
+                           POLICY_TENANTS_MAX);
     policy->tenants = calloc(tenants->count + 1, sizeof(*policy->tenants));
     if (!policy->tenants)
-        return err_set(r->err, ERR_MEMORY, ERR_FATAL, "out of memory for the routing policy");
+        return err_set(r->json.err, ERR_MEMORY, ERR_FATAL, "out of memory for the routing policy");
     for (const struct json *value = tenants->child; value; value = value->next)
         if (read_tenant(r, value) != 0)
             return -1;
@@ -353,7 +285,7 @@ static int read_pools(const struct reader *r, const struct json *pools)
     struct policy *policy = r->policy;
     if (!pools)
         return 0;
-    if (CHECK_OBJECT(r, pools, "pools", known) != 0)
+    if (JSON_CHECK_OBJECT(&r->json, pools, "pools", known) != 0)
         return -1;
     const struct json *confidential = json_get(pools, "confidential");
     if (!confidential)
@@ -373,10 +305,11 @@ static int read_policy(const struct reader *r)
     const struct json *root = json_root(policy->doc);
     policy->waiting_per_hour = 1;
     policy->lateness_per_hour = 10;
-    if (CHECK_OBJECT(r, root, "", known) != 0 ||
-        read_number(r, root, "", "value_of_waiting_per_hour", 0, &policy->waiting_per_hour) != 0 ||
-        read_number(r, root, "", "value_of_lateness_per_hour", 0, &policy->lateness_per_hour) !=
-            0 ||
+    if (JSON_CHECK_OBJECT(&r->json, root, "", known) != 0 ||
+        json_read_number(&r->json, root, "", "value_of_waiting_per_hour", 0,
+                         &policy->waiting_per_hour) != 0 ||
+        json_read_number(&r->json, root, "", "value_of_lateness_per_hour", 0,
+                         &policy->lateness_per_hour) != 0 ||
         read_classes(r, json_get(root, "classes")) != 0 ||
         read_rules(r, json_get(root, "rules")) != 0 ||
         read_tenants(r, json_get(root, "tenants")) != 0)
@@ -389,7 +322,7 @@ int policy_parse(struct policy **out, const char *text, size_t len, const char *
 {
     struct json_limits limits = JSON_LIMITS_INIT;
     struct policy *policy = calloc(1, sizeof(*policy));
-    struct reader reader = {.policy = policy, .file = name, .err = err};
+    struct reader reader = {policy, {name, err}};
     *out = NULL;
     limits.bytes = POLICY_MAX_BYTES;
     if (!policy)

@@ -169,7 +169,8 @@ static void read_text(struct job_problems *problems, const char *path, const str
         problem = "must be 1 to 128 of A-Z a-z 0-9 . _ - (and neither . nor ..)";
     } else if (field->kind == FIELD_URI) {
         problem = uri_problem(value->text);
-    } else if (field->kind == FIELD_CALLBACK && !starts_with(value->text, "https://")) {
+    } else if (field->kind == FIELD_CALLBACK && !starts_with(value->text, "https://") &&
+               !starts_with(value->text, "http://")) {
         problem = "must be an https:// URL";
     }
     if (problem)

@@ -51,6 +51,7 @@ struct job_controlnet {
     double scale;
     double start, end; /* part of the steps, 0 … 1 */
     bool guess_mode;
+    int mode;                             /* of a ControlNet-Union's hint; -1: not given */
     const char *preprocess;               /* "canny", or NULL: the picture is the hint */
     double low_threshold, high_threshold; /* of canny; -1: not given */
 };
@@ -131,7 +132,7 @@ struct job {
     bool confidential; /* only the confidential pool */
     double max_price;  /* of the job, in the price table's money; -1: none */
     struct job_output output;
-    const char *callback; /* https URL of the terminal record; or NULL */
+    const char *callback; /* URL that gets the terminal record; or NULL */
     struct job_label labels[JOB_LABELS_MAX];
     size_t label_count;
 

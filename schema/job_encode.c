@@ -217,7 +217,7 @@ static void schema_text(const struct field *field, struct buf *out)
     if (field->kind == FIELD_NAME)
         buf_str(out, ", \"pattern\": \"^(?!\\\\.{1,2}$)[A-Za-z0-9._-]{1,128}$\"");
     else if (field->kind == FIELD_CALLBACK)
-        buf_str(out, ", \"format\": \"uri\", \"pattern\": \"^https://\"");
+        buf_str(out, ", \"format\": \"uri\", \"pattern\": \"^https?://\"");
     else if (field->kind == FIELD_URI)
         buf_str(out, ", \"minLength\": 1");
     else if (field->min > 0)

@@ -14,7 +14,7 @@ enum field_kind {
     FIELD_TEXT,        /* const char *; `max` bytes */
     FIELD_NAME,        /* const char *; 1 … 128 of A-Z a-z 0-9 . _ - */
     FIELD_URI,         /* const char *: s3, https, data or a relative path */
-    FIELD_CALLBACK,    /* const char *: an https URL */
+    FIELD_CALLBACK,    /* const char *: an https URL; http is for the cell to allow */
     FIELD_CHOICE,      /* const char *: one of `choices` */
     FIELD_INT,         /* int */
     FIELD_INT64,       /* int64_t */

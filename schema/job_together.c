@@ -47,9 +47,6 @@ static void check_hires(const struct job *job, struct job_problems *problems)
     if ((hires->scale > 0) == (hires->width > 0 || hires->height > 0) ||
         (hires->width > 0) != (hires->height > 0))
         job_problem_add(problems, "hires", NULL, "needs either scale or both width and height");
-    if (job->refiner.model || job->controlnet_count > 0 || job->mask)
-        job_problem_add(problems, "hires", NULL,
-                        "goes with neither refiner nor controlnets nor mask; leave it or them out");
     job_final_size(job, &width, &height);
     if (width > JOB_SIZE_MAX || height > JOB_SIZE_MAX)
         job_problem_add(problems, "hires.scale", NULL,

@@ -22,6 +22,9 @@
 /* Keys of the state topic that are no jobs; a job id cannot begin with '@'. */
 #define STATE_KEY_EPOCH "@epoch"
 #define STATE_KEY_PAUSED "@paused:" /* then the batch */
+/* Then the webhook-id: a terminal record that is still to be called with, its URL in a header. */
+#define STATE_KEY_CALLBACK "@callback:"
+#define HEADER_CALLBACK "atelier-callback"
 
 /* Redis. */
 #define REDIS_CELL "cell"

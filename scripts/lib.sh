@@ -12,6 +12,7 @@ BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build libdnnl-dev libspng-dev libjpeg-
 TEST_PACKAGES=("${BUILD_PACKAGES[@]}" g++ libcmocka-dev python3 python3-venv default-jre-headless maven
     redis-server faketime)
 FUZZ_PACKAGES=(clang)
+CONFIGURE_WITH=()
 
 say()
 {
@@ -60,12 +61,13 @@ compilers()
     echo "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 }
 
-# build_preset NAME [TARGET]: configures and builds into build/NAME. Only a new build is configured
-# for a target alone, and then without the tests, which need more packages than the programs.
+# build_preset NAME [TARGET]: configures, with CONFIGURE_WITH's words, and builds into build/NAME. Only a
+# new build is configured for a target alone, and then without the tests, which need more packages than
+# the programs.
 build_preset()
 {
     local preset="$1" target="${2:-all}" dir="build/$1" configure
-    configure=(cmake --preset "$preset")
+    configure=(cmake --preset "$preset" "${CONFIGURE_WITH[@]}")
     if [[ $target != all ]]; then
         configure+=(-DATELIER_TESTS=OFF)
     fi
@@ -81,6 +83,22 @@ build_preset()
         tail -n 60 "$dir/build.log" >&2
         die "building $preset failed; all of it is in $dir/build.log"
     fi
+}
+
+# Preset cuda for the kind of card that this machine has, and for all where nvidia-smi does not say.
+# What another compiler warns of must not keep a card from being tried.
+build_for_this_card()
+{
+    local capability
+    capability="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 || true)"
+    case "$capability" in
+    8.0) export CUDAARCHS=80-real ;;
+    8.*) export CUDAARCHS=86-real ;;
+    9.0) export CUDAARCHS=90a-real ;;
+    esac
+    command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
+    local CONFIGURE_WITH=(-DATELIER_WERROR=OFF)
+    build_preset cuda
 }
 
 # Whether clang is there with libFuzzer and its sanitizers.

@@ -15,7 +15,8 @@
 #define TURN_MS 200
 #define SECOND_NS 1000000000ll
 #define ACK_WAIT_NS (15 * SECOND_NS) /* at the end, for the last reports */
-#define BATCH_PIXELS (512.0 * 512)
+#define BATCH_CPU 4
+#define BATCH_CARD 8
 #define CHECKPOINT_MAX_BYTES ((size_t)1 << 30)
 #define MANIFEST_KEY_BYTES (JOB_NAME_MAX_BYTES + 32)
 
@@ -383,11 +384,7 @@ static void on_through(void *user)
 
 static void wait_for_work(struct agent *agent)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += TURN_MS * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    struct timespec until = clock_deadline(TURN_MS);
     pthread_mutex_lock(&agent->lock);
     while (!agent->woken &&
            pthread_cond_timedwait(&agent->changed, &agent->lock, &until) != ETIMEDOUT)
@@ -478,6 +475,14 @@ static int locate(void *user, const struct catalogue_model *model, char path[FIL
     return cache_locate(&agent->cache, model, path, err);
 }
 
+static int batch_max_of(const struct agent *agent)
+{
+    bool card = engine_info(agent->engine)->overlaps;
+    return agent->options->batch_max > 0 ? (int)agent->options->batch_max
+           : card                        ? BATCH_CARD
+                                         : BATCH_CPU;
+}
+
 static int open_engine(struct agent *agent, struct err *err)
 {
     const struct agent_options *options = agent->options;
@@ -500,7 +505,8 @@ static int open_engine(struct agent *agent, struct err *err)
                        "routing policy calls it",
                        engine_info(agent->engine)->processor);
     models_set_locate(agent->models, locate, agent);
-    agent->pictures_max = (int)(options->batch_max + options->ahead);
+    int batch_max = batch_max_of(agent);
+    agent->pictures_max = batch_max + (int)options->ahead;
     struct pipeline_options pipeline = {.engine = agent->engine,
                                         .models = agent->models,
                                         .catalogue = &agent->catalogue,
@@ -510,8 +516,8 @@ static int open_engine(struct agent *agent, struct err *err)
                                         .wake = on_through,
                                         .user = agent,
                                         .clock = agent->clock,
-                                        .batch_max = (int)options->batch_max,
-                                        .batch_pixels = BATCH_PIXELS,
+                                        .batch_max = batch_max,
+                                        .batch_pixels = engine_info(agent->engine)->batch_pixels,
                                         .tasks_max = 256};
     return pipeline_create(&agent->pipeline, &pipeline, err);
 }
@@ -550,13 +556,9 @@ static int check_redis(const struct agent *agent, struct err *err)
 
 static int open_agent(struct agent *agent, struct err *err)
 {
-    char models[FILE_PATH_MAX_BYTES], host[64] = "worker";
+    char models[FILE_PATH_MAX_BYTES];
     const struct agent_options *options = agent->options;
-    (void)gethostname(host, sizeof(host) - 1);
-    if (options->name)
-        snprintf(agent->name, sizeof(agent->name), "%s", options->name);
-    else
-        snprintf(agent->name, sizeof(agent->name), "%s-%d", host, (int)getpid());
+    snprintf(agent->name, sizeof(agent->name), "%s", options->name);
     snprintf(agent->boot, sizeof(agent->boot), "%016" PRIx64 "-%d",
              (uint64_t)clock_wall_ns(agent->clock), (int)getpid());
     if (!job_id_valid(agent->name))
@@ -612,8 +614,8 @@ int agent_run(const struct agent_options *options, const struct log *log, const 
     pthread_condattr_destroy(&monotonic);
     int rc = open_agent(&agent, err);
     if (rc == 0) {
-        log_event(log, LOG_INFO, "serving", "worker", agent.name, "class", agent.device_class,
-                  NULL);
+        log_event(log, LOG_INFO, "serving", "worker", log->worker ? NULL : agent.name, "class",
+                  agent.device_class, NULL);
         while (rc == 0 && !*stop && !agent.draining)
             rc = turn(&agent, err);
         struct err leaving;

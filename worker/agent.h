@@ -21,13 +21,13 @@
 
 struct agent_options {
     struct service_options services;
-    const char *name; /* NULL: host and process */
+    const char *name; /* NULL: see agents.h */
     const char *device_class;
     const char *models;
     const char *device, *isa, *precision;
     int64_t threads;
     uint64_t memory_bytes;
-    int64_t batch_max;
+    int64_t batch_max; /* 0: by device */
     int64_t ahead;   /* jobs beyond the batch, so that preparing and publishing overlap computing */
     int64_t grace_s; /* for what is in hand, after SIGTERM or a drain */
     bool confidential;
@@ -41,7 +41,8 @@ struct agent_options {
 
 extern const struct conf_table agent_table;
 
-/* Works until it is told to drain, or `*stop` is set; then drains. 0, or -1 for what ended it. */
+/* Works with one device and a name until it is told to drain, or `*stop` is set; then drains. 0, or
+ * -1 for what ended it. */
 int agent_run(const struct agent_options *options, const struct log *log, const volatile int *stop,
               struct err *err) must_check;
 

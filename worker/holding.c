@@ -120,14 +120,8 @@ struct draw holding_draw(const struct task *task, const struct inputs *inputs, i
     for (size_t i = 0; i < task->adapter_count; i++)
         draw.adapters[draw.adapter_count++] =
             (struct draw_adapter){.adapter = task->adapters[i], .scale = task->job.loras[i].scale};
-    for (size_t i = 0; i < task->control_count; i++) {
-        const struct job_controlnet *c = &task->job.controlnets[i];
-        draw.controls[draw.control_count++] = (struct draw_control){.control = task->controls[i],
-                                                                    .image = &inputs->hints[i],
-                                                                    .scale = c->scale,
-                                                                    .start = c->start,
-                                                                    .end = c->end,
-                                                                    .guess_mode = c->guess_mode};
-    }
+    for (size_t i = 0; i < task->control_count; i++)
+        draw.controls[draw.control_count++] =
+            support_control(&task->job.controlnets[i], task->controls[i], &inputs->hints[i]);
     return draw;
 }

@@ -1,5 +1,5 @@
 /* atelier-worker. */
-#include "worker/agent.h"
+#include "worker/agents.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -56,7 +56,7 @@ int main(int argc, char **argv)
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
-    if (agent_run(&options, &log, &stopping, &err) != 0) {
+    if (agents_run(&options, &log, &stopping, &err) != 0) {
         log_event(&log, LOG_ERROR, "stopped", "why", err.message, NULL);
         return err.code == ERR_DEVICE ? EXIT_NO_DEVICE : EXIT_BROKEN;
     }

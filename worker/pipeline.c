@@ -4,11 +4,17 @@
 
 #include <stdlib.h>
 
-#define DRAWN_MAX 8 /* decoded pictures that wait for publishing: 100 MB of the largest size */
+#define DRAWN_MAX 8   /* decoded pictures that wait for publishing: 100 MB of the largest size */
+#define SMOOTHING 0.2 /* weight of the latest measurement in a learned rate */
 
 double seconds_since(const struct pipeline *pipeline, int64_t begin_ns)
 {
     return (double)(clock_monotonic_ns(pipeline->options.clock) - begin_ns) * 1e-9;
+}
+
+void rate_learn(double *rate, double measured)
+{
+    *rate = *rate == 0 ? measured : *rate + SMOOTHING * (measured - *rate);
 }
 
 void task_fail(struct pipeline *pipeline, struct task *task, const struct err *err)
@@ -36,7 +42,7 @@ bool task_is_lost(struct pipeline *pipeline, struct task *task)
 
 void task_give_back(struct pipeline *pipeline, struct task *task)
 {
-    bool open = queue_put(&pipeline->done, task);
+    bool open = bounded_queue_put(&pipeline->done, task);
     ASSERT(open);
     if (pipeline->options.wake)
         pipeline->options.wake(pipeline->options.user);
@@ -50,15 +56,52 @@ void task_release(struct task *task)
     job_release(&task->job);
 }
 
-static int start_thread(struct pipeline *pipeline, void *(*run)(void *), const char *name,
-                        struct err *err)
+struct stage_thread {
+    void *(*run)(void *pipeline);
+    const char *name;
+    struct bounded_queue *behind; /* which it closes in the end */
+};
+
+/* In the order of a picture's way. Returns how many. */
+static int stages_of(struct pipeline *pipeline, struct stage_thread stages[STAGES_MAX])
 {
-    pthread_t *thread = &pipeline->threads[pipeline->thread_count];
-    if (pthread_create(thread, NULL, run, pipeline) != 0)
-        return err_set(err, ERR_MEMORY, ERR_FATAL, "cannot start the thread %s", name);
-    pthread_setname_np(*thread, name);
-    pipeline->thread_count++;
+    int count = 0;
+    stages[count++] = (struct stage_thread){prepare_main, "at-prepare", &pipeline->prepared};
+    if (pipeline->decodes_apart) {
+        stages[count++] = (struct stage_thread){compute_main, "at-compute", &pipeline->stepped};
+        stages[count++] = (struct stage_thread){decode_main, "at-decode", &pipeline->drawn};
+    } else {
+        stages[count++] = (struct stage_thread){compute_main, "at-compute", &pipeline->drawn};
+    }
+    stages[count++] = (struct stage_thread){publish_main, "at-publish", NULL};
+    return count;
+}
+
+static int start_threads(struct pipeline *pipeline, struct err *err)
+{
+    struct stage_thread stages[STAGES_MAX];
+    int count = stages_of(pipeline, stages);
+    for (int i = 0; i < count; i++) {
+        if (pthread_create(&pipeline->threads[i], NULL, stages[i].run, pipeline) != 0)
+            return err_set(err, ERR_MEMORY, ERR_FATAL, "cannot start the thread %s",
+                           stages[i].name);
+        pthread_setname_np(pipeline->threads[i], stages[i].name);
+        pipeline->thread_count++;
+    }
     return 0;
+}
+
+static int open_queues(struct pipeline *pipeline, struct err *err)
+{
+    const struct pipeline_options *options = &pipeline->options;
+    /* As many prepared as the batch holds: they wait with conditioning and noise, not pixels. */
+    return bounded_queue_init(&pipeline->tasks, (size_t)options->tasks_max, err) != 0 ||
+                   bounded_queue_init(&pipeline->prepared, (size_t)options->batch_max, err) != 0 ||
+                   bounded_queue_init(&pipeline->stepped, (size_t)options->batch_max, err) != 0 ||
+                   bounded_queue_init(&pipeline->drawn, DRAWN_MAX, err) != 0 ||
+                   bounded_queue_init(&pipeline->done, (size_t)options->tasks_max, err) != 0
+               ? -1
+               : 0;
 }
 
 int pipeline_create(struct pipeline **out, const struct pipeline_options *options, struct err *err)
@@ -69,15 +112,9 @@ int pipeline_create(struct pipeline **out, const struct pipeline_options *option
         return err_set(err, ERR_MEMORY, ERR_FATAL, "out of memory for the pipeline");
     ASSERT(options->batch_max >= 1 && options->batch_max <= ENGINE_SESSIONS_MAX);
     pipeline->options = *options;
+    pipeline->decodes_apart = engine_info(options->engine)->overlaps;
     pthread_mutex_init(&pipeline->lock, NULL);
-    /* As many prepared as the batch holds: they wait with conditioning and noise, not pixels. */
-    if (queue_init(&pipeline->tasks, (size_t)options->tasks_max, err) != 0 ||
-        queue_init(&pipeline->prepared, (size_t)options->batch_max, err) != 0 ||
-        queue_init(&pipeline->drawn, DRAWN_MAX, err) != 0 ||
-        queue_init(&pipeline->done, (size_t)options->tasks_max, err) != 0 ||
-        start_thread(pipeline, prepare_main, "at-prepare", err) != 0 ||
-        start_thread(pipeline, compute_main, "at-compute", err) != 0 ||
-        start_thread(pipeline, publish_main, "at-publish", err) != 0) {
+    if (open_queues(pipeline, err) != 0 || start_threads(pipeline, err) != 0) {
         pipeline_free(pipeline);
         return -1;
     }
@@ -85,22 +122,28 @@ int pipeline_create(struct pipeline **out, const struct pipeline_options *option
     return 0;
 }
 
+static void close_if_open(struct bounded_queue *queue)
+{
+    if (queue && queue->items)
+        bounded_queue_close(queue);
+}
+
 void pipeline_free(struct pipeline *pipeline)
 {
+    struct stage_thread stages[STAGES_MAX];
     if (!pipeline)
         return;
     pipeline_stop(pipeline);
-    /* Each stage closes the next one's queue when its own is empty; without all threads, here. */
-    if (pipeline->tasks.items)
-        queue_close(&pipeline->tasks);
-    if (pipeline->thread_count < 3 && pipeline->prepared.items)
-        queue_close(&pipeline->prepared);
+    close_if_open(&pipeline->tasks);
+    for (int i = pipeline->thread_count, count = stages_of(pipeline, stages); i < count; i++)
+        close_if_open(stages[i].behind); /* which nobody else will */
     for (int i = 0; i < pipeline->thread_count; i++)
         pthread_join(pipeline->threads[i], NULL);
-    queue_release(&pipeline->tasks);
-    queue_release(&pipeline->prepared);
-    queue_release(&pipeline->drawn);
-    queue_release(&pipeline->done);
+    bounded_queue_release(&pipeline->tasks);
+    bounded_queue_release(&pipeline->prepared);
+    bounded_queue_release(&pipeline->stepped);
+    bounded_queue_release(&pipeline->drawn);
+    bounded_queue_release(&pipeline->done);
     pthread_mutex_destroy(&pipeline->lock);
     free(pipeline);
 }
@@ -114,13 +157,13 @@ void pipeline_put(struct pipeline *pipeline, struct task *task)
     task->pictures = NULL;
     task->held = task->refiner = NULL;
     task->times = (struct manifest_times){0};
-    bool open = queue_put(&pipeline->tasks, task);
+    bool open = bounded_queue_put(&pipeline->tasks, task);
     ASSERT(open);
 }
 
 struct task *pipeline_take(struct pipeline *pipeline, int timeout_ms)
 {
-    return queue_take_within(&pipeline->done, timeout_ms);
+    return bounded_queue_take_within(&pipeline->done, timeout_ms);
 }
 
 void pipeline_stop(struct pipeline *pipeline)

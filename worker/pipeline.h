@@ -1,13 +1,14 @@
 /*
- * pipeline.h: from an assigned job to files in the store, in three stages that overlap:
+ * pipeline.h: from an assigned job to files in the store, in stages that overlap:
  *
  *     prepare   the model in memory, input pictures decoded, text encoded, noise drawn
- *     compute   denoising steps of all pictures that share model and size, together; decoding
+ *     compute   denoising steps of all pictures that share model and size, together
+ *     decode    pixels; a part of compute where the engine does not overlap the two
  *     publish   encoding, hashing, writing; the manifest last
  *
- * Each stage is one thread ("at-prepare", "at-compute", "at-publish") with a bounded queue before
- * it, so that the device does not wait for a disk and memory stays bounded. A picture joins the
- * batch at whatever step the others are.
+ * Each stage is one thread ("at-prepare", "at-compute" …) with a bounded queue before it, so that
+ * the device does not wait for a disk and memory stays bounded. A picture joins the batch at
+ * whatever step the others are.
  *
  * The caller owns tasks; from pipeline_put until pipeline_take the pipeline uses them. One thread
  * puts and takes.

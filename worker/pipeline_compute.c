@@ -9,8 +9,6 @@
 
 #include <string.h>
 
-#define SMOOTHING 0.2 /* weight of the latest step in the learned rate */
-
 struct batch {
     struct picture *pictures[ENGINE_SESSIONS_MAX];
     int count;
@@ -20,14 +18,6 @@ struct batch {
     int later_count;
     bool ended; /* the queue is closed and empty */
 };
-
-static void pass_on(struct pipeline *pipeline, struct picture *picture)
-{
-    session_free(picture->session);
-    picture->session = NULL;
-    bool open = queue_put(&pipeline->drawn, picture);
-    ASSERT(open);
-}
 
 static void leave(struct batch *batch, int i)
 {
@@ -102,15 +92,15 @@ static void admit(struct pipeline *pipeline, struct batch *batch)
         continue;
     while (batch->count < batch->max && batch->later_count == 0) {
         if (!batch->held)
-            batch->held = batch->count == 0 ? queue_take(&pipeline->prepared)
-                                            : queue_take_within(&pipeline->prepared, 0);
+            batch->held = batch->count == 0 ? bounded_queue_take(&pipeline->prepared)
+                                            : bounded_queue_take_within(&pipeline->prepared, 0);
         struct picture *picture = batch->held;
         if (!picture) {
             batch->ended = batch->count == 0;
             return;
         }
         if (task_is_lost(pipeline, picture->task) || !picture->session) {
-            pass_on(pipeline, picture);
+            picture_pass_on(pipeline, picture);
             batch->held = NULL;
             continue;
         }
@@ -123,11 +113,6 @@ static void admit(struct pipeline *pipeline, struct batch *batch)
         batch->pictures[batch->count++] = picture;
         batch->held = NULL;
     }
-}
-
-static void learn(double *rate, double measured)
-{
-    *rate = *rate == 0 ? measured : *rate + SMOOTHING * (measured - *rate);
 }
 
 static void note_step(struct pipeline *pipeline, const struct batch *batch,
@@ -144,7 +129,7 @@ static void note_step(struct pipeline *pipeline, const struct batch *batch,
     progress->width = shape->width;
     progress->height = shape->height;
     progress->step_s = seconds;
-    learn(&progress->rate, seconds / batch->count / pixels);
+    rate_learn(&progress->rate, seconds / batch->count / pixels);
     for (int i = 0; i < batch->count; i++) {
         const struct session *session = batch->pictures[i]->session;
         struct task *task = batch->pictures[i]->task;
@@ -155,21 +140,6 @@ static void note_step(struct pipeline *pipeline, const struct batch *batch,
     pthread_mutex_unlock(&pipeline->lock);
 }
 
-static bool handing_back(struct pipeline *pipeline)
-{
-    pthread_mutex_lock(&pipeline->lock);
-    bool back = pipeline->handing_back;
-    pthread_mutex_unlock(&pipeline->lock);
-    return back;
-}
-
-static void drop_lost(struct pipeline *pipeline, struct picture *picture)
-{
-    if (handing_back(pipeline))
-        saved_add_session(pipeline, picture);
-    pass_on(pipeline, picture);
-}
-
 /* Drops what is lost of those that wait. */
 static void settle_later(struct pipeline *pipeline, struct batch *batch)
 {
@@ -177,47 +147,43 @@ static void settle_later(struct pipeline *pipeline, struct batch *batch)
     for (int i = 0; i < batch->later_count; i++) {
         struct picture *picture = batch->later[i];
         if (task_is_lost(pipeline, picture->task))
-            drop_lost(pipeline, picture);
+            picture_drop(pipeline, picture);
         else
             batch->later[kept++] = picture;
     }
     batch->later_count = kept;
 }
 
-/* Decodes and passes on what has no steps left, drops what is lost, and puts by what does not
- * go on in the shape that has just stepped. */
+/* Nothing is left to do here. */
+static void finish(struct pipeline *pipeline, struct picture *picture)
+{
+    if (!pipeline->decodes_apart) {
+        picture_decode(pipeline, picture);
+        return;
+    }
+    bool open = bounded_queue_put(&pipeline->stepped, picture);
+    ASSERT(open);
+}
+
+/* What has no steps left goes to be decoded, what is lost is dropped, and what does not go on in
+ * the shape that has just stepped is put by. */
 static void settle(struct pipeline *pipeline, struct batch *batch, const struct shape *shape)
 {
-    struct err err;
     for (int i = 0; i < batch->count;) {
         struct picture *picture = batch->pictures[i];
         bool lost = task_is_lost(pipeline, picture->task);
-        if (!lost && session_steps_left(picture->session) > 0) {
-            if (has_shape(picture, shape)) {
-                i++;
-                continue;
-            }
-            leave(batch, i);
-            batch->later[batch->later_count++] = picture;
+        bool done = session_steps_left(picture->session) == 0;
+        if (!lost && !done && has_shape(picture, shape)) {
+            i++;
             continue;
-        }
-        if (!lost) {
-            int64_t begin = clock_monotonic_ns(pipeline->options.clock);
-            if (session_decode(picture->session, &picture->image, &err) != 0)
-                task_fail(pipeline, picture->task, &err);
-            double seconds = seconds_since(pipeline, begin);
-            picture->compute_s += seconds;
-            pthread_mutex_lock(&pipeline->lock);
-            learn(&pipeline->progress.decode_rate,
-                  seconds /
-                      ((double)session_width(picture->session) * session_height(picture->session)));
-            pthread_mutex_unlock(&pipeline->lock);
         }
         leave(batch, i);
         if (lost)
-            drop_lost(pipeline, picture);
+            picture_drop(pipeline, picture);
+        else if (done)
+            finish(pipeline, picture);
         else
-            pass_on(pipeline, picture);
+            batch->later[batch->later_count++] = picture;
     }
     settle_later(pipeline, batch);
 }
@@ -269,6 +235,6 @@ void *compute_main(void *user)
         step(pipeline, &batch, &shape);
         settle(pipeline, &batch, &shape);
     }
-    queue_close(&pipeline->drawn);
+    bounded_queue_close(pipeline->decodes_apart ? &pipeline->stepped : &pipeline->drawn);
     return NULL;
 }

@@ -2,8 +2,8 @@
 #ifndef ATELIER_WORKER_PIPELINE_PARTS_H
 #define ATELIER_WORKER_PIPELINE_PARTS_H
 
+#include "worker/bounded_queue.h"
 #include "worker/pipeline.h"
-#include "worker/queue.h"
 #include "worker/stage_dump.h"
 
 #include <pthread.h>
@@ -20,15 +20,19 @@ struct picture {
     struct stage_dump dump;
 };
 
+#define STAGES_MAX 4
+
 struct pipeline {
     struct pipeline_options options;
-    pthread_t threads[3];
+    bool decodes_apart; /* the engine decodes beside steps */
+    pthread_t threads[STAGES_MAX];
     int thread_count;
-    struct queue tasks;    /* struct task, before prepare */
-    struct queue prepared; /* struct picture */
-    struct queue drawn;    /* struct picture */
-    struct queue done;     /* struct task */
-    pthread_mutex_t lock;  /* of what follows, and of task->failed and task->err */
+    struct bounded_queue tasks;    /* struct task, before prepare */
+    struct bounded_queue prepared; /* struct picture */
+    struct bounded_queue stepped;  /* struct picture; used where they are decoded apart */
+    struct bounded_queue drawn;    /* struct picture */
+    struct bounded_queue done;     /* struct task */
+    pthread_mutex_t lock;          /* of what follows, and of task->failed and task->err */
     bool stopping, handing_back;
     struct pipeline_progress progress;
 };
@@ -36,7 +40,7 @@ struct pipeline {
 /* ---- pipeline_saved.c: what a hand-back keeps ---- */
 
 /* Adds the picture's session, or the files that are stored already, to task->saved. What cannot be
- * saved is drawn again. The session's caller is at-compute, the files' at-publish. */
+ * saved is drawn again. The session's caller has the picture, the files' is at-publish. */
 void saved_add_session(struct pipeline *pipeline, struct picture *picture);
 void saved_add_files(struct pipeline *pipeline, struct task *task);
 
@@ -44,8 +48,22 @@ void saved_add_files(struct pipeline *pipeline, struct task *task);
  * there is none. Errors: the state is of another model or damaged. */
 int saved_take(struct picture *picture, bool *found, struct err *err) must_check;
 
+/* ---- pipeline_decode.c: what leaves a batch ---- */
+
+/* Makes the pixels and passes the picture on; an error is the task's. */
+void picture_decode(struct pipeline *pipeline, struct picture *picture);
+
+/* Passes a lost picture on, its session saved where the task is handed back. */
+void picture_drop(struct pipeline *pipeline, struct picture *picture);
+
+/* To at-publish, without its session. */
+void picture_pass_on(struct pipeline *pipeline, struct picture *picture);
+
+/* ---- the stages; each closes the queue behind it when the one before it is empty ---- */
+
 void *prepare_main(void *pipeline);
 void *compute_main(void *pipeline);
+void *decode_main(void *pipeline);
 void *publish_main(void *pipeline);
 
 /* Takes over the manifest that another attempt has made. pipeline_publish.c */
@@ -59,6 +77,9 @@ void task_fail(struct pipeline *pipeline, struct task *task, const struct err *e
 
 /* Whether the rest of the task's work is in vain; a pipeline that stops makes it so. */
 bool task_is_lost(struct pipeline *pipeline, struct task *task);
+
+/* Smoothes what is measured again and again. */
+void rate_learn(double *rate, double measured);
 
 double seconds_since(const struct pipeline *pipeline, int64_t begin_ns);
 

@@ -158,7 +158,7 @@ static void prepare_pictures(struct pipeline *pipeline, struct task *task,
             prepare_picture(pipeline, picture, inputs, &err) != 0)
             task_fail(pipeline, task, &err);
         task->times.prepare_s += seconds_since(pipeline, begin);
-        bool open = queue_put(&pipeline->prepared, picture);
+        bool open = bounded_queue_put(&pipeline->prepared, picture);
         ASSERT(open);
     }
 }
@@ -167,7 +167,7 @@ void *prepare_main(void *user)
 {
     struct pipeline *pipeline = user;
     struct task *task;
-    while ((task = queue_take(&pipeline->tasks)) != NULL) {
+    while ((task = bounded_queue_take(&pipeline->tasks)) != NULL) {
         struct inputs inputs = {0};
         struct err err;
         task->started_wall_ns = clock_wall_ns(pipeline->options.clock);
@@ -189,6 +189,6 @@ void *prepare_main(void *user)
         prepare_pictures(pipeline, task, &inputs);
         holding_release_inputs(&inputs);
     }
-    queue_close(&pipeline->prepared);
+    bounded_queue_close(&pipeline->prepared);
     return NULL;
 }

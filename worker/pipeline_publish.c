@@ -171,7 +171,7 @@ void *publish_main(void *user)
 {
     struct pipeline *pipeline = user;
     struct picture *picture;
-    while ((picture = queue_take(&pipeline->drawn)) != NULL) {
+    while ((picture = bounded_queue_take(&pipeline->drawn)) != NULL) {
         struct task *task = picture->task;
         struct err err;
         int64_t begin = clock_monotonic_ns(pipeline->options.clock);

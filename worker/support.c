@@ -100,6 +100,18 @@ static struct draw_hires hires_of(const struct job *job)
     return hires;
 }
 
+struct draw_control support_control(const struct job_controlnet *from, struct control *control,
+                                    const struct image *hint)
+{
+    return (struct draw_control){.control = control,
+                                 .image = hint,
+                                 .scale = from->scale,
+                                 .start = from->start,
+                                 .end = from->end,
+                                 .guess_mode = from->guess_mode,
+                                 .mode = from->mode};
+}
+
 struct draw support_draw(const struct job *job, int index)
 {
     struct draw draw = DRAW_INIT;
@@ -163,4 +175,17 @@ const char *support_device_class(const struct engine_info *info)
         if (strstr(info->processor, cards[i][0]))
             return cards[i][1];
     return NULL;
+}
+
+int support_device_count(const char *device)
+{
+    bool all = strcmp(device, "auto") == 0 || strcmp(device, "cuda") == 0;
+    int cards = all ? engine_cards() : 0;
+    return cards > 1 ? cards : 1;
+}
+
+const char *support_device_name(int card, char name[SUPPORT_DEVICE_BYTES])
+{
+    snprintf(name, SUPPORT_DEVICE_BYTES, "cuda:%d", card);
+    return name;
 }

@@ -1,6 +1,5 @@
 /*
- * 3×3 convolutions: which algorithm, and the two that are not Winograd's, im2col over the matrix
- * driver and oneDNN's direct form.
+ * 3×3 convolutions: which algorithm, oneDNN's direct form, and what others share.
  *
  * The choice depends on the layer, the picture's shape, the processor and what the engine may use
  * of memory in all, never on the batch or on what memory holds just now, so that a picture is the
@@ -25,7 +24,8 @@ static bool winograd_fits(const struct cpu_backend *cpu, const struct weight *we
 
 /* The table: what was fastest where both were measured (docs/benchmarks/cpu.md). Winograd's f32
  * beats even native bf16 from 32×32 outputs on; below, few tiles share weights that are four times
- * as large in f32, and memory decides. */
+ * as large in f32, and memory decides. AMX's bf16 is sixteen times f32, more than the four that the
+ * form saves. */
 static enum conv_algorithm by_table(const struct cpu_backend *cpu, const struct conv2d *a)
 {
     int64_t pixels = (int64_t)a->y->h * a->y->w;
@@ -33,6 +33,10 @@ static enum conv_algorithm by_table(const struct cpu_backend *cpu, const struct 
     bool direct =
         !a->upsample && direct_supports(cpu->direct, cpu->base.compute) && !cpu->emulated_bf16;
 
+    bool tiles = cpu->kernels->tiles && !weight_is_exact(cpu, a->conv->weight);
+
+    if (tiles)
+        return CONV_GEMM;
     if (winograd_suits(a) && winograd_fits(cpu, a->conv->weight) &&
         (pixels >= WINOGRAD_PIXELS_MIN || weights <= WINOGRAD_SMALL_WEIGHTS))
         return CONV_WINOGRAD;
@@ -52,9 +56,8 @@ static enum conv_algorithm choose(const struct cpu_backend *cpu, const struct co
     return cpu->base.conv == CONV_DIRECT && direct ? CONV_DIRECT : CONV_GEMM;
 }
 
-/* x after its affine, dense, in the type that products are computed in. */
-static struct tensor materialise(struct pass *pass, const struct tensor *x, enum dtype dtype,
-                                 const struct affine *pre)
+struct tensor conv_input(struct pass *pass, const struct tensor *x, enum dtype dtype,
+                         const struct affine *pre)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
     struct tensor y = pass_tensor_of(pass, dtype, x->n, x->h, x->w, x->c);
@@ -65,59 +68,12 @@ static struct tensor materialise(struct pass *pass, const struct tensor *x, enum
 #pragma omp parallel for schedule(static) num_threads(cpu->base.threads)
     for (int64_t row = 0; row < rows; row++) {
         struct pre p = pre_of(pre, row / per_sample, x->c);
-        if (y.dtype == DTYPE_BF16)
-            cpu->kernels->load_bf16(row_at(&y, row), row_at(x, row), x->dtype, x->c, &p);
-        else
-            cpu->kernels->load_f32(row_at(&y, row), row_at(x, row), x->dtype, x->c, &p);
+        load_row(cpu->kernels, row_at(&y, row), dtype, row_at(x, row), x->dtype, x->c, &p);
     }
     return y;
 }
 
-/* ---- im2col, tap by tap ---- */
-
-struct im2col {
-    const struct cpu_backend *cpu;
-    const struct conv2d *a;
-    const struct tensor *x; /* materialised */
-};
-
-/* The input pixel under tap (ky, kx) of an output pixel, or NULL in the padding. */
-static const void *input_pixel(const struct conv2d *a, const struct tensor *x, int64_t row, int tap)
-{
-    int pad = a->pad_end_only ? 0 : 1, shift = a->upsample ? 1 : 0;
-    int64_t per_sample = (int64_t)a->y->h * a->y->w, n = row / per_sample;
-    int y = (int)(row % per_sample / a->y->w), col = (int)(row % a->y->w);
-    int iy = y * a->conv->stride + tap / 3 - pad, ix = col * a->conv->stride + tap % 3 - pad;
-    int height = a->upsample ? a->y->h : x->h, width = a->upsample ? a->y->w : x->w;
-
-    if (iy < 0 || ix < 0 || iy >= height || ix >= width)
-        return NULL;
-    return row_at(x, (n * x->h + (iy >> shift)) * x->w + (ix >> shift));
-}
-
-static void im2col_fill(const void *context, int segment, int64_t row, int rows, void *a, size_t ld)
-{
-    const struct im2col *c = context;
-    const struct panels *p = &c->a->conv->weight->panels;
-    size_t element = p->type == PANEL_PAIRS ? 2 : 4;
-    struct pre none = {0};
-
-    for (int i = 0; i < rows; i++) {
-        char *dst = (char *)a + (size_t)i * ld * element;
-        const void *pixel = input_pixel(c->a, c->x, row + i, segment);
-        if (pixel == NULL)
-            memset(dst, 0, (size_t)p->segment_k * element);
-        else if (p->type == PANEL_PAIRS) {
-            memcpy(dst, pixel, (size_t)c->x->c * sizeof(uint16_t));
-            if (c->x->c & 1)
-                ((uint16_t *)dst)[c->x->c] = 0;
-        } else
-            c->cpu->kernels->load_f32((float *)dst, pixel, c->x->dtype, c->x->c, &none);
-    }
-}
-
-/* Bias, time and residual for columns [column, column + columns) of one pixel. */
-static struct finish finish_at(const struct conv2d *a, int64_t row, int column)
+struct finish conv_finish(const struct conv2d *a, int64_t row, int column)
 {
     int64_t sample = row / ((int64_t)a->y->h * a->y->w);
     struct finish f = {.y = (char *)row_at(a->y, row) + (size_t)column * dtype_bytes(a->y->dtype),
@@ -135,38 +91,6 @@ static struct finish finish_at(const struct conv2d *a, int64_t row, int column)
     return f;
 }
 
-static void im2col_emit(const void *context, int64_t row, int rows, int column, int columns,
-                        const float *c, size_t ldc)
-{
-    const struct im2col *im = context;
-
-    for (int i = 0; i < rows; i++) {
-        struct finish f = finish_at(im->a, row + i, column);
-        im->cpu->kernels->finish(c + (size_t)i * ldc, columns, &f);
-    }
-}
-
-static void gemm_conv2d(struct pass *pass, const struct conv2d *a, const struct tensor *x)
-{
-    struct cpu_backend *cpu = cpu_of(pass);
-    struct weight *w = a->conv->weight;
-    struct im2col context = {.cpu = cpu, .a = a, .x = x};
-
-    if (pass->planning)
-        pass->prepare_bytes += weight_pack_bytes(cpu, w);
-    else if (weight_pack(cpu, w, cpu->base.threads, pass->err) != 0) {
-        pass->failed = true;
-        return;
-    }
-    cpu_gemm(pass, &(struct gemm){.terms = &(struct gemm_term){.b = weight_panels(cpu, w),
-                                                               .fill = im2col_fill,
-                                                               .context = &context},
-                                  .term_count = 1,
-                                  .rows = tensor_rows(a->y),
-                                  .emit = im2col_emit,
-                                  .context = &context});
-}
-
 /* ---- direct ---- */
 
 /* y = c + time + residual; bias is in c already. */
@@ -177,40 +101,48 @@ static void add_rest(struct pass *pass, const struct conv2d *a, const struct ten
 
 #pragma omp parallel for schedule(static) num_threads(cpu->base.threads)
     for (int64_t row = 0; row < rows; row++) {
-        struct finish f = finish_at(a, row, 0);
+        struct finish f = conv_finish(a, row, 0);
         f.bias = NULL;
         cpu->kernels->finish_as(row_at(c, row), c->dtype, c->c, &f);
     }
 }
 
-static void direct_path(struct pass *pass, const struct conv2d *a, const struct tensor *x)
+static void direct_path(struct pass *pass, const struct conv2d *a, enum dtype dtype)
 {
-    bool whole = a->time == NULL && a->residual == NULL && a->y->dtype == x->dtype;
-    struct tensor c = *a->y;
+    bool as_it_is = a->pre == NULL && a->x->dtype == dtype;
+    bool whole = a->time == NULL && a->residual == NULL && a->y->dtype == dtype;
+    struct tensor x = as_it_is ? *a->x : conv_input(pass, a->x, dtype, a->pre), y = *a->y;
 
     if (!whole)
-        c = pass_tensor_of(pass, x->dtype, a->y->n, a->y->h, a->y->w, a->y->c);
-    direct_conv2d(pass, a, x, &c);
-    if (whole)
-        return;
-    if (!pass->planning && !pass->failed)
-        add_rest(pass, a, &c);
-    pass_drop(pass, &c);
+        y = pass_tensor_of(pass, dtype, a->y->n, a->y->h, a->y->w, a->y->c);
+    direct_conv2d(pass, a, &x, &y);
+    if (!whole) {
+        if (!pass->planning && !pass->failed)
+            add_rest(pass, a, &y);
+        pass_drop(pass, &y);
+    }
+    if (!as_it_is)
+        pass_drop(pass, &x);
 }
 
 /* ---- additions, whatever the algorithm ---- */
 
+struct adding {
+    const struct cpu_backend *cpu;
+    struct tensor *y;
+};
+
 static void added_emit(const void *context, int64_t row, int rows, int column, int columns,
                        const float *c, size_t ldc)
 {
-    const struct im2col *im = context;
-    const struct tensor *y = im->a->y;
+    const struct adding *to = context;
+    struct tensor *y = to->y;
 
     for (int i = 0; i < rows; i++) {
         void *pixel = (char *)row_at(y, row + i) + (size_t)column * dtype_bytes(y->dtype);
         struct finish f = {
             .residual = pixel, .residual_dtype = y->dtype, .y = pixel, .y_dtype = y->dtype};
-        im->cpu->kernels->finish(c + (size_t)i * ldc, columns, &f);
+        to->cpu->kernels->finish(c + (size_t)i * ldc, columns, &f);
     }
 }
 
@@ -218,7 +150,7 @@ static void added_emit(const void *context, int64_t row, int rows, int column, i
 static void add_additions(struct pass *pass, const struct conv2d *a)
 {
     const struct cpu_backend *cpu = cpu_of(pass);
-    struct im2col context = {.cpu = cpu, .a = a};
+    struct adding context = {.cpu = cpu, .y = a->y};
     struct added added[ADDITIONS_MAX];
     struct gemm_term terms[ADDITIONS_MAX];
 
@@ -230,31 +162,21 @@ static void add_additions(struct pass *pass, const struct conv2d *a)
                                   .context = &context});
 }
 
-static void convolve(struct pass *pass, const struct conv2d *a)
-{
-    const struct cpu_backend *cpu = cpu_of(pass);
-    enum conv_algorithm algorithm = choose(cpu, a);
-    enum dtype dtype = weight_is_exact(cpu, a->conv->weight) ? DTYPE_F32 : cpu->base.compute;
-    bool as_it_is = a->pre == NULL && a->x->dtype == dtype;
-    struct tensor x = *a->x;
-
-    if (algorithm == CONV_WINOGRAD) {
-        winograd_conv2d(pass, a);
-        return;
-    }
-    if (!as_it_is)
-        x = materialise(pass, a->x, dtype, a->pre);
-    if (algorithm == CONV_DIRECT)
-        direct_path(pass, a, &x);
-    else
-        gemm_conv2d(pass, a, &x);
-    if (!as_it_is)
-        pass_drop(pass, &x);
-}
-
 void cpu_conv2d(struct pass *pass, const struct conv2d *a)
 {
-    convolve(pass, a);
+    const struct cpu_backend *cpu = cpu_of(pass);
+    enum dtype dtype = weight_is_exact(cpu, a->conv->weight) ? DTYPE_F32 : cpu->base.compute;
+
+    switch (choose(cpu, a)) {
+    case CONV_WINOGRAD:
+        winograd_conv2d(pass, a);
+        break;
+    case CONV_DIRECT:
+        direct_path(pass, a, dtype);
+        break;
+    default:
+        im2col_conv2d(pass, a, dtype);
+    }
     if (a->addition_count > 0)
         add_additions(pass, a);
 }

@@ -1,9 +1,9 @@
 /*
  * cpu.h: what the files of the CPU back end share.
  *
- * The back end's matrix products, attention, norms and Winograd convolutions are its own (kernels.h
- * does the inner loops); oneDNN serves direct convolutions and, where the processor has AMX, matrix
- * products in bf16 (direct.h). Threads are OpenMP's, inside an operator only.
+ * The back end's matrix products, attention, norms and most convolutions are its own (kernels.h
+ * does the inner loops); oneDNN serves direct convolutions (direct.h). Threads are OpenMP's, inside
+ * an operator only.
  */
 #ifndef ATELIER_ENGINE_CPU_CPU_H
 #define ATELIER_ENGINE_CPU_CPU_H
@@ -73,6 +73,16 @@ static inline void *row_at(const struct tensor *t, int64_t row)
     return (char *)t->data + (size_t)(row * t->ld) * dtype_bytes(t->dtype);
 }
 
+/* dst[n] = pre(src[n]) in the type that products are computed in, f32 or bf16. */
+static inline void load_row(const struct cpu_kernels *kernels, void *dst, enum dtype dtype,
+                            const void *src, enum dtype src_dtype, int n, const struct pre *pre)
+{
+    if (dtype == DTYPE_BF16)
+        kernels->load_bf16(dst, src, src_dtype, n, pre);
+    else
+        kernels->load_f32(dst, src, src_dtype, n, pre);
+}
+
 /* ---- gemm.c ---- */
 
 /* Element (k, column) of the matrix that is to be packed. */
@@ -101,10 +111,15 @@ typedef void (*gemm_fill)(const void *context, int segment, int64_t row, int row
 typedef void (*gemm_emit)(const void *context, int64_t row, int rows, int column, int columns,
                           const float *c, size_t ldc);
 
+/* Rows of A from `row` on as they lie somewhere already, at stride *ld, in the same type as `fill`
+ * would write. */
+typedef const void *(*gemm_view)(const void *context, int segment, int64_t row, size_t *ld);
+
 /* One product A · B. */
 struct gemm_term {
     struct panels b;
     gemm_fill fill;
+    gemm_view view; /* not NULL: in place of `fill` */
     const void *context;
 };
 
@@ -142,6 +157,17 @@ void cpu_group_norm(struct pass *pass, const struct tensor *x, const struct norm
                     struct affine *out);
 void cpu_layer_norm(struct pass *pass, const struct tensor *x, const struct norm *norm,
                     struct tensor *y);
+
+/* ---- conv.c ---- */
+
+/* x after its affine, dense, of the type that products are computed in; the caller's to drop. */
+struct tensor conv_input(struct pass *pass, const struct tensor *x, enum dtype dtype,
+                         const struct affine *pre);
+/* Bias, time and residual for y's columns from `column` on in row (pixel) `row`. */
+struct finish conv_finish(const struct conv2d *args, int64_t row, int column);
+
+/* im2col.c; `dtype` is what products are computed in. */
+void im2col_conv2d(struct pass *pass, const struct conv2d *args, enum dtype dtype);
 
 /* winograd.c: 3×3, stride 1, padding 1. */
 bool winograd_suits(const struct conv2d *args);

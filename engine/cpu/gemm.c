@@ -268,16 +268,16 @@ static size_t term_stride(const struct panels *p)
 static struct blocking choose_blocking(const struct cpu_backend *cpu, const struct gemm *g)
 {
     struct blocking b = {.rows = ROW_BLOCK, .columns = COLUMN_BLOCK};
-    int nr = cpu->kernels->nr, columns = g->terms[0].b.n;
+    int nr = cpu->kernels->nr, unit = cpu->kernels->rows, columns = g->terms[0].b.n;
     size_t row_bytes = 0;
 
     /* Enough tasks for every thread: first narrower, then shorter blocks. */
     while (b.columns > 4 * nr &&
            div_up(g->rows, b.rows) * div_up(columns, b.columns) < 4 * cpu->base.threads)
         b.columns /= 2;
-    while (b.rows > 12 &&
+    while (b.rows > unit &&
            div_up(g->rows, b.rows) * div_up(columns, b.columns) < 2 * cpu->base.threads)
-        b.rows = b.rows / 2 / 12 * 12 > 0 ? b.rows / 2 / 12 * 12 : 12;
+        b.rows = b.rows / 2 / unit * unit > 0 ? b.rows / 2 / unit * unit : unit;
     if (b.rows > g->rows)
         b.rows = (int)g->rows;
     b.row_blocks = div_up(g->rows, b.rows);
@@ -286,7 +286,8 @@ static struct blocking choose_blocking(const struct cpu_backend *cpu, const stru
     b.c_bytes = (size_t)b.rows * b.ldc * sizeof(float);
     for (int i = 0; i < g->term_count; i++) {
         const struct panels *p = &g->terms[i].b;
-        size_t bytes = term_stride(p) * (p->type == PANEL_PAIRS ? 2 : 4);
+        size_t bytes =
+            g->terms[i].view != NULL ? 0 : term_stride(p) * (p->type == PANEL_PAIRS ? 2 : 4);
         size_t wide = (size_t)p->segment_k * (size_t)nr * sizeof(float);
         ASSERT(p->n == columns);
         row_bytes = bytes > row_bytes ? bytes : row_bytes;
@@ -321,6 +322,7 @@ static void block_product(const struct cpu_backend *cpu, const struct gemm_term 
     const struct cpu_kernels *k = cpu->kernels;
     const struct panels *p = &g->b;
     size_t lda = term_stride(p);
+    const void *a = scratch;
     float *c = (float *)(scratch + b->a_bytes),
           *wide = (float *)(scratch + b->a_bytes + b->c_bytes);
 
@@ -328,16 +330,19 @@ static void block_product(const struct cpu_backend *cpu, const struct gemm_term 
         int depth = segment_depth(p, s);
         size_t at = panel_at(p, s, column), stride = (size_t)depth * (size_t)k->nr;
 
-        g->fill(g->context, s, row, rows, scratch, lda);
-        if (p->type == PANEL_F32)
-            k->gemm_f32(rows, columns, depth, (float *)scratch, lda, (float *)p->data + at, stride,
-                        c, b->ldc, add || s > 0);
-        else if (p->type == PANEL_PAIRS)
-            k->gemm_bf16(rows, columns, depth, (uint16_t *)scratch, lda, (uint16_t *)p->data + at,
-                         stride, c, b->ldc, add || s > 0);
+        if (g->view != NULL)
+            a = g->view(g->context, s, row, &lda);
         else
-            product_widened(k, p, rows, columns, depth, (float *)scratch, lda,
-                            (uint16_t *)p->data + at, wide, c, b->ldc, add || s > 0);
+            g->fill(g->context, s, row, rows, scratch, lda);
+        if (p->type == PANEL_F32)
+            k->gemm_f32(rows, columns, depth, a, lda, (float *)p->data + at, stride, c, b->ldc,
+                        add || s > 0);
+        else if (p->type == PANEL_PAIRS)
+            k->gemm_bf16(rows, columns, depth, a, lda, (uint16_t *)p->data + at, stride, c, b->ldc,
+                         add || s > 0);
+        else
+            product_widened(k, p, rows, columns, depth, a, lda, (uint16_t *)p->data + at, wide, c,
+                            b->ldc, add || s > 0);
     }
 }
 

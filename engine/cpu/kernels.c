@@ -13,7 +13,11 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(KERNELS_TILES)
+#include "engine/cpu/tiles.h"
+#endif
+
+#if defined(__AVX512F__) || defined(KERNELS_TILES)
 #define VL 16
 #define MR 12
 #elif defined(__AVX2__)
@@ -454,7 +458,7 @@ static void gemm_f32(int m, int n, int k, const float *a, size_t lda, const floa
             panel_f32_1(m, k, a, lda, panels, c + j, ldc, add);
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(KERNELS_TILES)
 MICRO_BF16(1, 1)
 MICRO_BF16(1, 2)
 MICRO_BF16(4, 1)
@@ -766,8 +770,17 @@ const struct cpu_kernels PASTE(CPU_KERNELS_, KERNELS_ISA) = {
     .isa = STRING(KERNELS_ISA),
     .vl = VL,
     .nr = NR,
+#if defined(KERNELS_TILES)
+    .rows = TILES_ROWS,
+#else
+    .rows = 12,
+#endif
     .gemm_f32 = gemm_f32,
-#if defined(__AVX512BF16__)
+#if defined(KERNELS_TILES)
+    .bf16_dot = true,
+    .tiles = true,
+    .gemm_bf16 = tiles_gemm,
+#elif defined(__AVX512BF16__)
     .bf16_dot = true,
     .gemm_bf16 = gemm_bf16,
 #endif

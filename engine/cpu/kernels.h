@@ -2,16 +2,17 @@
  * kernels.h: the inner loops of the CPU back end, compiled once per instruction set.
  *
  * kernels.c is one source; the build compiles it for plain x86-64 or whatever the machine is
- * ("generic"), AVX2, AVX-512 and AVX-512 with BF16, each into a table of its own, and
- * cpu_kernels_find picks one at run time. All functions are pure, single-threaded and allocate
- * nothing.
+ * ("generic"), AVX2, AVX-512, AVX-512 with BF16 and the same with AMX's tiles, each into a table of
+ * its own, and cpu_kernels_find picks one at run time. All functions are pure, single-threaded and
+ * allocate nothing.
  *
  * A matrix B of k × n is packed into panels of `nr` columns, each panel k × nr and contiguous; a
  * last panel of at most `vl` columns is k × vl. Columns beyond n are zero. In the bf16 form two
  * consecutive k lie together, (k / 2) × width × 2, and k is padded to even with zeros.
  *
- * Each element of a product is one chain of fused multiply-adds over k in order, whatever m and n
- * are: this is what makes a sample's result independent of its batch.
+ * Each element of a product is one chain of fused multiply-adds over k in order (of tiles: what
+ * tiles.h says), whatever m and n are: this is what makes a sample's result independent of its
+ * batch.
  */
 #ifndef ATELIER_ENGINE_CPU_KERNELS_H
 #define ATELIER_ENGINE_CPU_KERNELS_H
@@ -46,9 +47,11 @@ struct pre {
 
 struct cpu_kernels {
     const char *isa;
-    int vl; /* floats of a vector */
-    int nr; /* columns of a panel, 2·vl */
+    int vl;   /* floats of a vector */
+    int nr;   /* columns of a panel, 2·vl */
+    int rows; /* blocks of A's rows are multiples of it, but for the last */
     bool bf16_dot;
+    bool tiles; /* gemm_bf16 runs on AMX, some ten times the rate of f32 */
 
     /* c (m × n, stride ldc, written in whole vectors) = or += a (m × k, stride lda) · panels. */
     void (*gemm_f32)(int m, int n, int k, const float *a, size_t lda, const float *panels,
@@ -100,8 +103,8 @@ struct cpu_kernels {
     void (*winograd_output)(const float *m, size_t stride, int n, const struct finish finish[16]);
 };
 
-/* By name ("generic", "avx2", "avx512", "avx512_bf16") or the best for "auto"; NULL when this
- * processor or build lacks it. */
+/* By name ("generic", "avx2", "avx512", "avx512_bf16", "amx_bf16") or the best for "auto"; NULL
+ * when this processor or build lacks it. */
 const struct cpu_kernels *cpu_kernels_find(const char *isa);
 
 /* The processor's brand, for people. Static storage. */

@@ -13,10 +13,7 @@
  * Heads over 160 (a VAE's single one of 512) do not fit a warp's registers; attention_wide spreads
  * the output's columns over the warps, and has scores and probabilities in shared memory.
  */
-#include "engine/cuda/elements.h"
-
-#define NONE (-1e30f) /* a masked score; -inf would make NaN where a row has nothing else */
-#define LOG2E 1.44269504f
+#include "engine/cuda/attention_rows.h"
 
 /* `rows` rows of `width` elements from `base`, d of them real, into a shared tile. */
 template <int rows, int width, int stride, int threads>
@@ -33,67 +30,13 @@ static __device__ __forceinline__ void copy_rows(uint16_t *tile, const uint16_t 
     }
 }
 
-static __device__ __forceinline__ float over_four(float v, bool maximum)
-{
-    float other = shuffle_xor(v, 1);
-
-    v = maximum ? fmaxf(v, other) : v + other;
-    other = shuffle_xor(v, 2);
-    return maximum ? fmaxf(v, other) : v + other;
-}
-
-/* A warp's 16 rows: each thread has parts of rows lane / 4 and lane / 4 + 8. */
-template <int D> struct rows16 {
-    float y[D / 8][4];
-    float max[2], sum[2];
-};
-
-/* Masks and scales scores, moves to the new maximum, makes them probabilities. */
-template <int D, int KEYS>
-static __device__ __forceinline__ void soften(struct rows16<D> *r, float s[KEYS / 8][4],
-                                              float scale, int first_key, int keys,
-                                              const int limit[2])
-{
-    int lane = (int)threadIdx.x % WARP;
-
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float max = r->max[half], sum = 0, keep;
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                int key = first_key + j * 8 + lane % 4 * 2 + i;
-                float *v = &s[j][half * 2 + i];
-                *v = key < keys && key < limit[half] ? *v * scale : NONE;
-                max = fmaxf(max, *v);
-            }
-        max = over_four(max, true);
-        keep = exp2f(r->max[half] - max);
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float *v = &s[j][half * 2 + i];
-                *v = exp2f(*v - max);
-                sum += *v;
-            }
-        r->sum[half] = r->sum[half] * keep + sum;
-        r->max[half] = max;
-#pragma unroll
-        for (int j = 0; j < D / 8; j++) {
-            r->y[j][half * 2] *= keep;
-            r->y[j][half * 2 + 1] *= keep;
-        }
-    }
-}
-
 template <int D, int KEYS> struct attention_shape {
     static constexpr int QUERIES = 64;
     static constexpr int THREADS = QUERIES / 16 * WARP;
     static constexpr int STRIDE = D + 8;
     static constexpr int TILE = KEYS * STRIDE;
     static constexpr size_t SHARED = sizeof(uint16_t) * (QUERIES * STRIDE + 4 * TILE);
+    static_assert(SHARED <= SHARED_MAX, "");
 };
 
 template <typename H, int D, int KEYS>
@@ -122,14 +65,8 @@ __global__ __launch_bounds__(128) void attention(struct attend a)
     for (int half = 0; half < 2; half++) {
         int query = first + warp * 16 + half * 8 + lane / 4;
         limit[half] = a.causal ? query + 1 : a.tk;
-        r.max[half] = NONE;
-        r.sum[half] = 0;
     }
-#pragma unroll
-    for (int j = 0; j < D / 8; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            r.y[j][i] = 0;
+    begin_rows<D>(&r);
     for (int t = 0; t < tiles; t++) {
         const uint16_t *k_tile = k_tiles + t % 2 * S::TILE, *v_tile = v_tiles + t % 2 * S::TILE;
         float s[KEYS / 8][4];
@@ -161,12 +98,13 @@ __global__ __launch_bounds__(128) void attention(struct attend a)
                 H::multiply(s[2 * j], fq[i], f[0], f[1]);
                 H::multiply(s[2 * j + 1], fq[i], f[2], f[3]);
             }
-        soften<D, KEYS>(&r, s, a.scale * LOG2E, t * KEYS, keys, limit);
+        if (a.causal || (t + 1) * KEYS > keys)
+            mask_scores<KEYS>(s, t * KEYS, keys, limit);
+        soften<D, KEYS>(&r, s, a.scale * LOG2E);
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
-            uint32_t p[4] = {H::pack(s[2 * j][0], s[2 * j][1]), H::pack(s[2 * j][2], s[2 * j][3]),
-                             H::pack(s[2 * j + 1][0], s[2 * j + 1][1]),
-                             H::pack(s[2 * j + 1][2], s[2 * j + 1][3])};
+            uint32_t p[4];
+            pack_rows<H>(p, s + 2 * j);
 #pragma unroll
             for (int i = 0; i < D / 16; i++) {
                 uint32_t f[4];
@@ -177,19 +115,7 @@ __global__ __launch_bounds__(128) void attention(struct attend a)
             }
         }
     }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int query = first + warp * 16 + half * 8 + lane / 4;
-        float inverse = 1 / over_four(r.sum[half], false);
-        int64_t row = (sample * a.tq + query) * a.y_ld + offset;
-#pragma unroll
-        for (int j = 0; j < D / 8; j++) {
-            int c = j * 8 + lane % 4 * 2;
-            if (query < a.tq && c < a.d)
-                store_pair(a.y, a.y_dtype, row + c, r.y[j][half * 2] * inverse,
-                           r.y[j][half * 2 + 1] * inverse);
-        }
-    }
+    put_rows<D>(&a, &r, first + warp * 16);
 }
 
 template <typename H, int D, int KEYS>
@@ -245,6 +171,7 @@ struct wide_shared {
     float s[WIDE_QUERIES * S_STRIDE];
     float keep[WIDE_QUERIES], sum[WIDE_QUERIES];
 };
+static_assert(sizeof(struct wide_shared) <= SHARED_MAX, "");
 
 /* Scores of one tile of keys: each warp has 8 of them for all 32 queries. */
 template <typename H>
@@ -310,13 +237,13 @@ static __device__ __forceinline__ void wide_soften(struct wide_shared *m, const 
 #pragma unroll
         for (int mask = 16; mask > 0; mask >>= 1)
             top = fmaxf(top, shuffle_xor(top, mask));
-        v[0] = exp2f(v[0] - top);
-        v[1] = exp2f(v[1] - top);
+        v[0] = exp2_fast(v[0] - top);
+        v[1] = exp2_fast(v[1] - top);
         all = v[0] + v[1];
 #pragma unroll
         for (int mask = 16; mask > 0; mask >>= 1)
             all += shuffle_xor(all, mask);
-        keep = exp2f(max[i] - top);
+        keep = exp2_fast(max[i] - top);
         sum[i] = sum[i] * keep + all;
         max[i] = top;
         *(uint32_t *)(m->p + row * P_STRIDE + lane * 2) = H::pack(v[0], v[1]);

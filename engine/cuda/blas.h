@@ -5,13 +5,15 @@
  * the back end's own kernels compute everything. Only blas.cu includes its headers.
  *
  * cublasLt picks an algorithm from the shape, and with it the order of additions. So it is asked
- * once for one sample's rows, split sums forbidden, and that algorithm then serves any number of
+ * once, for two samples' rows, split sums forbidden, and that algorithm then serves any number of
  * samples: a row's bytes do not depend on how many rows there are.
  */
 #ifndef ATELIER_ENGINE_CUDA_BLAS_H
 #define ATELIER_ENGINE_CUDA_BLAS_H
 
 #include "engine/cuda/queue.h"
+
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -22,18 +24,38 @@ struct blas_product; /* one algorithm for one layer and size; lives as long as t
                       */
 struct device;
 
-/* NULL when the library is absent, or ATELIER_CUBLAS is 0 in the environment. */
+/* NULL when the library is absent, or ATELIER_CUBLAS is 0 in the environment. Looked for where
+ * shared libraries are, then where toolkits and Python's packages have it; ATELIER_CUBLAS may name
+ * the folder instead. Once opened it stays in the process. */
 struct blas *blas_open(struct device *device);
 void blas_close(struct blas *blas);
 
-/* The algorithm for y = x · wᵀ, `each` rows per sample, or NULL: there is none. dtype: f16, bf16.
- */
-struct blas_product *blas_find(struct blas *blas, int dtype, int64_t each, int out, int in);
+/* Its version and file, or why there is none. */
+#define BLAS_TEXT_BYTES 512
+void blas_describe(const struct blas *blas, char text[BLAS_TEXT_BYTES]);
 
-/* y [rows × out, y_ld apart] = x [rows × in, x_ld apart] · w [out × in]ᵀ, all of one 16-bit type.
- */
-void blas_enqueue(struct queue *queue, struct blas_product *product, const void *x, int x_ld,
-                  const void *w, void *y, int y_ld, int64_t rows);
+/* A layer and size. */
+struct blas_shape {
+    int dtype; /* of everything: f16, bf16 */
+    int out, in;
+    bool bias, residual;
+    int64_t each; /* rows of one sample */
+};
+
+/* Its algorithm, or NULL: there is none. */
+struct blas_product *blas_find(struct blas *blas, const struct blas_shape *shape);
+
+/* y [rows × out] = x [rows × in] · w [out × in]ᵀ + bias [out] + residual [rows × out], rounded
+ * once; rows of x, y and residual are so many elements apart. bias and residual are NULL where the
+ * shape has none; y may be the residual. */
+struct blas_args {
+    const void *x, *w, *bias, *residual;
+    void *y;
+    int64_t rows, x_ld, residual_ld, y_ld;
+};
+
+void blas_enqueue(struct queue *queue, const struct blas_product *product,
+                  const struct blas_args *args);
 
 #ifdef __cplusplus
 }

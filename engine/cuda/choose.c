@@ -16,9 +16,12 @@ static const struct kind {
                           memory that they read, of warpgroups a guess until one is measured */
     int sm_min;
 } KINDS[] = {
-    {{128, 128, 1, false}, 1.0, 80}, {{128, 64, 1, false}, 0.85, 80},
-    {{64, 64, 1, false}, 0.65, 80},  {{128, 256, 1, true}, 1.5, 90},
-    {{128, 160, 1, true}, 1.4, 90},  {{128, 128, 1, true}, 1.3, 90},
+    {{.rows = 128, .columns = 128}, 1.0, 80},
+    {{.rows = 128, .columns = 64}, 0.85, 80},
+    {{.rows = 64, .columns = 64}, 0.65, 80},
+    {{.rows = 128, .columns = 256, .group = true}, 1.5, 90},
+    {{.rows = 128, .columns = 160, .group = true}, 1.4, 90},
+    {{.rows = 128, .columns = 128, .group = true}, 1.3, 90},
 };
 
 #define KIND_COUNT ((int)(sizeof(KINDS) / sizeof(KINDS[0])))
@@ -168,6 +171,7 @@ static struct product_tile by_formula(int sm, int64_t rows, int out, int taps, i
             best = i;
         }
     }
+    candidates[best].tile.library = taps == 1;
     return candidates[best].tile;
 }
 

@@ -39,7 +39,8 @@ struct product_tile choose_tile(int sm, int64_t rows, int out, int taps, int in)
 struct product_tile choose_tile_from(const struct tuned_table *table, int sm, int64_t rows, int out,
                                      int taps, int in);
 
-/* All tiles that the card has, with all splits that are worth a trial. Returns how many. */
+/* All tiles of our own that the card has, with all splits that are worth a trial. Returns how many.
+ */
 #define CANDIDATES_MAX 64
 int choose_candidates(int sm, int64_t rows, int out, int taps, int in,
                       struct product_tile tiles[CANDIDATES_MAX]);

@@ -4,15 +4,19 @@
  */
 #include "engine/cuda/device.h"
 
+#include "engine/cuda/host_copy.h"
+
 #include <cuda_runtime.h>
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define GRAPH_COMMANDS_MIN 16 /* shorter lists gain nothing */
 #define SEND_BUFFERS 2
+#define BUS_COPIES 16 /* that are timed */
 
 /* A list that was run before. */
 struct graph {
@@ -23,16 +27,23 @@ struct graph {
     long used;            /* the run that used it last */
 };
 
+struct lane {
+    cudaStream_t stream;
+    bool behind; /* something was sent since its last run */
+    struct graph graphs[DEVICE_GRAPHS_MAX];
+};
+
 struct device {
+    int number;
     pthread_mutex_t lock; /* of what follows; nobody waits for the card while holding it */
-    cudaStream_t compute, copy;
-    cudaEvent_t sent; /* the last of the copy stream */
-    bool sending;     /* something was sent since the last run */
-    bool pools;       /* stream-ordered allocation */
+    struct lane lanes[DEVICE_LANES];
+    cudaStream_t copy;
+    struct host_copier *copier; /* of whoever sends */
+    cudaEvent_t sent;           /* the last of the copy stream */
+    bool pools;                 /* stream-ordered allocation */
     char *landing[SEND_BUFFERS], *pinned[SEND_BUFFERS];
     cudaEvent_t free[SEND_BUFFERS]; /* the pinned buffer has been read */
     int next;
-    struct graph graphs[DEVICE_GRAPHS_MAX];
     long runs, launched, captured;
     char error[DEVICE_MESSAGE_MAX_BYTES];
 };
@@ -59,11 +70,16 @@ static bool waited(struct device *d, cudaError_t rc, const char *what)
     return fine;
 }
 
-static bool describe(struct device_info *info)
+void device_use(const struct device *d)
+{
+    cudaSetDevice(d->number); /* what fails now fails again at the next call, which is looked at */
+}
+
+static bool describe(int number, struct device_info *info)
 {
     struct cudaDeviceProp p;
 
-    if (cudaGetDeviceProperties(&p, 0) != cudaSuccess ||
+    if (cudaGetDeviceProperties(&p, number) != cudaSuccess ||
         cudaMemGetInfo(&info->free_bytes, &info->memory_bytes) != cudaSuccess)
         return false;
     snprintf(info->name, sizeof(info->name), "%s", p.name);
@@ -74,6 +90,20 @@ static bool describe(struct device_info *info)
     return true;
 }
 
+__global__ void probe()
+{
+}
+
+/* Whether the build has machine code for this card: all kernels are built for the same ones. */
+static bool has_kernels()
+{
+    cudaFuncAttributes attributes;
+    bool has = cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
+
+    cudaGetLastError();
+    return has;
+}
+
 /* Memory that was freed stays with the process, so that the next model finds it. */
 static void keep_pool(struct device *d)
 {
@@ -81,19 +111,20 @@ static void keep_pool(struct device *d)
     uint64_t all = UINT64_MAX;
     int supported = 0;
 
-    d->pools =
-        cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, 0) == cudaSuccess &&
-        supported && cudaDeviceGetDefaultMemPool(&pool, 0) == cudaSuccess &&
-        cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
+    d->pools = cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, d->number) ==
+                   cudaSuccess &&
+               supported && cudaDeviceGetDefaultMemPool(&pool, d->number) == cudaSuccess &&
+               cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
 }
 
 static bool make_buffers(struct device *d)
 {
-    bool made =
-        good(d, cudaStreamCreateWithFlags(&d->compute, cudaStreamNonBlocking), "a stream") &&
-        good(d, cudaStreamCreateWithFlags(&d->copy, cudaStreamNonBlocking), "a stream") &&
-        good(d, cudaEventCreateWithFlags(&d->sent, cudaEventDisableTiming), "an event");
+    bool made = good(d, cudaStreamCreateWithFlags(&d->copy, cudaStreamNonBlocking), "a stream") &&
+                good(d, cudaEventCreateWithFlags(&d->sent, cudaEventDisableTiming), "an event");
 
+    for (int i = 0; i < DEVICE_LANES && made; i++)
+        made = good(d, cudaStreamCreateWithFlags(&d->lanes[i].stream, cudaStreamNonBlocking),
+                    "a stream");
     for (int i = 0; i < SEND_BUFFERS && made; i++)
         made = good(d, cudaMalloc((void **)&d->landing[i], DEVICE_SEND_MAX_BYTES), "cudaMalloc") &&
                good(d, cudaMallocHost((void **)&d->pinned[i], DEVICE_SEND_MAX_BYTES),
@@ -120,7 +151,14 @@ static void explain(cudaError_t rc, char why[DEVICE_MESSAGE_MAX_BYTES])
                  rc != cudaSuccess ? cudaGetErrorString(rc) : "the driver lists none");
 }
 
-struct device *device_open(struct device_info *info, char why[DEVICE_MESSAGE_MAX_BYTES])
+int device_count(void)
+{
+    int count = 0;
+
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+struct device *device_open(int number, struct device_info *info, char why[DEVICE_MESSAGE_MAX_BYTES])
 {
     struct device *d;
     int count = 0;
@@ -130,23 +168,34 @@ struct device *device_open(struct device_info *info, char why[DEVICE_MESSAGE_MAX
         explain(rc, why);
         return NULL;
     }
-    memset(info, 0, sizeof(*info));
-    if ((rc = cudaSetDevice(0)) != cudaSuccess || !describe(info)) {
-        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: the first one cannot be used: %s",
-                 cudaGetErrorString(rc != cudaSuccess ? rc : cudaGetLastError()));
+    if (number >= count) {
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES,
+                 "no CUDA device: number %d is asked for, and there are %d, counted from 0", number,
+                 count);
         return NULL;
     }
-    if (info->sm / 10 != 8 && info->sm != 90) { /* what the build has machine code for */
+    memset(info, 0, sizeof(*info));
+    if ((rc = cudaSetDevice(number)) != cudaSuccess || !describe(number, info)) {
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: number %d cannot be used: %s",
+                 number, cudaGetErrorString(rc != cudaSuccess ? rc : cudaGetLastError()));
+        return NULL;
+    }
+    if (!has_kernels()) {
         snprintf(why, DEVICE_MESSAGE_MAX_BYTES,
-                 "no CUDA device: %s is %s; this build has kernels for sm_80, sm_86 and sm_90",
+                 "no CUDA device: %s is %s, for which this build has no kernels; it may be built "
+                 "for sm_80, sm_86 and sm_90 (CMAKE_CUDA_ARCHITECTURES)",
                  info->name, info->isa);
         return NULL;
     }
     d = (struct device *)calloc(1, sizeof(*d));
-    if (d != NULL)
+    if (d != NULL) {
+        d->number = number;
+        d->copier = host_copier_create();
         pthread_mutex_init(&d->lock, NULL);
-    if (d == NULL || !make_buffers(d)) {
-        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "%s", d ? d->error : "no memory for a device");
+    }
+    if (d == NULL || d->copier == NULL || !make_buffers(d)) {
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "%s",
+                 d != NULL && d->copier != NULL ? d->error : "no memory for a device");
         device_close(d);
         return NULL;
     }
@@ -166,10 +215,15 @@ void device_close(struct device *d)
 {
     if (d == NULL)
         return;
+    device_use(d);
     if (d->copy != NULL)
         cudaStreamSynchronize(d->copy); /* it reads the pinned buffers */
-    for (int i = 0; i < DEVICE_GRAPHS_MAX; i++)
-        graph_drop(&d->graphs[i]);
+    for (int i = 0; i < DEVICE_LANES; i++) {
+        for (int j = 0; j < DEVICE_GRAPHS_MAX; j++)
+            graph_drop(&d->lanes[i].graphs[j]);
+        if (d->lanes[i].stream != NULL)
+            cudaStreamDestroy(d->lanes[i].stream);
+    }
     for (int i = 0; i < SEND_BUFFERS; i++) {
         cudaFree(d->landing[i]);
         cudaFreeHost(d->pinned[i]);
@@ -178,27 +232,34 @@ void device_close(struct device *d)
     }
     if (d->sent != NULL)
         cudaEventDestroy(d->sent);
-    if (d->compute != NULL)
-        cudaStreamDestroy(d->compute);
     if (d->copy != NULL)
         cudaStreamDestroy(d->copy);
+    host_copier_free(d->copier);
     pthread_mutex_destroy(&d->lock);
     free(d);
 }
 
 /* ---- memory ---- */
 
+/* Every lane's next run waits for the copy stream's last event. The lock is held. */
+static void note_sent(struct device *d)
+{
+    for (int i = 0; i < DEVICE_LANES; i++)
+        d->lanes[i].behind = true;
+}
+
 void *device_alloc(struct device *d, size_t bytes)
 {
     void *memory = NULL;
     cudaError_t rc;
 
+    device_use(d);
     pthread_mutex_lock(&d->lock);
     rc = d->pools ? cudaMallocAsync(&memory, bytes, d->copy) : cudaMalloc(&memory, bytes);
     /* The memory is there in the copy stream's order; the next run waits for that point. */
     if (rc == cudaSuccess && d->pools)
         rc = cudaEventRecord(d->sent, d->copy);
-    d->sending = true;
+    note_sent(d);
     if (rc != cudaSuccess && rc != cudaErrorMemoryAllocation)
         good(d, rc, "an allocation");
     if (rc != cudaSuccess)
@@ -211,7 +272,7 @@ void device_free(struct device *d, void *memory)
 {
     if (memory == NULL)
         return;
-    waited(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
+    device_use(d);
     waited(d, d->pools ? cudaFreeAsync(memory, d->copy) : cudaFree(memory), "freeing memory");
 }
 
@@ -219,10 +280,10 @@ void *device_host_alloc(struct device *d, size_t bytes)
 {
     void *memory = NULL;
 
+    device_use(d);
     if (cudaMallocHost(&memory, bytes) == cudaSuccess)
         return memory;
     cudaGetLastError();
-    (void)d;
     return NULL;
 }
 
@@ -230,7 +291,7 @@ void device_host_free(struct device *d, void *memory)
 {
     if (memory == NULL)
         return;
-    waited(d, cudaStreamSynchronize(d->compute), "waiting for the last run");
+    device_use(d);
     cudaFreeHost(memory);
 }
 
@@ -265,24 +326,53 @@ int device_send(struct device *d, void *to, const void *bytes, size_t count,
     int i = d->next;
     bool sent;
 
+    device_use(d);
     if (!waited(d, cudaEventSynchronize(d->free[i]), "waiting for a copy"))
         return -1;
-    memcpy(d->pinned[i], bytes, count);
+    host_copy(d->copier, d->pinned[i], bytes, count);
     d->next = (i + 1) % SEND_BUFFERS;
     pthread_mutex_lock(&d->lock);
     sent = d->error[0] == 0 && send(d, to, i, count, commands);
-    d->sending = true;
+    note_sent(d);
     pthread_mutex_unlock(&d->lock);
     return sent ? 0 : -1;
 }
 
-/* The slot of an equal list, or an empty or the oldest one that becomes its slot. */
-static struct graph *graph_find(struct device *d, const struct queue *queue)
+static double now()
 {
-    struct graph *oldest = &d->graphs[0];
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double device_bus_rate(struct device *d)
+{
+    double begin = 0;
+
+    device_use(d);
+    for (int i = 0; i <= BUS_COPIES; i++) { /* the first one warms up */
+        if (i == 1) {
+            if (!waited(d, cudaStreamSynchronize(d->copy), "a copy"))
+                return 0;
+            begin = now();
+        }
+        if (cudaMemcpyAsync(d->landing[0], d->pinned[0], DEVICE_SEND_MAX_BYTES,
+                            cudaMemcpyHostToDevice, d->copy) != cudaSuccess)
+            return 0;
+    }
+    if (!waited(d, cudaStreamSynchronize(d->copy), "a copy"))
+        return 0;
+    return (double)BUS_COPIES * DEVICE_SEND_MAX_BYTES / (now() - begin);
+}
+
+/* The slot of an equal list, or an empty or the oldest one that becomes its slot. */
+static struct graph *graph_find(struct lane *lane, const struct queue *queue)
+{
+    struct graph *oldest = &lane->graphs[0];
 
     for (int i = 0; i < DEVICE_GRAPHS_MAX; i++) {
-        struct graph *g = &d->graphs[i];
+        struct graph *g = &lane->graphs[i];
         if (g->bytes != NULL && g->length == queue->length &&
             memcmp(g->bytes, queue->bytes, g->length) == 0)
             return g;
@@ -303,15 +393,16 @@ static void graph_remember(struct graph *g, const struct queue *queue)
     g->length = queue->length;
 }
 
-static bool graph_capture(struct device *d, struct graph *g, const struct queue *queue)
+static bool graph_capture(struct device *d, cudaStream_t stream, struct graph *g,
+                          const struct queue *queue)
 {
     cudaGraph_t graph = NULL;
     bool captured;
 
-    if (cudaStreamBeginCapture(d->compute, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
+    if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
         return false;
-    captured = give_all(d, queue, d->compute);
-    captured = cudaStreamEndCapture(d->compute, &graph) == cudaSuccess && captured &&
+    captured = give_all(d, queue, stream);
+    captured = cudaStreamEndCapture(stream, &graph) == cudaSuccess && captured &&
                cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess;
     if (graph != NULL)
         cudaGraphDestroy(graph);
@@ -326,28 +417,28 @@ static bool graph_capture(struct device *d, struct graph *g, const struct queue 
     return false;
 }
 
-static bool give(struct device *d, const struct queue *queue)
+static bool give(struct device *d, struct lane *lane, const struct queue *queue)
 {
     struct graph *g;
 
     if (queue->count < GRAPH_COMMANDS_MIN)
-        return give_all(d, queue, d->compute);
-    g = graph_find(d, queue);
+        return give_all(d, queue, lane->stream);
+    g = graph_find(lane, queue);
     g->used = ++d->runs;
     if (g->bytes == NULL) {
         graph_remember(g, queue);
-        return give_all(d, queue, d->compute);
+        return give_all(d, queue, lane->stream);
     }
     if (g->exec == NULL && !g->refused)
-        g->refused = !graph_capture(d, g, queue);
+        g->refused = !graph_capture(d, lane->stream, g, queue);
     if (g->exec == NULL)
-        return give_all(d, queue, d->compute);
+        return give_all(d, queue, lane->stream);
     d->launched++;
-    return good(d, cudaGraphLaunch(g->exec, d->compute), "a graph");
+    return good(d, cudaGraphLaunch(g->exec, lane->stream), "a graph");
 }
 
 /* The lock is held. */
-static bool start(struct device *d, const struct queue *queue)
+static bool start(struct device *d, struct lane *lane, const struct queue *queue)
 {
     if (d->error[0] != 0)
         return false;
@@ -355,30 +446,31 @@ static bool start(struct device *d, const struct queue *queue)
         snprintf(d->error, sizeof(d->error), "no memory for a list of commands");
         return false;
     }
-    if (d->sending && !good(d, cudaStreamWaitEvent(d->compute, d->sent, 0), "an event"))
+    if (lane->behind && !good(d, cudaStreamWaitEvent(lane->stream, d->sent, 0), "an event"))
         return false;
-    d->sending = false;
-    return give(d, queue);
+    lane->behind = false;
+    return give(d, lane, queue);
 }
 
-int device_run(struct device *d, const struct queue *queue)
+int device_start(struct device *d, int lane, const struct queue *queue)
 {
     bool started;
 
+    device_use(d);
     pthread_mutex_lock(&d->lock);
-    started = start(d, queue);
+    started = start(d, &d->lanes[lane], queue);
     pthread_mutex_unlock(&d->lock);
-    return started && waited(d, cudaStreamSynchronize(d->compute), "a kernel") ? 0 : -1;
+    return started ? 0 : -1;
+}
+
+int device_wait(struct device *d, int lane)
+{
+    return waited(d, cudaStreamSynchronize(d->lanes[lane].stream), "a kernel") ? 0 : -1;
 }
 
 const char *device_error(const struct device *d)
 {
     return d->error;
-}
-
-void *device_stream(struct device *d)
-{
-    return d->compute;
 }
 
 void device_graphs(const struct device *d, long *launched, long *captured)

@@ -55,7 +55,8 @@ struct product {
  * 128×160 or 128×128. */
 struct product_tile {
     int rows, columns, splits;
-    bool group; /* by warpgroups */
+    bool group;   /* by warpgroups */
+    bool library; /* by cublasLt, where it takes the product; else as above */
 };
 
 /* Tensor cores. x and w both f16 or both bf16; in, out, x_ld multiples of 8, y_ld and residual_ld
@@ -72,8 +73,6 @@ void kernel_product_simple(struct queue *queue, const struct product *p);
 void kernel_product_rows(struct queue *queue, const struct product *p);
 /* y from partial: the splits added up in order, then all that follows the sum. */
 void kernel_product_finish(struct queue *queue, const struct product *p);
-/* y = product's bias … residual of sums in 16 bit that a library left in `sums` [rows × out]. */
-void kernel_product_finish_16(struct queue *queue, const struct product *p, const void *sums);
 
 /* ---- attention ---- */
 
@@ -91,6 +90,9 @@ struct attend {
  */
 void kernel_attention(struct queue *queue, const struct attend *a);      /* d ≤ 160 */
 void kernel_attention_wide(struct queue *queue, const struct attend *a); /* d ≤ 512 */
+/* kernel_attention by warpgroups, which sm_90 has, for what attention_group_takes. */
+bool attention_group_takes(const struct attend *a);
+void kernel_attention_group(struct queue *queue, const struct attend *a);
 /* Any dtype and d ≤ 512, in f32. */
 void kernel_attention_simple(struct queue *queue, const struct attend *a);
 
@@ -114,6 +116,9 @@ void kernel_apply(struct queue *queue, const struct matrix *x, const struct matr
 void kernel_add(struct queue *queue, const struct matrix *x, float scale, const struct matrix *y);
 /* The lowest frequencies of one sample's channels times `by` (freeu.h). */
 void kernel_damp(struct queue *queue, const struct matrix *x, int height, int width, float by);
+/* Each row of y is the mean of a sample's pixels. */
+void kernel_mean(struct queue *queue, const struct matrix *x, int height, int width,
+                 const struct matrix *y);
 void kernel_concat(struct queue *queue, const struct matrix *a, const struct matrix *b,
                    const struct matrix *y);
 /* Between planes of f32 (n × c × pixels, pinned host memory) and rows. */

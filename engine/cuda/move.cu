@@ -210,6 +210,40 @@ void kernel_damp(struct queue *queue, const struct matrix *x, int height, int wi
     enqueue<damp_channel>(queue, d, blocks_for(x->columns, BLOCK), 1, 1, BLOCK, 0);
 }
 
+/* ---- mean ---- */
+
+struct mean {
+    struct matrix x, y;
+    int height, width;
+};
+
+/* One thread a channel of a sample; row by row, whose sums stay small. */
+__global__ void mean_channel(struct mean m)
+{
+    int64_t c = (int64_t)blockIdx.x * BLOCK + threadIdx.x, sample = blockIdx.y;
+    int64_t row = sample * m.height * m.width;
+    float sum = 0;
+
+    if (c >= m.x.columns)
+        return;
+    for (int y = 0; y < m.height; y++) {
+        float across = 0;
+        for (int x = 0; x < m.width; x++, row++)
+            across += load_element(m.x.data, m.x.dtype, row * m.x.ld + c);
+        sum += across;
+    }
+    store_element(m.y.data, m.y.dtype, sample * m.y.ld + c,
+                  sum / ((float)m.height * (float)m.width));
+}
+
+void kernel_mean(struct queue *queue, const struct matrix *x, int height, int width,
+                 const struct matrix *y)
+{
+    struct mean m = {*x, *y, height, width};
+
+    enqueue<mean_channel>(queue, m, blocks_for(x->columns, BLOCK), (int)y->rows, 1, BLOCK, 0);
+}
+
 /* ---- to and from the host ---- */
 
 struct planes {

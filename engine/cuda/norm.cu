@@ -55,6 +55,7 @@ template <int step> static __device__ __forceinline__ void chunk_sums(const stru
             sum[k] = square[k] = 0;
             from[k] = pivot(g, sample, (column * step + k) / width);
         }
+#pragma unroll 4 /* so many loads are under way at once */
         for (int64_t i = begin + lane; i < end; i += g->lanes) {
             int64_t at = (sample * g->pixels + i) * g->x.ld + column * step;
             float v[step];

@@ -153,40 +153,29 @@ static __device__ __forceinline__ int gate_column(const struct product *p, int c
     return p->interleaved ? c / 8 * 16 + c % 8 + 8 : p->out / 2 + c;
 }
 
-struct finishing {
-    struct product p;
-    const void *sums; /* or NULL: p.partial */
-    int sums_dtype;
-};
-
 /* `step` neighbouring sums from product column c of a row. */
 template <int step>
-static __device__ __forceinline__ void load_sums(const struct finishing *f, int64_t rows,
-                                                 int64_t row, int c, float v[step])
+static __device__ __forceinline__ void load_sums(const struct product *p, int64_t rows, int64_t row,
+                                                 int c, float v[step])
 {
-    const struct product *p = &f->p;
-    int splits = f->sums != nullptr ? 1 : p->splits;
-
 #pragma unroll
     for (int k = 0; k < step; k++)
         v[k] = 0;
-    for (int s = 0; s < splits; s++) {
-        const void *from = f->sums != nullptr ? f->sums : p->partial;
+    for (int s = 0; s < p->splits; s++) {
         int64_t at = ((int64_t)s * rows + row) * p->out + c;
         float more[step];
         if constexpr (step == 8)
-            load8(more, from, f->sums_dtype, at);
+            load8(more, p->partial, DTYPE_F32, at);
         else
-            more[0] = load_element(from, f->sums_dtype, at);
+            more[0] = p->partial[at];
 #pragma unroll
         for (int k = 0; k < step; k++)
             v[k] += more[k];
     }
 }
 
-template <int step> static __device__ __forceinline__ void finish_some(const struct finishing *f)
+template <int step> static __device__ __forceinline__ void finish_some(const struct product *p)
 {
-    const struct product *p = &f->p;
     int columns = (p->act == PRODUCT_GEGLU ? p->out / 2 : p->out) / step;
     int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x, row = i / columns;
     int64_t rows = (int64_t)p->n * p->y_h * p->y_w, n = row / ((int64_t)p->y_h * p->y_w);
@@ -195,9 +184,9 @@ template <int step> static __device__ __forceinline__ void finish_some(const str
 
     if (row >= rows)
         return;
-    load_sums<step>(f, rows, row, value_column(p, c), v);
+    load_sums<step>(p, rows, row, value_column(p, c), v);
     if (p->act == PRODUCT_GEGLU)
-        load_sums<step>(f, rows, row, gate_column(p, c), more);
+        load_sums<step>(p, rows, row, gate_column(p, c), more);
 #pragma unroll
     for (int k = 0; k < step; k++)
         v[k] = p->act == PRODUCT_GEGLU ? finish_geglu(p, c + k, v[k], more[k])
@@ -218,19 +207,18 @@ template <int step> static __device__ __forceinline__ void finish_some(const str
         store_element(p->y, p->y_dtype, row * p->y_ld + c, v[0]);
 }
 
-__global__ void product_finish_eights(struct finishing f)
+__global__ void product_finish_eights(struct product p)
 {
-    finish_some<8>(&f);
+    finish_some<8>(&p);
 }
 
-__global__ void product_finish_each(struct finishing f)
+__global__ void product_finish_each(struct product p)
 {
-    finish_some<1>(&f);
+    finish_some<1>(&p);
 }
 
-static void enqueue_finish(struct queue *queue, const struct finishing *f)
+void kernel_product_finish(struct queue *queue, const struct product *p)
 {
-    const struct product *p = &f->p;
     int64_t work = product_rows(p) * product_columns(p);
     bool geglu = p->act == PRODUCT_GEGLU;
     bool eights = product_columns(p) % 8 == 0 && (!geglu || p->interleaved) && p->y_ld % 8 == 0 &&
@@ -238,21 +226,7 @@ static void enqueue_finish(struct queue *queue, const struct finishing *f)
                   (uintptr_t)p->residual % 16 == 0;
 
     if (eights)
-        enqueue<product_finish_eights>(queue, *f, blocks_for(work / 8, BLOCK), 1, 1, BLOCK, 0);
+        enqueue<product_finish_eights>(queue, *p, blocks_for(work / 8, BLOCK), 1, 1, BLOCK, 0);
     else
-        enqueue<product_finish_each>(queue, *f, blocks_for(work, BLOCK), 1, 1, BLOCK, 0);
-}
-
-void kernel_product_finish(struct queue *queue, const struct product *p)
-{
-    struct finishing f = {*p, nullptr, DTYPE_F32};
-
-    enqueue_finish(queue, &f);
-}
-
-void kernel_product_finish_16(struct queue *queue, const struct product *p, const void *sums)
-{
-    struct finishing f = {*p, sums, p->w_dtype};
-
-    enqueue_finish(queue, &f);
+        enqueue<product_finish_each>(queue, *p, blocks_for(work, BLOCK), 1, 1, BLOCK, 0);
 }

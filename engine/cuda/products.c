@@ -35,7 +35,7 @@ static struct tensor materialise(struct pass *pass, const struct tensor *x, enum
     struct pre pre = pre_of(affine);
 
     if (!pass->planning && !pass->failed)
-        kernel_apply(&cuda_of(pass)->queue, &from, &to, (int64_t)x->h * x->w, &pre);
+        kernel_apply(queue_of(pass), &from, &to, (int64_t)x->h * x->w, &pre);
     return y;
 }
 
@@ -86,71 +86,85 @@ static void sum_additions(struct pass *pass, const struct product *p, const stru
                             .kernel = 1,
                             .stride = 1,
                             .splits = 1};
-        kernel_product_simple(&cuda_of(pass)->queue, &q);
+        kernel_product_simple(queue_of(pass), &q);
     }
 }
 
-static void product_on_tensor_cores(struct pass *pass, struct product *p, const struct tensor *y,
-                                    const struct more *more)
+static struct product_tile tile_of(const struct cuda_backend *cuda, const struct product *p,
+                                   const struct tensor *y)
 {
-    struct cuda_backend *cuda = cuda_of(pass);
-    struct product_tile tile = cuda->forced.rows > 0
-                                   ? cuda->forced
-                                   : choose_tile(cuda->choose_sm, (int64_t)y->h * y->w, p->out,
-                                                 p->kernel * p->kernel, p->in);
+    return cuda->forced.rows > 0 ? cuda->forced
+                                 : choose_tile(cuda->choose_sm, (int64_t)y->h * y->w, p->out,
+                                               p->kernel * p->kernel, p->in);
+}
 
-    p->splits = tile.splits;
-    if (tile.splits > 1 || more->count > 0)
-        p->partial = partial_of(pass, tile.splits + more->count, y, p->out);
+static void product_on_tensor_cores(struct pass *pass, struct product *p, const struct tensor *y,
+                                    const struct product_tile *tile, const struct more *more)
+{
+    p->splits = tile->splits;
+    if (tile->splits > 1 || more->count > 0)
+        p->partial = partial_of(pass, tile->splits + more->count, y, p->out);
     if (!pass->planning && !pass->failed) {
-        if (tile.group)
-            kernel_product_group(&cuda->queue, p, &tile);
+        if (tile->group)
+            kernel_product_group(queue_of(pass), p, tile);
         else
-            kernel_product_tensor(&cuda->queue, p, &tile);
+            kernel_product_tensor(queue_of(pass), p, tile);
         sum_additions(pass, p, more);
         p->splits += more->count;
         if (p->splits > 1)
-            kernel_product_finish(&cuda->queue, p);
+            kernel_product_finish(queue_of(pass), p);
     }
     pass_scratch_drop(pass, p->partial);
 }
 
-/* Whether the sums are the result. */
-static bool is_plain(const struct product *p)
+/* Whether rows may be read and written 16 bytes at a time. */
+static bool rows_aligned(const void *data, int ld)
 {
-    return p->bias == NULL && p->time == NULL && p->residual == NULL && p->act == PRODUCT_NONE &&
-           p->y_dtype == p->w_dtype && p->y_ld % 8 == 0 && aligned(p->y, 16);
+    return ld % 8 == 0 && aligned(data, 16);
+}
+
+/* Whether cuBLAS does all that is asked: it adds a bias and a residual on its way, and a second
+ * pass over its sums would cost more than it gains. */
+static bool blas_takes(const struct product *p)
+{
+    return p->kernel == 1 && p->time == NULL && p->act == PRODUCT_NONE &&
+           p->y_dtype == p->w_dtype && rows_aligned(p->y, p->y_ld) &&
+           (p->residual == NULL ||
+            (p->residual_dtype == p->w_dtype && rows_aligned(p->residual, p->residual_ld)));
 }
 
 /* Linear layers through cuBLAS; false when it does not take this one. */
 static bool product_by_blas(struct pass *pass, struct product *p, const struct tensor *y)
 {
     struct cuda_backend *cuda = cuda_of(pass);
-    int64_t rows = tensor_rows(y), each = (int64_t)y->h * y->w;
-    struct blas_product *found;
-    void *sums;
+    struct blas_shape shape = {.dtype = p->w_dtype,
+                               .out = p->out,
+                               .in = p->in,
+                               .each = (int64_t)y->h * y->w,
+                               .bias = p->bias != NULL,
+                               .residual = p->residual != NULL};
+    const struct blas_product *found;
 
-    if (cuda->blas == NULL || p->kernel != 1 || cuda->forced.rows > 0 ||
-        (found = blas_find(cuda->blas, p->w_dtype, each, p->out, p->in)) == NULL)
+    if (cuda->blas == NULL || !blas_takes(p) || (found = blas_find(cuda->blas, &shape)) == NULL)
         return false;
-    if (is_plain(p)) {
-        if (!pass->planning)
-            blas_enqueue(&cuda->queue, found, p->x, p->x_ld, p->w, p->y, p->y_ld, rows);
-        return true;
-    }
-    sums = pass_scratch(pass, (size_t)rows * (size_t)p->out * dtype_bytes((enum dtype)p->w_dtype));
-    if (!pass->planning && !pass->failed) {
-        blas_enqueue(&cuda->queue, found, p->x, p->x_ld, p->w, sums, p->out, rows);
-        kernel_product_finish_16(&cuda->queue, p, sums);
-    }
-    pass_scratch_drop(pass, sums);
+    if (!pass->planning && !pass->failed)
+        blas_enqueue(
+            queue_of(pass), found,
+            &(struct blas_args){.x = p->x,
+                                .w = p->w,
+                                .bias = vector_in(p->bias, (size_t)p->out, (enum dtype)p->w_dtype),
+                                .residual = p->residual,
+                                .y = p->y,
+                                .rows = tensor_rows(y),
+                                .x_ld = p->x_ld,
+                                .residual_ld = p->residual_ld,
+                                .y_ld = p->y_ld});
     return true;
 }
 
 static void product_simply(struct pass *pass, struct product *p, const struct tensor *y,
                            const struct more *more)
 {
-    struct cuda_backend *cuda = cuda_of(pass);
     bool apart = p->act == PRODUCT_GEGLU || more->count > 0;
 
     p->splits = 1;
@@ -158,13 +172,13 @@ static void product_simply(struct pass *pass, struct product *p, const struct te
         p->partial = partial_of(pass, 1 + more->count, y, p->out);
     if (!pass->planning && !pass->failed) {
         if (p->kernel == 1 && y->h * y->w == 1 && !apart)
-            kernel_product_rows(&cuda->queue, p);
+            kernel_product_rows(queue_of(pass), p);
         else
-            kernel_product_simple(&cuda->queue, p);
+            kernel_product_simple(queue_of(pass), p);
         sum_additions(pass, p, more);
         p->splits += more->count;
         if (apart)
-            kernel_product_finish(&cuda->queue, p);
+            kernel_product_finish(queue_of(pass), p);
     }
     pass_scratch_drop(pass, p->partial);
 }
@@ -186,6 +200,7 @@ static void product(struct pass *pass, struct product *p, const struct weight *w
                     const struct affine *pre, const struct more *more)
 {
     struct tensor dense = *x;
+    struct product_tile tile;
     bool as_it_is = pre == NULL && x->dtype == w->dtype;
 
     p->w = w->data;
@@ -220,8 +235,9 @@ static void product(struct pass *pass, struct product *p, const struct weight *w
     if (!as_it_is)
         dense = materialise(pass, x, w->dtype, pre);
     set_x(p, &dense);
-    if (more->count > 0 || !product_by_blas(pass, p, y))
-        product_on_tensor_cores(pass, p, y, more);
+    tile = tile_of(cuda_of(pass), p, y);
+    if (!tile.library || more->count > 0 || !product_by_blas(pass, p, y))
+        product_on_tensor_cores(pass, p, y, &tile, more);
     if (!as_it_is)
         pass_drop(pass, &dense);
 }
@@ -282,6 +298,16 @@ void cuda_force(struct backend *backend, const struct product_tile *tile)
     cuda->forced = tile != NULL ? *tile : (struct product_tile){0};
 }
 
+double cuda_bus_rate(struct backend *backend)
+{
+    return device_bus_rate(((struct cuda_backend *)backend)->device);
+}
+
+bool cuda_has_library(const struct backend *backend)
+{
+    return ((const struct cuda_backend *)backend)->blas != NULL;
+}
+
 int cuda_sm(const struct backend *backend)
 {
     return ((const struct cuda_backend *)backend)->choose_sm;
@@ -314,22 +340,41 @@ static int read_forced_tile(struct cuda_backend *cuda, struct err *err)
     return 0;
 }
 
-int cuda_choose_products(struct cuda_backend *cuda, struct err *err)
-{
-    const char *wish = getenv("ATELIER_CUDA_GROUP");
-    int rc = cuda->info.sm != 90 || (wish != NULL && strcmp(wish, "0") == 0)
-                 ? 0
-                 : groups_agree(cuda->device);
+#define REPORT "; please report what scripts/gpu-check says"
 
-    if (rc < 0)
+/* What this card's warpgroups are taken for. ATELIER_CUDA_GROUP=0: nothing; 1: everything, unseen,
+ * so that tests can say how far off they are. */
+static int try_groups(struct cuda_backend *cuda, struct group_verdict *verdict, struct err *err)
+{
+    static const char *const WRONG[2][2] = {
+        {"products and attention by warpgroups are wrong on this card and are not used" REPORT,
+         "products by warpgroups are wrong on this card and are not used" REPORT},
+        {"attention by warpgroups is wrong on this card and is not used" REPORT, NULL}};
+    const char *wish = getenv("ATELIER_CUDA_GROUP");
+    bool forced = wish != NULL && (strcmp(wish, "0") == 0 || strcmp(wish, "1") == 0);
+
+    *verdict = (struct group_verdict){0};
+    if (cuda->info.sm != 90)
+        return 0;
+    if (forced)
+        verdict->products = verdict->attention = *wish == '1';
+    else if (groups_check(cuda->device, verdict) != 0)
         return err_set(err, ERR_DEVICE, ERR_FATAL,
                        "%s, when its warpgroups were tried; ATELIER_CUDA_GROUP=0 does without them",
                        *device_error(cuda->device) ? device_error(cuda->device)
                                                    : "there was no memory");
-    if (cuda->info.sm == 90 && rc == 0 && wish == NULL)
-        cuda->base.warning =
-            "products by warpgroups are wrong on this card and are not used; please "
-            "report what scripts/gpu-check says";
-    cuda->choose_sm = cuda->info.sm == 90 && rc == 0 ? 80 : cuda->info.sm;
+    else
+        cuda->base.warning = WRONG[verdict->products][verdict->attention];
+    return 0;
+}
+
+int cuda_choose_products(struct cuda_backend *cuda, struct err *err)
+{
+    struct group_verdict groups;
+
+    if (try_groups(cuda, &groups, err) != 0)
+        return -1;
+    cuda->attention_groups = groups.attention;
+    cuda->choose_sm = cuda->info.sm == 90 && !groups.products ? 80 : cuda->info.sm;
     return read_forced_tile(cuda, err);
 }

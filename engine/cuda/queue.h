@@ -7,7 +7,7 @@
  * for every equal one, whatever model, size or batch it came from, and can never be out of date.
  *
  *     queue_push(queue, &(struct command){.run = …, .threads = 256}, &args, sizeof(args));
- *     device_run(device, queue);
+ *     device_run(device, lane, queue);
  *     queue_clear(queue);
  *
  * One thread at a time.

@@ -17,6 +17,9 @@
 #include <stdint.h>
 
 #define WARP 32
+#define SHARED_MAX (99u << 10)       /* of a block's bytes, on sm_86, which has the least */
+#define SHARED_MAX_SM90 (227u << 10) /* on sm_90 */
+#define ARGS_MAX 4096                /* bytes of a kernel's arguments */
 
 #ifdef ATELIER_CUDA_EMULATED
 #include "tests/cuda/emulator.h"
@@ -49,11 +52,21 @@ static __device__ __forceinline__ uint32_t shared_address(const void *p)
 }
 
 /* 16 bytes to shared memory without passing registers; zeros when !valid, and then `from` is not
- * read but must be an address. */
+ * read and may lie anywhere. */
 static __device__ __forceinline__ void copy_async(void *to, const void *from, bool valid)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-                 "l"(from), "r"(valid ? 16 : 0)
+    asm volatile("{\n.reg .pred skip;\nsetp.eq.b32 skip, %2, 0;\n"
+                 "cp.async.cg.shared.global [%0], [%1], 16, skip;\n}" ::"r"(shared_address(to)),
+                 "l"(from), "r"((int)valid)
+                 : "memory");
+}
+
+/* The same through the first cache: for what is asked for again soon. */
+static __device__ __forceinline__ void copy_async_kept(void *to, const void *from, bool valid)
+{
+    asm volatile("{\n.reg .pred skip;\nsetp.eq.b32 skip, %2, 0;\n"
+                 "cp.async.ca.shared.global [%0], [%1], 16, skip;\n}" ::"r"(shared_address(to)),
+                 "l"(from), "r"((int)valid)
                  : "memory");
 }
 
@@ -138,6 +151,14 @@ static __device__ __forceinline__ float exp_fast(float v)
     return __expf(v);
 }
 
+/* 2^v in one instruction, 2^-22 off; zero for what would be denormal. */
+static __device__ __forceinline__ float exp2_fast(float v)
+{
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
+
 /* What starts a kernel; the argument struct lies behind the command. */
 template <auto kernel, typename Args> int run_kernel(const struct command *c, void *stream)
 {
@@ -159,6 +180,7 @@ template <auto kernel, typename Args>
 void enqueue(struct queue *queue, const Args &args, int64_t x, int64_t y, int64_t z, int threads,
              size_t shared_bytes)
 {
+    static_assert(sizeof(Args) <= ARGS_MAX, "");
     struct command c = {};
 
     if (x == 0 || y == 0 || z == 0)

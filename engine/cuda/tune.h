@@ -21,8 +21,14 @@ struct product_shape {
 typedef void product_watch(void *user, const struct product_shape *shape);
 void cuda_watch(struct backend *backend, product_watch *watch, void *user);
 
-/* From now on the own kernels compute every such product, with this tile. NULL: as usual. */
+/* From now on every such product is computed with this tile. NULL: as usual. */
 void cuda_force(struct backend *backend, const struct product_tile *tile);
+
+/* Whether there is a library to compute with. */
+bool cuda_has_library(const struct backend *backend);
+
+/* Bytes per second that the card's bus takes; 0: the card failed. */
+double cuda_bus_rate(struct backend *backend);
 
 /* The kind of card, as choose_tile takes it. */
 int cuda_sm(const struct backend *backend);

@@ -7,7 +7,7 @@
 #include "engine/cuda/choose.h"
 
 static const struct tuned ENTRIES[] = {
-    /* sm, out, taps, in, rows, {tile's rows, columns, splits, group} */
+    /* sm, out, taps, in, rows, {tile's rows, columns, splits, group, library} */
     {.sm = 0}, /* C knows no empty array; no card is an sm_0 */
 };
 

@@ -4,6 +4,7 @@
 #include "engine/tensor.h"
 #include "tests/cuda/emulator.h"
 
+#include <cstdio>
 #include <cstdlib>
 
 struct blas {
@@ -11,7 +12,7 @@ struct blas {
 };
 
 struct blas_product {
-    int dtype, out, in;
+    blas_shape shape;
 };
 
 struct blas *blas_open(struct device *)
@@ -25,55 +26,67 @@ void blas_close(struct blas *b)
     free(b);
 }
 
-struct blas_product *blas_find(struct blas *, int dtype, int64_t, int out, int in)
+void blas_describe(const struct blas *b, char text[BLAS_TEXT_BYTES])
 {
-    static blas_product products[64];
+    snprintf(text, BLAS_TEXT_BYTES, b != NULL ? "plain sums" : "no cublasLt on an emulated card");
+}
+
+struct blas_product *blas_find(struct blas *, const struct blas_shape *s)
+{
+    static blas_product products[128];
     static int count;
 
-    for (int i = 0; i < count; i++)
-        if (products[i].dtype == dtype && products[i].out == out && products[i].in == in)
+    for (int i = 0; i < count; i++) {
+        const blas_shape *known = &products[i].shape;
+        if (known->dtype == s->dtype && known->out == s->out && known->in == s->in &&
+            known->bias == s->bias && known->residual == s->residual)
             return &products[i];
-    if (count == 64)
+    }
+    if (count == 128)
         return NULL;
-    products[count] = {dtype, out, in};
+    products[count].shape = *s;
     return &products[count++];
 }
 
 struct call {
     const struct blas_product *product;
-    const uint16_t *x, *w;
-    uint16_t *y;
-    int64_t rows;
-    int x_ld, y_ld;
+    struct blas_args args;
 };
+
+static float at(const blas_shape *s, const void *matrix, int64_t index)
+{
+    return element_to_f32(matrix, (enum dtype)s->dtype, (size_t)index);
+}
 
 static void product(const struct command *command)
 {
     const struct call *c = (const struct call *)command_args(command);
-    const struct blas_product *p = c->product;
-    enum dtype dtype = (enum dtype)p->dtype;
+    const blas_shape *s = &c->product->shape;
+    const blas_args *a = &c->args;
 
-    for (int64_t row = 0; row < c->rows; row++)
-        for (int o = 0; o < p->out; o++) {
+    for (int64_t row = 0; row < a->rows; row++)
+        for (int o = 0; o < s->out; o++) {
             float sum = 0;
-            for (int i = 0; i < p->in; i++)
-                sum += element_to_f32(c->x, dtype, (size_t)(row * c->x_ld + i)) *
-                       element_to_f32(c->w, dtype, (size_t)o * p->in + i);
-            c->y[row * c->y_ld + o] = dtype == DTYPE_BF16 ? bf16_from_f32(sum) : f16_from_f32(sum);
+            for (int i = 0; i < s->in; i++)
+                sum += at(s, a->x, row * a->x_ld + i) * at(s, a->w, (int64_t)o * s->in + i);
+            if (s->bias)
+                sum += at(s, a->bias, o);
+            if (s->residual)
+                sum += at(s, a->residual, row * a->residual_ld + o);
+            ((uint16_t *)a->y)[row * a->y_ld + o] =
+                s->dtype == DTYPE_BF16 ? bf16_from_f32(sum) : f16_from_f32(sum);
         }
 }
 
 static int run_call(const struct command *command, void *stream)
 {
-    emulated_launch(command, stream, product);
-    return 0;
+    return emulated_launch(command, stream, product);
 }
 
-void blas_enqueue(struct queue *queue, struct blas_product *product, const void *x, int x_ld,
-                  const void *w, void *y, int y_ld, int64_t rows)
+void blas_enqueue(struct queue *queue, const struct blas_product *product,
+                  const struct blas_args *args)
 {
-    struct call call = {
-        product, (const uint16_t *)x, (const uint16_t *)w, (uint16_t *)y, rows, x_ld, y_ld};
+    struct call call = {product, *args};
     struct command command = {};
 
     command.run = run_call;

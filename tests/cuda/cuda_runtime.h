@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #define CUDART_VERSION 13000
+#define __global__ static
 
 enum cudaError_t {
     cudaSuccess,
@@ -35,6 +36,18 @@ typedef int cudaMemPool_t;
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 enum { cudaDevAttrMemoryPoolsSupported, cudaMemPoolAttrReleaseThreshold };
 enum { cudaMemcpyHostToDevice, cudaStreamCaptureModeThreadLocal };
+
+struct cudaFuncAttributes {
+    int numRegs;
+};
+
+/* Kernels are for sm_80, 86 and 90, as a build's are. */
+bool emulated_has_kernels();
+template <typename Kernel> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, Kernel)
+{
+    *attributes = {};
+    return emulated_has_kernels() ? cudaSuccess : cudaErrorUnknown;
+}
 
 const char *cudaGetErrorString(cudaError_t rc);
 cudaError_t cudaGetLastError();

@@ -1,5 +1,6 @@
 #include "tests/cuda/emulator.h"
 
+#include "engine/cuda/target.h"
 #include "engine/tensor.h"
 
 #include <cstdio>
@@ -9,8 +10,7 @@
 
 #define THREADS_MAX 1024
 #define STACK_BYTES (64u << 10)
-#define SHARED_MAX_BYTES (99u << 10)         /* what sm_86, the tightest, gives a block */
-#define HOPPER_SHARED_MAX_BYTES (227u << 10) /* and what those with wgmma do */
+#define GRID_MAX 65535 /* of y and z; x has 31 bits */
 #define GROUP_WARPS 4
 #define GROUP_THREADS (32 * GROUP_WARPS)
 
@@ -29,12 +29,11 @@ enum class instruction {
     group_wait
 };
 
-/* Of wgmma: sums of a warpgroup's 128 threads. */
+/* Of wgmma: the first thread's product, and what each of 128 has of sums and, perhaps, of a. */
 struct group_product {
+    emulated_product common;
     float (*sums[GROUP_THREADS])[4];
-    int columns;
-    bool bf16;
-    uint64_t a, b;
+    const uint32_t *held[GROUP_THREADS];
 };
 
 struct copy {
@@ -59,9 +58,8 @@ struct emulated_fiber {
     float c[4];
     bool bf16;
     /* of the warpgroup's */
-    float (*sum)[4];
-    int columns, pending;
-    uint64_t matrix_a, matrix_b;
+    emulated_product product;
+    int pending;
 };
 
 struct warp {
@@ -89,7 +87,7 @@ static char *shared;
 static size_t shared_bytes;
 static const void *kernel_args;
 static void (*kernel_body)(const void *);
-static bool reversed, runs_ahead;
+static bool reversed, early, runs_ahead;
 
 /* Locals that outlive their functions are not looked for: that keeps frames apart from the stack,
  * one more for each switch of fibers, until a test takes minutes in place of seconds. Newer
@@ -216,8 +214,10 @@ void emulator_run(const struct command *c, void (*body)(const void *args))
 {
     if (c->threads == 0 || c->threads > THREADS_MAX || c->threads % 32 != 0)
         broken("a block is not whole warps");
-    if (c->shared_bytes > HOPPER_SHARED_MAX_BYTES)
+    if (c->shared_bytes > SHARED_MAX_SM90)
         broken("more shared memory than any card has");
+    if (c->grid[0] > INT32_MAX || c->grid[1] > GRID_MAX || c->grid[2] > GRID_MAX)
+        broken("a grid that no card takes");
     has_grouped = false;
     runs_ahead = are_grouped.count(body) > 0;
     free(shared); /* of exactly this size, so that AddressSanitizer sees its end */
@@ -238,13 +238,18 @@ void emulator_run(const struct command *c, void (*body)(const void *args))
             }
     if (has_grouped)
         are_grouped.insert(body);
-    if (shared_bytes > SHARED_MAX_BYTES && !has_grouped)
+    if (shared_bytes > SHARED_MAX && !has_grouped)
         broken("more shared memory than every card has");
 }
 
 void emulator_set_reverse(bool reverse)
 {
     reversed = reverse;
+}
+
+void emulator_set_early(bool copies)
+{
+    early = copies;
 }
 
 long emulator_launches()
@@ -283,19 +288,26 @@ static float half_of(uint32_t pair, int i, bool bf16)
     return narrow_to_float((uint16_t)(pair >> (16 * i)), bf16);
 }
 
-/* PTX ISA, "Matrix Fragments for mma.m16n8k16": where each lane's elements belong. */
+/* PTX ISA, "Matrix Fragments for mma.m16n8k16": where a lane's elements of a belong, which wgmma's
+ * are, too, 16 rows to a warp. */
+static void place_fragment(float a[16][16], const uint32_t fragment[4], int lane, bool bf16)
+{
+    for (int i = 0; i < 8; i++) {
+        int row = lane / 4 + i / 2 % 2 * 8, column = lane % 4 * 2 + i / 4 * 8 + i % 2;
+        a[row][column] = half_of(fragment[i / 2], i % 2, bf16);
+    }
+}
+
 static void multiply_all(emulated_fiber *lanes)
 {
     float a[16][16], b[16][8];
 
     for (int lane = 0; lane < 32; lane++)
+        place_fragment(a, lanes[lane].a, lane, lanes[lane].bf16);
+    for (int lane = 0; lane < 32; lane++)
         for (int i = 0; i < 2; i++) {
             const emulated_fiber *f = &lanes[lane];
             int row = lane / 4, column = lane % 4 * 2 + i;
-            a[row][column] = half_of(f->a[0], i, f->bf16);
-            a[row + 8][column] = half_of(f->a[1], i, f->bf16);
-            a[row][column + 8] = half_of(f->a[2], i, f->bf16);
-            a[row + 8][column + 8] = half_of(f->a[3], i, f->bf16);
             b[column][row] = half_of(f->b[0], i, f->bf16);
             b[column + 8][row] = half_of(f->b[1], i, f->bf16);
         }
@@ -350,16 +362,18 @@ void group_show()
     fibers[current].hidden = false;
 }
 
-/* An element of a matrix as its descriptor has it: PTX ISA, "Matrix Descriptor Format", with rows
- * of k in 128 bytes, swizzled by as many. */
-static float element_of(uint64_t matrix, int row, int k, bool bf16)
+/* An element of a matrix as its descriptor has it: PTX ISA, "Matrix Descriptor Format" and
+ * "Canonical Layouts", swizzled by 128 bytes: rows of as many, which are k of one row of the matrix
+ * or, across, 64 rows of it at one k. */
+static float element_of(uint64_t matrix, int row, int k, bool across, bool bf16)
 {
     uint64_t begin = (matrix & 0x3fff) << 4, eight = (matrix >> 32 & 0x3fff) << 4, at;
+    int line = across ? k : row, within = across ? row : k;
     uint16_t v;
 
-    if (matrix >> 62 != 1 || (matrix >> 49 & 7) != 0)
+    if (matrix >> 62 != 1 || (matrix >> 49 & 7) != 0 || within >= 64)
         broken("a matrix that the emulator does not know");
-    at = begin + (uint64_t)(row / 8) * eight + (uint64_t)(row % 8) * 128 + (uint64_t)k * 2;
+    at = begin + (uint64_t)(line / 8) * eight + (uint64_t)(line % 8) * 128 + (uint64_t)within * 2;
     at ^= (at >> 7 & 7) << 4;
     if (at + 2 > shared_bytes)
         broken("a matrix ends behind the shared memory");
@@ -369,19 +383,22 @@ static float element_of(uint64_t matrix, int row, int k, bool bf16)
 
 static void multiply_group(const group_product &p)
 {
+    const emulated_product &c = p.common;
     float a[64][16], b[256][16];
 
+    for (int t = 0; t < GROUP_THREADS && c.held != NULL; t++)
+        place_fragment(a + t / 32 * 16, p.held[t], t % 32, c.bf16);
     for (int k = 0; k < 16; k++) {
-        for (int row = 0; row < 64; row++)
-            a[row][k] = element_of(p.a, row, k, p.bf16);
-        for (int row = 0; row < p.columns; row++)
-            b[row][k] = element_of(p.b, row, k, p.bf16);
+        for (int row = 0; row < 64 && c.held == NULL; row++)
+            a[row][k] = element_of(c.a, row, k, false, c.bf16);
+        for (int row = 0; row < c.columns; row++)
+            b[row][k] = element_of(c.b, row, k, c.across, c.bf16);
     }
     for (int t = 0; t < GROUP_THREADS; t++)
-        for (int j = 0; j < p.columns / 8; j++)
+        for (int j = 0; j < c.columns / 8; j++)
             for (int i = 0; i < 4; i++) {
                 int row = t / 32 * 16 + t % 32 / 4 + i / 2 * 8, column = j * 8 + t % 4 * 2 + i % 2;
-                float sum = p.sums[t][j][i];
+                float sum = c.fresh ? 0 : p.sums[t][j][i];
                 for (int k = 0; k < 16; k++)
                     sum += a[row][k] * b[column][k];
                 p.sums[t][j][i] = sum;
@@ -399,12 +416,11 @@ static void begin_product(warpgroup *group, const emulated_fiber *lanes)
     for (int i = 0; i < fiber_count; i++)
         if (!fibers[i].done && fibers[i].hidden)
             broken("a product of what group_show has not shown");
-    for (int t = 0; t < GROUP_THREADS; t++)
-        p.sums[t] = lanes[t].sum;
-    p.columns = lanes[0].columns;
-    p.bf16 = lanes[0].bf16;
-    p.a = lanes[0].matrix_a;
-    p.b = lanes[0].matrix_b;
+    p.common = lanes[0].product;
+    for (int t = 0; t < GROUP_THREADS; t++) {
+        p.sums[t] = lanes[t].product.sum;
+        p.held[t] = lanes[t].product.held;
+    }
     if (reversed)
         multiply_group(p);
     else
@@ -417,8 +433,8 @@ static void execute_group(emulated_fiber *lanes)
     warpgroup *group = &warpgroups[current / 32 / GROUP_WARPS];
 
     for (int i = 1; i < GROUP_THREADS; i++)
-        if (lanes[i].what != lanes[0].what || lanes[i].matrix_a != lanes[0].matrix_a ||
-            lanes[i].matrix_b != lanes[0].matrix_b)
+        if (lanes[i].what != lanes[0].what || lanes[i].product.a != lanes[0].product.a ||
+            lanes[i].product.b != lanes[0].product.b)
             broken("threads of a warpgroup are at different instructions");
     if (lanes[0].what == instruction::group_begin)
         group->begun = true;
@@ -537,15 +553,9 @@ void multiply_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
     multiply(c, a, b0, b1, true);
 }
 
-void emulated_group_multiply(float (*sum)[4], int columns, bool bf16, uint64_t a, uint64_t b)
+void emulated_group_multiply(const emulated_product &product)
 {
-    emulated_fiber *f = &fibers[current];
-
-    f->sum = sum;
-    f->columns = columns;
-    f->bf16 = bf16;
-    f->matrix_a = a;
-    f->matrix_b = b;
+    fibers[current].product = product;
     arrive(instruction::group_multiply);
 }
 
@@ -567,11 +577,21 @@ void emulated_group_wait(int pending)
 
 /* ---- copies that happen when they must ---- */
 
+static void do_copy(const copy &c)
+{
+    if (c.valid)
+        memcpy(c.to, c.from, 16);
+    else
+        memset(c.to, 0, 16);
+}
+
 void copy_async(void *to, const void *from, bool valid)
 {
     if (((uintptr_t)to | (uintptr_t)from) % 16 != 0)
         broken("a copy to shared memory is not 16-byte aligned");
     fibers[current].groups.back().push_back({to, from, valid});
+    if (early)
+        do_copy({to, from, valid});
 }
 
 void copy_commit()
@@ -586,10 +606,8 @@ void emulated_copy_wait(int pending)
     while ((int)groups.size() - 1 > pending) {
         fibers[current].hidden = fibers[current].hidden || !groups.front().empty();
         for (const copy &c : groups.front())
-            if (c.valid)
-                memcpy(c.to, c.from, 16);
-            else
-                memset(c.to, 0, 16);
+            if (!early)
+                do_copy(c);
         groups.erase(groups.begin());
     }
 }

@@ -78,7 +78,9 @@ class Zsh(unittest.TestCase):
         self.assertTrue(self.text.startswith("#compdef atelier\n"))
         for command in commands():
             self.assertIn(f"    {command})\n", self.text)
-        self.assertIn("'--device[what computes]:NAME:(auto cpu cuda dnnl ref)'", self.text)
+        self.assertIn("'--isa[highest instruction set to use]:NAME:(auto generic avx2 avx512 avx512_bf16 amx_bf16)'",
+                      self.text)
+        self.assertIn(":NAME:(auto cpu cuda dnnl ref)'", self.text)  # cuda:N has to be filled in
 
     @unittest.skipUnless(shutil.which("zsh"), "no zsh here")
     def test_zsh_reads_it(self):

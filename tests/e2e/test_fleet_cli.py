@@ -255,6 +255,8 @@ class A_Submit(Case):
         cases = {f"unfit-{field}": (job(id=f"unfit-{field}", **fields), field, part)
                  for field, (fields, part) in wrong.items()}
         cases["unfit-f16"] = (job(id="unfit-f16", precision="f16"), "precision", "f32 or bf16")
+        cases["unfit-callback"] = (job(id="unfit-callback", callback="https://example.org/"),
+                                   "callback", "callback-secrets-file")
         producer = kafka.KafkaProducer(bootstrap_servers=env["ATELIER_KAFKA_BROKERS"])
         for name, (line, _, _) in cases.items():
             producer.send("atelier.jobs", key=name.encode(), value=json.dumps(line).encode())

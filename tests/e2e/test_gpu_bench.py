@@ -42,8 +42,14 @@ if what == "engine":
     assert option["--width"] == option["--height"] == ("1024" if xl else "512")
     print(json.dumps({"processor": "a fake card", "isa": "sm_90", "family": option["--family"],
         "ceiling_matmul_flops": 1e15, "step_s": 0.01 * batch, "step_flop": (6.1e12 if xl else 5.5e12) * batch,
-        "decode_s": 0.01, "decode_flop": 4.5e12, "load_s": 1.0, "text_s": 0.001, "lora_switch_s": 0.06,
-        "new_size_first_s": 0.011, "new_size_step_s": 0.01, "weights_bytes": 7e9, "activations_bytes": 1e9}))
+        "decode_s": 0.01, "decode_flop": 4.5e12, "load_s": 1.0, "text_s": 0.001, "lora_switch_s": 0 if wrong == "lora fails" else 0.06,
+        "new_size_first_s": 0.011, "new_size_step_s": 0.01, "weights_bytes": 7e9, "activations_bytes": 1e9,
+        "library": "cublasLt of nowhere", "decode_operators": [], "step_operators": [
+            {"kind": "matmul", "calls": 2, "seconds": 0.003, "flop": 1e12},
+            {"kind": "group norm", "calls": 9, "seconds": 0.001, "flop": 0}]}))
+    if wrong == "lora fails":
+        sys.stderr.write("atelier bench: no memory for a LoRA\n")
+        sys.exit(5)
 elif what == "switch":
     print(json.dumps({"changing_step_s": 0.0105, "step_s": 0.01, "load_s": 0.5, "file_bytes": 2e9,
         "copy_bytes_per_s": 1e10, "beside_step_s": 0.5, "beside_load_s": 0.6}))
@@ -110,6 +116,18 @@ class GpuBench(unittest.TestCase):
         self.line(done.stdout, "20-step picture")
         self.assertFalse([r for r in self.report()["results"] if r["network"] == "model switch"])
 
+    def test_what_was_measured_before_a_failure_counts(self):
+        done = self.measure(wrong="lora fails")
+        self.assertIn("no memory for a LoRA", done.stdout)
+        self.line(done.stdout, "sdxl", "unet step", "2")
+        self.assertNotIn("lora switch", done.stdout.split("ratio:")[0])
+
+    def test_operators_and_the_library_are_said(self):
+        done = self.measure()
+        self.assertIn("sdxl step, batch 2, operators one by one 4.0 ms: matmul 75 % at 333 TFLOP/s, group norm 25 %",
+                      done.stdout)
+        self.assertEqual(done.stdout.count("cublasLt of nowhere"), 1)
+
     def test_what_time_does_not_allow_is_said(self):
         done = self.measure("--seconds", "64")
         self.assertIn("sdxl batch 2: left out", done.stdout)
@@ -134,16 +152,16 @@ class GpuBench(unittest.TestCase):
         run.add("sdxl", "unet step", 4, 0.1)
         for engine, seconds, verdict in (("eager", 0.21, "met"), ("eager", 0.19, "MISSED"),
                                          ("compile", 0.13, "met"), ("compile", 0.11, "MISSED")):
-            run.add("sdxl", "unet step", 4, seconds, engine=gpu.PEERS[engine])
+            run.add("sdxl", "unet step", 4, seconds, engine=gpu.PEERS["plain"][engine])
             self.assertTrue(gpu.judged(run, run.rows[-1]).endswith(f": {verdict}"), run.rows[-1])
-        run.add("sdxl", "unet step", 1, 0.1, engine=gpu.PEERS["eager"])
+        run.add("sdxl", "unet step", 1, 0.1, engine=gpu.PEERS["diffusers"]["eager"])
         self.assertEqual(gpu.judged(run, run.rows[-1]), "", "there is nothing of ours to compare with")
 
     def test_a_peer_that_fails_is_said(self):
         run = self.run_here(seconds=600)
         with unittest.mock.patch.object(gpu.sys, "executable", "/bin/false"):
             gpu.measure_peer(run, "eager", "sdxl")
-        self.assertIn("diffusers eager sdxl failed", run.notes[0])
+        self.assertIn("torch eager sdxl failed", run.notes[0])
 
     def test_interrupted(self):
         process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

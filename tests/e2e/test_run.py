@@ -235,6 +235,33 @@ class Results(e2e.Case):
         self.assertEqual(done["wide"]["request"]["hires"],
                          {"width": 128, "height": 80, "strength": 0.7, "steps": 3, "upscaler": "latent"})
 
+    def test_a_second_pass_with_all_that_goes_along(self):
+        jobs = pathlib.Path(e2e.ROOT) / "tests" / "golden" / "jobs"
+        for name in ("init-72x64.png", "mask-72x64.png", "hint-101x53.png"):
+            (self.dir / name).write_bytes((jobs / name).read_bytes())
+        picture = {"init_image": "init-72x64.png", "mask": "mask-72x64.png", "width": None, "height": None}
+        twice = {"steps": 3, "hires": {"scale": 1.25, "steps": 4}, "output": {"metadata": False}}
+        hint = {"controlnets": [{"name": "sd1-canny", "image": "hint-101x53.png"}]}
+        refiner = {"refiner": {"model": "sdxl-refiner", "switch_at": 0.6}}
+        self.write_jobs([
+            e2e.job(id="masked", model="sd1-plain", **picture, **twice),
+            e2e.job(id="told", model="sd1-inpaint", **picture, **twice),
+            e2e.job(id="guided", model="sd1-plain", **twice, **hint),
+            e2e.job(id="both", model="sd1-plain", images=2, **picture, **twice, **hint),
+            e2e.job(id="refined", model="sdxl-small", **twice, **refiner),
+            e2e.job(id="all", model="sdxl-small", **picture, **twice, **refiner),
+        ])
+        hashes = []
+        for batch in ("1", "6"):
+            self.out = self.dir / f"out{batch}"
+            self.run_jobs("--batch-max", batch)
+            done = self.manifests()
+            hashes.append({name: [file["sha256"] for file in manifest["files"]] for name, manifest in done.items()})
+        self.assertEqual(hashes[0], hashes[1])
+        self.assertEqual(len({file for files in hashes[0].values() for file in files}), 7)
+        for name in ("masked", "told", "both", "all"):
+            self.assertEqual({(file["width"], file["height"]) for file in done[name]["files"]}, {(88, 80)}, name)
+
     def test_two_models_that_do_not_fit_together(self):
         self.write_jobs([
             e2e.job(id="a", model="sdxl-single", refiner={"model": "sdxl-refiner-single"}),
@@ -291,19 +318,24 @@ class Results(e2e.Case):
             guided("fewer", ("sd1-pose", init, {"preprocess": "canny", "low_threshold": 300, "high_threshold": 600})),
             guided("guess", ("sd1-canny", hint, {"guess_mode": True})),
             guided("xl", ("sdxl-canny", hint, {}), model="sdxl-small", loras=[{"name": "sdxl-kohya"}]),
+            guided("kinds", ("sdxl-union", hint, {"mode": 3}), ("sdxl-union", init, {"mode": 0, "preprocess": "canny"}),
+                   model="sdxl-small"),
+            guided("kindless", ("sdxl-union", hint, {}), model="sdxl-small"),
             guided("wrong", ("sdxl-canny", hint, {})),
             guided("gone", ("sd1-canny", "none.png", {})),
             guided("torn", ("sd1-canny", "torn.png", {})),
         ])
         self.run_jobs(expect=4)
         together = self.manifests()
-        self.assertEqual(set(together), {"plain", "one", "two", "edges", "fewer", "guess", "xl"})
+        self.assertEqual(set(together), {"plain", "one", "two", "edges", "fewer", "guess", "xl", "kinds"})
         hashes = {file["sha256"] for manifest in together.values() for file in manifest["files"]}
-        self.assertEqual(len(hashes), 8)
+        self.assertEqual(len(hashes), 9)
+        self.assertEqual([hint["mode"] for hint in together["kinds"]["request"]["controlnets"]], [3, 0])
         self.assertEqual(together["one"]["request"]["controlnets"][0],
                          {"name": "sd1-canny", "image": hint, "scale": 1, "start": 0, "end": 1, "guess_mode": False})
         errors = {record["id"]: record["error"] for record in self.records("failed.jsonl")}
         self.assertIn("attn2.to_k.weight' has the shape [12, 40], the model needs [16, 16]", errors["wrong"])
+        self.assertIn("controlnets[0].mode: must say which kind", errors["kindless"])
         self.assertIn("controlnets[0].image: ", errors["gone"])
         self.assertIn("none.png", errors["gone"])
         self.assertIn("torn.png", errors["torn"])
@@ -632,7 +664,8 @@ class Commands(e2e.Case):
         self.call("model", "inspect", "/no/such", expect=5)
         self.assertIn("name the model's folder",
                       self.call("model", "inspect", path / "model_index.json", expect=5).stderr)
-        beside = {"controlnets/sd1-canny": "ControlNet", "controlnets/sd1-pose.safetensors": "ControlNet",
+        beside = {"controlnets/sd1-canny": "ControlNet", "controlnets/sdxl-union": "ControlNet-Union",
+                  "controlnets/sd1-pose.safetensors": "ControlNet",
                   "controlnets/sdxl-sketch": "T2I-Adapter", "loras/sd1-kohya.safetensors": "LoRA",
                   "loras/sdxl-peft.safetensors": "LoRA", "loras/sd1-first.safetensors": "LoRA",
                   "embeddings/xl-mood.safetensors": "textual inversion",

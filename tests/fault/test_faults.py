@@ -510,7 +510,8 @@ def poisonous_input(fleet):
 def no_more_than_max_price(fleet):
     """What is cheap enough for a g8i alone waits for one, with an a10 idle beside it. What a job will
     cost is learned from how long jobs take: on a machine whose speed moves by more than the classes' prices
-    differ, jobs may come to wait for better days, and are offered again at a new price."""
+    differ, jobs may come to wait for better days, or be refused as too cheap, and are offered again at a
+    new price."""
     slow = fleet.lasting(1)
     for _ in range(5):
         free = fleet.produce([job(id=names(1, "any-price")[0], max_price=1000, **slow)])
@@ -520,6 +521,10 @@ def no_more_than_max_price(fleet):
         try:
             fleet.wait(held, 60)
         except AuditError:
+            refused = [name for name in held if fleet.dlq.records.get(name.encode())]
+            for name in refused:
+                del fleet.sent[name]
+            held = [name for name in held if name not in refused]
             waiting = [name for name in held if not fleet.ends(name)]
             for name in waiting:
                 fleet.control(action="cancel", job=name)
@@ -530,7 +535,7 @@ def no_more_than_max_price(fleet):
         for name in done:
             expect(fleet.status(name)["device_class"] == "g8i", f"{name}: not on the cheapest class")
             expect(float(fleet.status(name)["price"]) <= 1.2 * price, f"{name}: cost more than it may")
-        if len(done) == len(held):
+        if len(done) == len(held) > 0:
             return
     expect(False, "jobs that are cheap enough were not drawn")
 

@@ -49,7 +49,7 @@ static void bench_open(struct bench *b, open_fn open, const struct backend_optio
     b->memory = b->backend->ops->memory_alloc(b->backend, ARENA_BYTES);
     ASSERT(b->memory != NULL);
     arena_init(&b->arena, b->memory, ARENA_BYTES);
-    b->pass = pass_begin(b->backend, &b->arena, options->compute, &b->err);
+    b->pass = pass_begin(b->backend, 0, &b->arena, options->compute, &b->err);
 }
 
 static void bench_close(struct bench *b)
@@ -72,7 +72,7 @@ static void bench_close(struct bench *b)
 /* A copy in the back end's memory. */
 static const float *make_vector(struct bench *b, const float *values, int count)
 {
-    size_t bytes = (size_t)count * sizeof(float);
+    size_t bytes = vector_bytes(b->backend, (size_t)count);
     float *vector = b->backend->ops->memory_alloc(b->backend, bytes);
 
     ASSERT(vector != NULL);
@@ -373,6 +373,24 @@ size_t run_add(struct bench *b, const struct shape *s, const struct input *in, i
 
     op_add(&b->pass, &x, 0.37f, &y);
     op_download(&b->pass, planes, &y);
+    return each;
+}
+
+/* Each sample's mean, and twice that added to its pixels. */
+size_t run_mean(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
+                float *planes)
+{
+    size_t each = (size_t)s->in * (size_t)(s->h * s->w);
+    struct tensor x =
+        make_tensor(b, b->pass.act, n, s->h, s->w, s->in, in->x + (size_t)first * each);
+    struct tensor mean = pass_tensor_of(&b->pass, DTYPE_F32, n, 1, 1, s->in);
+
+    op_mean(&b->pass, &x, &mean);
+    for (int i = 0; i < n; i++) {
+        struct tensor from = tensor_samples(&mean, i, 1), to = tensor_samples(&x, i, 1);
+        op_add(&b->pass, &from, 2, &to);
+    }
+    op_download(&b->pass, planes, &x);
     return each;
 }
 

@@ -43,6 +43,8 @@ size_t run_layer_norm(struct bench *b, const struct shape *s, const struct input
                       int n, float *planes);
 size_t run_concat(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                   float *planes);
+size_t run_mean(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
+                float *planes);
 size_t run_damp(struct bench *b, const struct shape *s, const struct input *in, int first, int n,
                 float *planes);
 size_t run_silu(struct bench *b, const struct shape *s, const struct input *in, int first, int n,

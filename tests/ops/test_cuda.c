@@ -4,7 +4,12 @@
  * status 77: there is no card.
  *
  *     test_cuda [OPERATOR]
+ *
+ * OPERATOR is one's name; `none` for the card alone; `cublas` for the published networks' layers
+ * that cublasLt has an algorithm for on this card; `list`, which names the operators and needs no
+ * card. Exit status 2: the card cannot be opened.
  */
+#include "engine/cuda/cuda.h"
 #include "tests/ops/cases.h"
 
 #include <stdio.h>
@@ -73,6 +78,14 @@ static const struct shape ATTENTION[] = {
     {.n = 2, .w = 50, .in = 33, .heads = 3, .keys = 1100},
     {.n = 2, .w = 40, .in = 160, .heads = 1, .keys = 90},
     {.n = 1, .w = 20, .in = 160, .heads = 1, .keys = 513, .causal = true},
+    {.n = 1, .w = 1, .in = 64, .heads = 1, .keys = 129},
+    {.n = 1, .w = 63, .in = 64, .heads = 1, .keys = 64},
+    {.n = 1, .w = 64, .in = 64, .heads = 1, .keys = 1},
+    {.n = 3, .w = 65, .in = 80, .heads = 2, .keys = 63},
+    {.n = 1, .w = 127, .in = 128, .heads = 2, .keys = 127},
+    {.n = 2, .w = 129, .in = 48, .heads = 1, .keys = 65},
+    {.n = 2, .w = 200, .in = 112, .heads = 2, .keys = 200},
+    {.n = 1, .w = 20, .in = 64, .heads = 1, .keys = 600},
     {.n = 1, .w = 60, .in = 512, .heads = 1, .keys = 60},
     {.n = 2, .w = 33, .in = 264, .heads = 1, .keys = 131},
     {.n = 1, .w = 70, .in = 512, .heads = 1, .keys = 70, .causal = true},
@@ -119,6 +132,7 @@ static const struct {
     {"silu", run_silu, SHAPES(SILU)},
     {"add", run_add, SHAPES(SILU)},
     {"damp", run_damp, SHAPES(DAMP)},
+    {"mean", run_mean, SHAPES(DAMP)},
     {"embed", run_embed, SHAPES(EMBED)},
 };
 
@@ -152,22 +166,92 @@ static int check(size_t op, enum dtype type)
     return failed;
 }
 
-int main(int argc, char **argv)
+/* Linear layers of SD1.5 at 512² and SDXL at 1024² that are asked of a library: rows of a sample,
+ * outputs, inputs, and whether a bias and a residual are added. */
+static const struct {
+    int each, out, in;
+    bool bias, residual;
+} LINEAR[] = {
+    {4096, 320, 320, true, true},     {4096, 960, 320, false, false},
+    {4096, 320, 1280, true, true},    {1024, 640, 640, true, true},
+    {256, 1280, 1280, true, true},    {77, 640, 768, false, false},
+    {4096, 640, 640, true, false},    {4096, 1920, 640, false, false},
+    {4096, 640, 2560, true, true},    {1024, 1280, 1280, true, true},
+    {1024, 3840, 1280, false, false}, {1024, 1280, 5120, true, true},
+    {77, 1280, 2048, false, false},   {77, 2560, 2048, false, false},
+    {16384, 320, 640, true, false},
+};
+
+/* Those that cublasLt leaves to the own kernels; without the library there is nothing to say. */
+static int check_blas(struct backend *backend)
+{
+    const int count = sizeof(LINEAR) / sizeof(LINEAR[0]);
+    struct blas *blas = ((struct cuda_backend *)backend)->blas;
+    int served = 0;
+
+    for (int i = 0; blas != NULL && i < count; i++) {
+        struct blas_shape shape = {.dtype = DTYPE_BF16,
+                                   .out = LINEAR[i].out,
+                                   .in = LINEAR[i].in,
+                                   .bias = LINEAR[i].bias,
+                                   .residual = LINEAR[i].residual,
+                                   .each = LINEAR[i].each};
+        if (blas_find(blas, &shape) != NULL)
+            served++;
+        else
+            printf("%d x %d of %d%s: left to own kernels\n", LINEAR[i].each, shape.out, shape.in,
+                   shape.residual ? ", bias and residual" : "");
+    }
+    printf("cublasLt serves %d of %d layers\n", served, blas != NULL ? count : 0);
+    return blas != NULL && served == 0;
+}
+
+#define NO_CARD "no CUDA device" /* how every such message begins */
+
+/* The card, what computes its products, and what is amiss with it. */
+static int describe(bool layers)
 {
     const struct backend_options options = {.compute = DTYPE_F32, .isa = "auto"};
+    char blas[BLAS_TEXT_BYTES];
     struct backend *backend;
-    int failed = 0, lines = 0;
     struct err err;
+    int rc;
 
     if (backend_cuda_open(&backend, &options, &err) != 0) {
-        printf("SKIP %s\n", err.message);
-        return 77;
+        bool none = strncmp(err.message, NO_CARD, strlen(NO_CARD)) == 0;
+        printf("%s %s\n", none ? "SKIP" : "FAIL", err.message);
+        return none ? 77 : 2;
     }
-    printf("%s, %s\n", backend->device, backend->isa);
+    blas_describe(((struct cuda_backend *)backend)->blas, blas);
+    printf("%s, %s\n%s\n", backend->device, backend->isa, blas);
+    if (backend->warning != NULL)
+        printf("WARNING %s\n", backend->warning);
+    rc = layers ? check_blas(backend) : 0;
     backend->ops->destroy(backend);
+    return rc;
+}
+
+static int list(void)
+{
+    for (size_t op = 0; op < sizeof(OPERATORS) / sizeof(OPERATORS[0]); op++)
+        printf("%s\n", OPERATORS[op].name);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *wanted = argc > 1 ? argv[1] : "";
+    bool layers = strcmp(wanted, "cublas") == 0;
+    int failed = 0, lines = 0, rc;
+
+    if (strcmp(wanted, "list") == 0)
+        return list();
+    rc = describe(layers);
+    if (rc != 0 || layers || strcmp(wanted, "none") == 0)
+        return rc;
     for (size_t op = 0; op < sizeof(OPERATORS) / sizeof(OPERATORS[0]); op++)
         for (size_t type = 0; type < sizeof(TYPES) / sizeof(TYPES[0]); type++)
-            if (argc < 2 || strcmp(argv[1], OPERATORS[op].name) == 0) {
+            if (*wanted == 0 || strcmp(wanted, OPERATORS[op].name) == 0) {
                 failed += check(op, TYPES[type]);
                 lines++;
             }

@@ -2,10 +2,16 @@
  * Every operator of the dnnl back end against the reference, over odd shapes, both types and every
  * instruction set that this processor has; and each sample of a batch against the sample alone,
  * byte for byte.
+ *
+ *     test_ops [ISA]        one instruction set alone
  */
 #include "engine/cpu/kernels.h"
 #include "tests/ops/cases.h"
 #include "tests/unit/unit.h"
+
+#include <stdio.h>
+
+static const char *only_isa; /* NULL: all */
 
 static void compare(const char *name, run_fn run, const struct shape *s,
                     struct backend_options options)
@@ -22,14 +28,16 @@ static void compare(const char *name, run_fn run, const struct shape *s,
 
 static void everywhere(const char *name, run_fn run, const struct shape *shapes, size_t count)
 {
-    static const char *ISAS[] = {"generic", "avx2", "avx512", "avx512_bf16"};
+    static const char *ISAS[] = {"generic", "avx2", "avx512", "avx512_bf16", "amx_bf16"};
     static const enum dtype TYPES[] = {DTYPE_F32, DTYPE_BF16};
     bool conv = run == run_conv || run == run_changed_conv;
 
     for (size_t i = 0; i < count; i++)
-        for (size_t isa = 0; isa < 4; isa++)
+        for (size_t isa = 0; isa < sizeof(ISAS) / sizeof(ISAS[0]); isa++)
             for (int type = 0; type < 2; type++)
                 for (int algorithm = 0; algorithm < (conv ? 4 : 1); algorithm++) {
+                    if (only_isa != NULL && strcmp(ISAS[isa], only_isa) != 0)
+                        continue;
                     if (cpu_kernels_find(ISAS[isa]) == NULL)
                         continue;
                     if (algorithm == CONV_DIRECT && isa > 0)
@@ -179,6 +187,15 @@ static void test_add(void **state)
     EVERYWHERE(run_add, SHAPES);
 }
 
+static void test_mean(void **state)
+{
+    static const struct shape SHAPES[] = {{.n = 2, .h = 3, .w = 5, .in = 13},
+                                          {.n = 3, .h = 7, .w = 11, .in = 72},
+                                          {.n = 2, .h = 1, .w = 1, .in = 40}};
+    (void)state;
+    EVERYWHERE(run_mean, SHAPES);
+}
+
 /* FreeU's filter, also where an axis has one pixel. */
 static void test_damp(void **state)
 {
@@ -197,7 +214,7 @@ static void test_embed(void **state)
     EVERYWHERE(run_embed, SHAPES);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_conv2d),         cmocka_unit_test(test_conv2d_shared),
@@ -206,6 +223,12 @@ int main(void)
         cmocka_unit_test(test_layer_norm),     cmocka_unit_test(test_concat),
         cmocka_unit_test(test_silu),           cmocka_unit_test(test_add),
         cmocka_unit_test(test_embed),          cmocka_unit_test(test_damp),
+        cmocka_unit_test(test_mean),
     };
+    only_isa = argc > 1 ? argv[1] : NULL;
+    if (only_isa != NULL && cpu_kernels_find(only_isa) == NULL) {
+        printf("SKIP this processor or build has no '%s'\n", only_isa);
+        return 77;
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,7 +44,11 @@ static void check_candidate(const struct tune_result *r)
     for (int i = 0; i < count; i++)
         found += is_same(&tiles[i], &t->tile);
     must(found == 1, "the tile is one of the candidates");
-    must(r->tried == count, "every candidate was tried");
+    must(r->tried == count + r->by_library, "every candidate was tried");
+    must(!r->by_library || t->taps == 1, "the library is for linear layers");
+    must(r->by_library || t->taps > 1 || getenv("ATELIER_EMULATED_BLAS") == NULL,
+         "the library is tried where there is one");
+    must(r->by_library || !t->tile.library, "the library is not taken where it was not tried");
     must(r->seconds > 0 && r->as_seconds >= r->seconds, "no candidate is faster");
 }
 
@@ -53,16 +57,18 @@ static void check_line(const struct tune_result *r)
 {
     struct tuned t;
     long long rows;
-    char group[8];
+    char group[8], library[8];
     int end = 0;
-    bool read =
-        sscanf(r->line, " {%d, %d, %d, %d, %lld, {%d, %d, %d, %7[a-z]}},%n", &t.sm, &t.out, &t.taps,
-               &t.in, &rows, &t.tile.rows, &t.tile.columns, &t.tile.splits, group, &end) == 9;
+    bool read = sscanf(r->line, " {%d, %d, %d, %d, %lld, {%d, %d, %d, %7[a-z], %7[a-z]}},%n", &t.sm,
+                       &t.out, &t.taps, &t.in, &rows, &t.tile.rows, &t.tile.columns, &t.tile.splits,
+                       group, library, &end) == 10;
 
     t.rows = rows;
     t.tile.group = strcmp(group, "true") == 0;
+    t.tile.library = strcmp(library, "true") == 0;
     must(read && r->line[end] == '\0', "the line is an entry");
-    must(tuned_compare(&t, &r->tuned) == 0 && is_same(&t.tile, &r->tuned.tile),
+    must(tuned_compare(&t, &r->tuned) == 0 && is_same(&t.tile, &r->tuned.tile) &&
+             t.tile.library == r->tuned.tile.library,
          "the line is the result's");
 }
 

@@ -100,6 +100,17 @@ static void test_warpgroups_are_for_hopper(void **state)
     assert_true(choose_tile_from(&NOTHING, 90, 262144, 128, 9, 128).group);
 }
 
+static void test_the_library_is_for_linear_layers(void **state)
+{
+    static const struct tuned OURS = {90, 640, 1, 640, 4096, {.rows = 64, .columns = 64}};
+    const struct tuned_table table = {&OURS, 1};
+
+    (void)state;
+    assert_true(choose_tile_from(&NOTHING, 90, 4096, 640, 1, 640).library);
+    assert_false(choose_tile_from(&NOTHING, 90, 4096, 640, 9, 640).library);
+    assert_false(choose_tile_from(&table, 90, 4096, 640, 1, 640).library); /* as it was measured */
+}
+
 static void test_candidates(void **state)
 {
     static const int64_t ROWS[] = {1, 63, 64, 256, 1024, 4096, 16384, 1 << 20};
@@ -150,6 +161,7 @@ int main(void)
         cmocka_unit_test(test_what_was_not_tuned),
         cmocka_unit_test(test_the_formula),
         cmocka_unit_test(test_warpgroups_are_for_hopper),
+        cmocka_unit_test(test_the_library_is_for_linear_layers),
         cmocka_unit_test(test_candidates),
         cmocka_unit_test(test_what_is_compiled_in),
     };

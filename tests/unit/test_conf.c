@@ -18,7 +18,7 @@ struct options {
     uint64_t size;
 };
 
-static const char *const choices[] = {"red", "blue", NULL};
+static const char *const choices[] = {"red", "blue", "shade:N", NULL};
 
 static const struct conf_row rows[] = {
     {"flag", CONF_FLAG, offsetof(struct options, flag), NULL, NULL, 0, 0, NULL, "a flag"},
@@ -82,6 +82,8 @@ static void test_defaults_and_flags(void **state)
     assert_string_equal(options.text, "a=b");
     assert_string_equal(options.word, "w");
     assert_int_equal(options.size, 2147483648);
+    assert_int_equal(parse("--choice shade:12"), 0);
+    assert_string_equal(options.choice, "shade:12");
     assert_int_equal(parse("--flag=no -- --count"), 0);
     assert_false(options.flag);
     assert_string_equal(options.word, "--count");
@@ -115,7 +117,10 @@ static void test_errors(void **state)
         {"--count 1.5", "whole number"},
         {"--count x", "--count: \"x\""},
         {"--part 2", "from 0 to 1"},
-        {"--choice green", "one of red, blue"},
+        {"--choice green", "one of red, blue, shade:N"},
+        {"--choice shade:", "one of red, blue, shade:N"},
+        {"--choice shade:x", "one of red, blue, shade:N"},
+        {"--choice shade:1x", "one of red, blue, shade:N"},
         {"--size lots", "800M"},
         {"--flag=maybe", "yes or no"},
         {"a b", "one word too many: \"b\""},
@@ -259,6 +264,9 @@ static void test_secrets_come_from_files(void **state)
     assert_string_equal(options.text, "redis://:s3cret@host");
     assert_int_equal(parse_with(text, "--some-text other"), 0);
     assert_string_equal(options.text, "other");
+    write_text(secret, "first\nsecond\r\n\n");
+    assert_int_equal(parse(words), 0);
+    assert_string_equal(options.text, "first\nsecond");
 }
 
 static void test_nearest(void **state)

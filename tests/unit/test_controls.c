@@ -22,10 +22,11 @@ struct device {
     enum precision precision;
 };
 
-enum { CANNY, POSE, SKETCH, CONTROL_COUNT };
+enum { CANNY, POSE, SKETCH, POOLED, CONTROL_COUNT };
 
-static const char *const PATHS[CONTROL_COUNT] = {
-    CONTROLS "sd1-canny", CONTROLS "sd1-pose.safetensors", CONTROLS "sd1-sketch"};
+static const char *const PATHS[CONTROL_COUNT] = {CONTROLS "sd1-canny",
+                                                 CONTROLS "sd1-pose.safetensors",
+                                                 CONTROLS "sd1-sketch", CONTROLS "sd1-pooled"};
 
 struct fixture {
     struct engine *engine;
@@ -86,13 +87,16 @@ static void close_fixture(struct fixture *f)
 }
 
 /* Requests that differ in what guides them: nothing, one network, several in both orders, one
- * twice, guessing with and without guidance, for a part of the steps. */
-#define REQUESTS 9
+ * twice, guessing with and without guidance, for a part of the steps, pooled. */
+#define REQUESTS 11
 
 static void guide(const struct fixture *f, struct draw *draw, int control, int hint, double scale)
 {
-    draw->controls[draw->control_count++] = (struct draw_control){
-        .control = f->controls[control], .image = &f->hints[hint], .scale = scale, .end = 1};
+    draw->controls[draw->control_count++] = (struct draw_control){.control = f->controls[control],
+                                                                  .image = &f->hints[hint],
+                                                                  .scale = scale,
+                                                                  .end = 1,
+                                                                  .mode = -1};
 }
 
 static void make_requests(const struct fixture *f, struct draw requests[REQUESTS])
@@ -127,6 +131,9 @@ static void make_requests(const struct fixture *f, struct draw requests[REQUESTS
     guide(f, &requests[8], CANNY, 0, 0.5);
     guide(f, &requests[8], SKETCH, 0, 0.7);
     requests[8].controls[2].end = 0.7;
+    guide(f, &requests[9], POOLED, 1, 0.9);
+    guide(f, &requests[10], POSE, 0, 0.4);
+    guide(f, &requests[10], POOLED, 0, 1.1);
 }
 
 /* What a picture is told by: the whole state after the last step. */
@@ -219,10 +226,10 @@ static void test_a_restored_session_ends_in_the_same_bytes(void **state)
         if (i + 1 < REQUESTS)
             buf_release(&half);
     }
-    engine_unload_control(f.controls[SKETCH]);
+    engine_unload_control(f.controls[POOLED]);
     assert_int_equal(session_restore(&session, f.model, NULL, half.data, half.len, NULL, &err), -1);
     assert_int_equal(err.code, ERR_NOT_FOUND);
-    assert_non_null(strstr(err.message, "sd1-sketch"));
+    assert_non_null(strstr(err.message, "sd1-pooled"));
     half.data[half.len / 2] ^= 1;
     assert_int_equal(session_restore(&session, f.model, NULL, half.data, half.len, NULL, &err), -1);
     assert_int_equal(err.code, ERR_FORMAT);
@@ -353,6 +360,81 @@ static void test_requests_that_are_none(void **state)
     close_fixture(&f);
 }
 
+/* Of a ControlNet-Union for SDXL: two hints of different kinds beside a plain network. */
+static struct draw see_two_kinds(struct fixture *f, struct control *kinds, struct control *plain)
+{
+    struct draw draw = DRAW_INIT;
+
+    draw.prompt = "a house";
+    draw.width = 72;
+    draw.height = 64;
+    draw.steps = 3;
+    draw.guidance_scale = 4;
+    draw.seed = 7;
+    f->controls[0] = kinds;
+    f->controls[1] = plain;
+    guide(f, &draw, 0, 0, 0.7);
+    guide(f, &draw, 1, 1, 0.4);
+    guide(f, &draw, 0, 1, 0.5);
+    draw.controls[0].mode = 4;
+    draw.controls[2].mode = 1;
+    draw.controls[2].start = 0.3;
+    return draw;
+}
+
+static void restores_to_the_same(struct fixture *f, const struct draw *draw)
+{
+    struct buf whole, half, rest;
+    struct session *session;
+    size_t planned;
+    struct err err;
+
+    draw_alone(f, draw, &whole);
+    must(session_create(&session, f->model, draw, NULL, &err), &err);
+    must(engine_plan(&session, 1, &planned, &err), &err);
+    must(engine_step(f->model, &session, 1, &err), &err);
+    assert_true(engine_memory(f->engine).activations_bytes <= planned);
+    buf_init(&half, STATE_MAX_BYTES);
+    must(session_save(session, &half, &err), &err);
+    session_free(session);
+    must(session_restore(&session, f->model, NULL, half.data, half.len, NULL, &err), &err);
+    finish(f, session, &rest);
+    assert_same(&whole, &rest);
+    buf_release(&whole);
+    buf_release(&half);
+    buf_release(&rest);
+}
+
+static void test_hints_of_a_union(void **state)
+{
+    struct control *kinds, *plain;
+    struct fixture f;
+    struct draw draw;
+    struct err err;
+
+    open_or_skip(&f, state, 0);
+    must(engine_load(&f.model, f.engine, MODELS "sdxl-small", NULL, &err), &err);
+    must(engine_load_control(&plain, f.model, CONTROLS "sdxl-canny", &err), &err);
+    must(engine_load_control(&kinds, f.model,
+                             CONTROLS "sdxl-union/diffusion_pytorch_model.safetensors", &err),
+         &err);
+    assert_string_equal(control_info(kinds)->kind, "ControlNet-Union");
+    draw = see_two_kinds(&f, kinds, plain);
+    restores_to_the_same(&f, &draw);
+    draw.controls[2].guess_mode = true;
+    refuses(&f, &draw, "controlnets[2].guess_mode: must be the same");
+    draw.controls[2].mode = -1;
+    refuses(&f, &draw, "controlnets[2].mode: must say which kind of hint it is");
+    draw.controls[0].mode = 5;
+    refuses(&f, &draw,
+            "controlnets[0].mode: must say which kind of hint it is to this "
+            "ControlNet-Union, 0 to 4");
+    draw.controls[0].mode = 4;
+    draw.controls[1].mode = 0;
+    refuses(&f, &draw, "controlnets[1].mode: is for ControlNet-Unions");
+    close_fixture(&f);
+}
+
 int main(void)
 {
     static struct device devices[] = {
@@ -368,6 +450,7 @@ int main(void)
             cmocka_unit_test_prestate(test_a_network_that_finds_no_room, device),
             cmocka_unit_test_prestate(test_files_that_do_not_fit, device),
             cmocka_unit_test_prestate(test_requests_that_are_none, device),
+            cmocka_unit_test_prestate(test_hints_of_a_union, device),
         };
         failures += cmocka_run_group_tests(tests, NULL, NULL);
     }

@@ -285,114 +285,6 @@ static void test_a_refiner_takes_over(void **state)
     engine_free(f.engine);
 }
 
-static struct draw twice(const char *prompt, int width, int height)
-{
-    struct draw draw = draw_of(prompt, 5);
-
-    draw.sampler = SAMPLER_EULER_A;
-    draw.hires.width = width;
-    draw.hires.height = height;
-    draw.hires.strength = 0.6;
-    draw.hires.steps = 5;
-    return draw;
-}
-
-static void assert_size(const struct session *session, int width, int height)
-{
-    assert_int_equal(session_width(session), width);
-    assert_int_equal(session_height(session), height);
-}
-
-static void test_a_second_pass_has_its_size(void **state)
-{
-    struct draw draw = twice("a house", 104, 88);
-    struct session *sessions[2];
-    struct image image;
-    struct fixture f;
-    struct err err;
-
-    open_fixture(&f, *state);
-    sessions[0] = begin(&f, &draw);
-    assert_int_equal(session_steps_total(sessions[0]), 4 + 3);
-    for (int i = 0; i < 4; i++) {
-        assert_size(sessions[0], WIDTH, HEIGHT);
-        step(sessions[0]);
-    }
-    assert_size(sessions[0], 104, 88);
-    assert_int_equal(session_steps_left(sessions[0]), 3);
-    assert_int_equal(session_steps_total(sessions[0]), 4 + 3);
-    sessions[1] = begin(&f, &draw); /* one model, and two sizes */
-    assert_int_equal(engine_step(f.model, sessions, 2, &err), -1);
-    while (session_steps_left(sessions[0]) > 0)
-        step(sessions[0]);
-    must(session_decode(sessions[0], &image, &err), &err);
-    assert_int_equal(image.width, 104);
-    assert_int_equal(image.height, 88);
-    image_release(&image);
-    session_free(sessions[0]);
-    session_free(sessions[1]);
-    engine_free(f.engine);
-}
-
-/* Before, at and after the change. */
-static void test_a_second_pass_is_restored(void **state)
-{
-    struct draw draw = twice("a house", 88, 104);
-    struct session *session;
-    struct buf whole, saved, end;
-    struct fixture f;
-    struct err err;
-
-    open_fixture(&f, *state);
-    draw.hires.enlargement = ENLARGE_BICUBIC;
-    for (int after = 0; after <= 7; after++) {
-        finish(begin(&f, &draw), &whole);
-        session = begin(&f, &draw);
-        for (int n = 0; n < after; n++)
-            step(session);
-        buf_init(&saved, STATE_MAX_BYTES);
-        must(session_save(session, &saved, &err), &err);
-        session_free(session);
-        must(session_restore(&session, f.model, NULL, saved.data, saved.len, NULL, &err), &err);
-        assert_int_equal(session_steps_left(session), 7 - after);
-        buf_release(&saved);
-        finish(session, &end);
-        assert_same(&end, &whole);
-    }
-    engine_free(f.engine);
-}
-
-static void test_what_a_second_pass_does_not_take(void **state)
-{
-    struct draw draw = twice("a house", 2056, 64);
-    struct fixture f;
-
-    (void)state;
-    open_fixture(&f, "sdxl-small+sdxl-refiner");
-    assert_refused(&f, &draw, "hires.width: 2056");
-    draw = twice("a house", 104, 100);
-    assert_refused(&f, &draw, "hires.height: 100");
-    draw = twice("a house", 64, 64);
-    assert_refused(&f, &draw, "hires: 64×64 is smaller than the first pass, 72×64");
-    draw = twice("a house", 104, 88);
-    draw.hires.strength = 1.5;
-    assert_refused(&f, &draw, "hires.strength");
-    draw.hires.strength = 0.1;
-    assert_refused(&f, &draw, "hires: strength: 0.1 of 5 steps is none");
-    draw = twice("a house", 104, 88);
-    draw.hires.steps = 501;
-    assert_refused(&f, &draw, "hires: steps");
-    draw = twice("a house", 104, 88);
-    draw.refiner = f.refiner;
-    assert_refused(&f, &draw, "hires: goes with neither");
-    engine_free(f.engine);
-    open_fixture(&f, "sd1-pix2pix");
-    draw = twice("a house", 104, 88);
-    draw.init_image = &f.init;
-    assert_refused(&f, &draw, "hires: does not go with a model");
-    engine_free(f.engine);
-}
-
 static void test_what_a_refiner_does_not_take(void **state)
 {
     struct draw draw = draw_of("a house", 4);
@@ -439,9 +331,11 @@ static void test_what_pictures_a_model_does_not_take(void **state)
     draw = draw_of("a house", 4);
     draw.mask = &f.mask;
     assert_refused(&f, &draw, "mask: needs init_image");
+    engine_free(f.engine);
+    open_fixture(&f, "sdxl-inpaint+sdxl-refiner");
     draw.init_image = &f.init;
     draw.refiner = f.refiner;
-    assert_refused(&f, &draw, "refiner: goes with neither");
+    assert_refused(&f, &draw, "refiner: does not go with an inpainting model");
     engine_free(f.engine);
 }
 
@@ -491,10 +385,6 @@ int main(void)
         cmocka_unit_test(test_what_pictures_a_model_does_not_take),
         cmocka_unit_test(test_a_refiner_takes_over),
         cmocka_unit_test(test_what_a_refiner_does_not_take),
-        MODEL(test_a_second_pass_has_its_size, "sdxl-small"),
-        MODEL(test_a_second_pass_is_restored, "sdxl-small"),
-        MODEL(test_a_second_pass_is_restored, "sd1-small"),
-        cmocka_unit_test(test_what_a_second_pass_does_not_take),
         cmocka_unit_test(test_what_a_family_does_not_take),
         cmocka_unit_test(test_what_a_model_draws_by_itself),
     };

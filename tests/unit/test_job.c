@@ -74,7 +74,8 @@ static void test_every_field_is_read(void **state)
         "\"sgm_uniform\","
         "\"eta\":0.5,\"seed\":9223372036854775744,\"images\":64,\"clip_skip\":2,"
         "\"loras\":[{\"name\":\"l\",\"scale\":-0.5},{\"name\":\"k\"}],\"embeddings\":[\"e\"],"
-        "\"controlnets\":[{\"name\":\"c\",\"image\":\"c.png\",\"end\":0.5}],"
+        "\"controlnets\":[{\"name\":\"c\",\"image\":\"c.png\",\"end\":0.5},"
+        "{\"name\":\"u\",\"image\":\"u.png\",\"mode\":0}],"
         "\"init_image\":\"in.png\",\"mask\":\"m.png\",\"image_guidance_scale\":1.25,\"refiner\":{"
         "\"model\":\"r\"},"
         "\"aesthetic_score\":6,\"original_size\":[512,768],\"crop\":[0,8],"
@@ -92,6 +93,7 @@ static void test_every_field_is_read(void **state)
     assert_int_equal(job.lora_count, 2);
     assert_true(job.loras[0].scale == -0.5 && job.loras[1].scale == 1);
     assert_true(job.controlnets[0].end == 0.5 && job.controlnets[0].scale == 1);
+    assert_true(job.controlnets[0].mode == -1 && job.controlnets[1].mode == 0);
     assert_string_equal(job.refiner.model, "r");
     assert_int_equal(job.original_size[1], 768);
     assert_int_equal(job.target_size[0], -1);
@@ -212,6 +214,8 @@ static void test_problems_name_field_and_remedy(void **state)
         {"\"embeddings\":[\"\"]", "embeddings[0]", "must not be empty"},
         {"\"controlnets\":[{\"name\":\"c\",\"image\":\"ftp://x\"}]", "controlnets[0].image",
          "s3://"},
+        {"\"controlnets\":[{\"name\":\"c\",\"image\":\"x\",\"mode\":32}]", "controlnets[0].mode",
+         "from 0 to 31"},
         {"\"controlnets\":[{\"name\":\"c\",\"image\":\"x\",\"start\":1,\"end\":0}]",
          "controlnets[0].start", "after its end"},
         {"\"init_image\":\"/etc/passwd\"", "init_image", "relative to the jobs file"},
@@ -230,11 +234,6 @@ static void test_problems_name_field_and_remedy(void **state)
         {"\"width\":512,\"hires\":{\"width\":256,\"height\":256}", "hires", "is smaller than"},
         {"\"hires\":{\"scale\":2,\"upscaler\":\"latent-bicubik\"}", "hires.upscaler",
          "latent-bicubic"},
-        {"\"hires\":{\"scale\":2},\"refiner\":{\"model\":\"r\"}", "hires", "goes with neither"},
-        {"\"hires\":{\"scale\":2},\"controlnets\":[{\"name\":\"c\",\"image\":\"x\"}]", "hires",
-         "goes with neither"},
-        {"\"hires\":{\"scale\":2},\"init_image\":\"x\",\"mask\":\"m\"", "hires",
-         "goes with neither"},
         {"\"original_size\":[1]", "original_size", "two whole numbers"},
         {"\"id\":\"a/b\"", "id", "A-Z a-z 0-9"},
         {"\"id\":\"..\"", "id", "neither . nor .."},
@@ -242,7 +241,7 @@ static void test_problems_name_field_and_remedy(void **state)
         {"\"deadline\":\"tomorrow\"", "deadline", "RFC 3339"},
         {"\"deadline\":\"2026-01-01T00:00:00Z\",\"not_before\":\"2026-01-02T00:00:00Z\"",
          "deadline", "earlier than not_before"},
-        {"\"callback\":\"http://x\"", "callback", "https://"},
+        {"\"callback\":\"ftp://x\"", "callback", "https://"},
         {"\"confidential\":1", "confidential", "must be true or false"},
         {"\"output\":{\"format\":\"gif\"}", "output.format", "one of png, jpeg, webp"},
         {"\"output\":{\"quality\":0}", "output.quality", "from 1 to 100"},

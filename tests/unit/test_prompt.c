@@ -319,6 +319,27 @@ static void test_padding_with_chunks(void **state)
     prompt_tokens_release(&tokens);
 }
 
+/* U+0344 is two bytes and, taken apart, four tokens. */
+static void test_more_tokens_than_bytes(void **state)
+{
+    static const enum dialect dialects[] = {DIALECT_A1111, DIALECT_COMFYUI};
+    static const char accents[] = "\xcd\x84\xcd\x84\xcd\x84\xcd\x84";
+    struct err err;
+    size_t count;
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct prompt_tokens tokens = tokens_of(dialects[i], accents);
+        uint32_t *ids;
+        assert_int_equal(
+            tokenizer_encode_all(tokenizer, accents, strlen(accents), &ids, &count, &err), 0);
+        assert_true(count > strlen(accents) + 1);
+        assert_int_equal(length_of(&tokens, 0), count);
+        assert_memory_equal(tokens.ids + 1, ids, count * sizeof(*ids));
+        free(ids);
+        prompt_tokens_release(&tokens);
+    }
+}
+
 /* 16 KiB of any kind make no more than the maximum of chunks, but for a BREAK every six bytes. */
 static void test_long_prompts(void **state)
 {
@@ -449,6 +470,7 @@ int main(void)
         cmocka_unit_test(test_words_for_vectors),
         cmocka_unit_test(test_vectors_stay_together),
         cmocka_unit_test(test_padding_with_chunks),
+        cmocka_unit_test(test_more_tokens_than_bytes),
         cmocka_unit_test(test_long_prompts),
         cmocka_unit_test(test_weighing),
         cmocka_unit_test(test_stages_are_weighed_together),

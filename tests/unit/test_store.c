@@ -1,8 +1,8 @@
 /* The store, the journal and the ledger: what a killed run may leave, and what the next one does.
  */
 #include "common/ledger.h"
+#include "worker/bounded_queue.h"
 #include "worker/journal.h"
-#include "worker/queue.h"
 #include "worker/stage_dump.h"
 #include "worker/store_dir.h"
 
@@ -197,27 +197,27 @@ static void test_ledger(void **state)
 static void *fill_queue(void *user)
 {
     for (intptr_t i = 1; i <= 10000; i++)
-        if (!queue_put(user, (void *)i))
+        if (!bounded_queue_put(user, (void *)i))
             return NULL;
-    queue_close(user);
+    bounded_queue_close(user);
     return NULL;
 }
 
 static void test_queue(void **state)
 {
     (void)state;
-    struct queue queue;
+    struct bounded_queue queue;
     pthread_t thread;
-    assert_int_equal(queue_init(&queue, 3, &err), 0);
-    assert_null(queue_take_within(&queue, 0));
-    assert_null(queue_take_within(&queue, 5));
+    assert_int_equal(bounded_queue_init(&queue, 3, &err), 0);
+    assert_null(bounded_queue_take_within(&queue, 0));
+    assert_null(bounded_queue_take_within(&queue, 5));
     pthread_create(&thread, NULL, fill_queue, &queue);
     for (intptr_t i = 1; i <= 10000; i++)
-        assert_ptr_equal(queue_take(&queue), (void *)i);
-    assert_null(queue_take(&queue));
+        assert_ptr_equal(bounded_queue_take(&queue), (void *)i);
+    assert_null(bounded_queue_take(&queue));
     pthread_join(thread, NULL);
-    assert_false(queue_put(&queue, &queue));
-    queue_release(&queue);
+    assert_false(bounded_queue_put(&queue, &queue));
+    bounded_queue_release(&queue);
 }
 
 static void test_stage_dump(void **state)

@@ -1,4 +1,4 @@
-"""Measures the CUDA back end, and diffusers on the same card where it is installed.
+"""Measures the CUDA back end, and torch on the same card where it is installed.
 
 Ours comes from `atelier-bench engine|switch|scenes --json`, the peers' figures from gpu_peers.py, one
 process each, so that none outlives its time and one that fails costs no other. A picture is two rows
@@ -18,8 +18,13 @@ import time
 
 NO_DEVICE = 6  # exit status of atelier-bench without a card
 RESERVE_S = 20  # kept for the table
+PATIENCE = 3  # times what it takes as a rule: then a piece hangs
 OURS = "atelier"
-PEERS = {"eager": "diffusers eager", "compile": "torch.compile"}
+# By who wrote the networks: diffusers, or plain.py where diffusers is absent.
+PEERS = {"diffusers": {"eager": "diffusers eager", "compile": "torch.compile"},
+         "plain": {"eager": "plain torch", "compile": "plain compiled"}}
+PLAIN = "plain torch, plain compiled: diffusers is absent, so these are tools/bench/plain.py's networks, the same " \
+        "operators written plainly in torch; PYTHONPATH may name a folder that holds diffusers"
 PEER_BATCHES = "1,4"
 FAMILIES = {"sd1.5": (["--family", "sd1"], 512), "sdxl": (["--family", "sdxl"], 1024)}
 
@@ -28,6 +33,7 @@ class Run:
     def __init__(self, options):
         self.options = options
         self.begin = time.monotonic()
+        self.piece_end = float("inf")
         self.rows = []
         self.card = None
         self.ceiling = 0.0
@@ -35,6 +41,9 @@ class Run:
 
     def left(self):
         return self.options.seconds - RESERVE_S - (time.monotonic() - self.begin)
+
+    def piece_left(self):
+        return max(min(self.left(), self.piece_end - time.monotonic()), 1)
 
     def say(self, text):
         print(f"gpu-bench: {text}", file=sys.stderr, flush=True)
@@ -63,16 +72,27 @@ class Run:
 # ---- pieces: each measures one thing and adds its rows ----
 
 def our_bench(run, what, *extra):
-    """What atelier-bench says, or None."""
+    """What atelier-bench says, which may end early, or None."""
     command = [run.options.bench, what, "--device", "cuda", "--json", "--precision", run.options.precision, *extra]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=max(run.left(), 1))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=run.piece_left())
     if done.returncode == NO_DEVICE:
         sys.stderr.write(done.stderr)
         sys.exit(NO_DEVICE)
     if done.returncode != 0:
         run.note(f"{' '.join([what, *extra])} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
         return None
-    return json.loads(done.stdout)
+
+
+def note_operators(run, title, operators):
+    """Each kind's share and rate, timed one by one."""
+    total = sum(o["seconds"] for o in operators) or 1
+    kinds = [f"{o['kind']} {100 * o['seconds'] / total:.0f} %" +
+             (f" at {o['flop'] / o['seconds'] / 1e12:.0f} TFLOP/s" if o["flop"] else "") for o in operators]
+    if kinds:
+        run.note(f"{title}, operators one by one {1000 * total:.1f} ms: {', '.join(kinds)}")
 
 
 def measure_engine(run, family, batch):
@@ -81,14 +101,23 @@ def measure_engine(run, family, batch):
     if f is None:
         return
     run.card = f"{f['processor']}, {f['isa']}"
+    if f["library"] not in run.notes:
+        run.note(f["library"])
     run.ceiling = max(run.ceiling, f["ceiling_matmul_flops"])
-    run.add(family, "unet step", batch, f["step_s"], tflops=f["step_flop"] / f["step_s"] / 1e12)
-    run.add(family, "new size", batch, f["new_size_first_s"], ratio=f["new_size_first_s"] / f["new_size_step_s"])
+
+    def add(network, count, key, **more):
+        if f[key] > 0:  # 0: it ended before that
+            run.add(family, network, count, f[key], **more)
+
+    add("unet step", batch, "step_s", tflops=f["step_flop"] / (f["step_s"] or 1) / 1e12)
+    add("new size", batch, "new_size_first_s", ratio=f["new_size_first_s"] / (f["new_size_step_s"] or 1))
     if batch == 1:
-        run.add(family, "vae decode", 1, f["decode_s"], tflops=f["decode_flop"] / f["decode_s"] / 1e12)
-        run.add(family, "load", 1, f["load_s"])
-        run.add(family, "text, a prompt", 1, f["text_s"])
-        run.add(family, "lora switch", 1, f["lora_switch_s"])
+        add("vae decode", 1, "decode_s", tflops=f["decode_flop"] / (f["decode_s"] or 1) / 1e12)
+        add("load", 1, "load_s")
+        add("text, a prompt", 1, "text_s")
+        add("lora switch", 1, "lora_switch_s")
+        note_operators(run, f"{family} decode", f["decode_operators"])
+    note_operators(run, f"{family} step, batch {batch}", f["step_operators"])
     run.note(f"{family} batch {batch}: weights {f['weights_bytes'] / 1e9:.2f} GB, "
              f"activations {f['activations_bytes'] / 1e9:.2f} GB")
 
@@ -100,7 +129,8 @@ def measure_switch(run):
     run.add("sd1.5", "model switch", 1, max(f["changing_step_s"] - f["step_s"], 0.0))
     run.add("sd1.5", "load from file", 1, f["load_s"])
     run.note(f"loading {f['file_bytes'] / 1e9:.2f} GB from the page cache: {f['file_bytes'] / f['load_s'] / 1e9:.1f} "
-             f"GB/s, one thread copies {f['copy_bytes_per_s'] / 1e9:.1f} GB/s; a step and a load begun together "
+             f"GB/s, {100 * f['file_bytes'] / f['load_s'] / f['copy_bytes_per_s']:.0f} % of the bus's "
+             f"{f['copy_bytes_per_s'] / 1e9:.1f} GB/s (target 60 %); a step and a load begun together "
              f"{1000 * f['beside_step_s']:.0f} ms and {1000 * f['beside_load_s']:.0f} ms")
 
 
@@ -110,30 +140,45 @@ def measure_scenes(run):
         run.add(scene["scene"], f"{scene['steps']}-step picture", 1, scene["picture_s"])
 
 
-def measure_peer(run, engine, family):
+def peer_lines(run, name, *words):
+    """What gpu_peers.py prints, as it comes, for as long as there is time."""
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_peers.py")
-    command = [sys.executable, script, "--engine", engine, "--family", family, "--precision", run.options.precision,
-               "--side", str(FAMILIES[family][1]), "--batches", PEER_BATCHES]
+    log = os.path.join(run.options.out, f"{'-'.join(name.split())}.log")
     os.makedirs(run.options.out, exist_ok=True)
-    log = os.path.join(run.options.out, f"{engine}-{family}.log")
     with open(log, "w", encoding="utf-8") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-    ended = threading.Timer(max(run.left(), 1), process.kill)
+        process = subprocess.Popen([sys.executable, script, "--precision", run.options.precision, *words],
+                                   stdout=subprocess.PIPE, stderr=errors, text=True)
+    ended = threading.Timer(run.piece_left(), process.kill)
     ended.start()
     try:
         for line in process.stdout:
-            row = json.loads(line)
-            run.add(family, row.pop("network"), row.pop("batch"), row.pop("seconds"), engine=PEERS[engine], **row)
+            yield json.loads(line)
         process.wait()
     finally:
         ended.cancel()
         process.kill()
         process.stdout.close()
     if process.returncode == -signal.SIGKILL:
-        run.note(f"{PEERS[engine]} {family}: ended after its time")
+        run.note(f"{name}: ended after its time")
     elif process.returncode != 0:
         with open(log, encoding="utf-8", errors="replace") as errors:
-            run.note(f"{PEERS[engine]} {family} failed: {' '.join(errors.read().strip().splitlines()[-1:])}")
+            run.note(f"{name} failed: {' '.join(errors.read().strip().splitlines()[-1:])}")
+
+
+def measure_peer(run, engine, family):
+    for row in peer_lines(run, f"torch {engine} {family}", "--engine", engine, "--family", family,
+                          "--side", str(FAMILIES[family][1]), "--batches", PEER_BATCHES):
+        networks = row.pop("networks")
+        if networks == "plain" and PLAIN not in run.notes:
+            run.note(PLAIN)
+        run.add(family, row.pop("network"), row.pop("batch"), row.pop("seconds"), engine=PEERS[networks][engine], **row)
+
+
+def measure_product(run):
+    """By torch: where our own rate for it is lower, this one is what all is judged by."""
+    for row in peer_lines(run, "torch product", "--engine", "product"):
+        run.add("-", row.pop("network"), row.pop("batch"), row.pop("seconds"), engine="torch", **row)
+        run.ceiling = max(run.ceiling, 1e12 * row["tflops"])
 
 
 # What is measured, in order: the name, seconds that it takes at most as a rule, and how.
@@ -142,8 +187,9 @@ PIECES = (
     ("sdxl batch 2", 45, measure_engine, ("sdxl", 2)),
     ("sd1.5 batch 1", 20, measure_engine, ("sd1.5", 1)),
     ("sdxl batch 1", 40, measure_engine, ("sdxl", 1)),
-    ("diffusers eager sd1.5", 40, measure_peer, ("eager", "sd1.5")),
-    ("diffusers eager sdxl", 50, measure_peer, ("eager", "sdxl")),
+    ("torch's 8192³ product", 15, measure_product, ()),
+    ("torch eager sd1.5", 40, measure_peer, ("eager", "sd1.5")),
+    ("torch eager sdxl", 50, measure_peer, ("eager", "sdxl")),
     ("sd1.5 batch 4", 20, measure_engine, ("sd1.5", 4)),
     ("sdxl batch 4", 50, measure_engine, ("sdxl", 4)),
     ("switching", 40, measure_switch, ()),
@@ -157,12 +203,13 @@ PIECES = (
 
 def measure(run):
     for name, needs, piece, words in PIECES:
-        if piece is measure_peer and run.options.no_peers:
+        if piece in (measure_peer, measure_product) and run.options.no_peers:
             continue
         if run.left() < needs:
             run.note(f"{name}: left out, {max(run.left(), 0):.0f} s are left and it may take {needs}")
             continue
         run.say(name)
+        run.piece_end = time.monotonic() + PATIENCE * needs
         try:
             piece(run, *words)
         except subprocess.TimeoutExpired:
@@ -187,7 +234,7 @@ def target_of(run, row):
     """What the row should be at least or at most: sign, number, unit, and what it is; None: no target."""
     network, batch = row["network"], row["batch"]
     if row["engine"] != OURS:
-        least = 2 if row["engine"] == PEERS["eager"] else 1.2
+        least = 2 if row["engine"] in [names["eager"] for names in PEERS.values()] else 1.2
         return (">=", least, "x", ratio_of(run, row)) if network == "unet step" else None
     if network == "unet step" and (row["family"], batch >= 2) == ("sdxl", True):
         return ">=", 60, "%", share_of(run, row)

@@ -1,7 +1,8 @@
 """One peer's figures for one family on this card, a JSON object a line as they come; for gpu.py.
 
-The networks are built from the published configurations with random weights. --device cpu --tiny
-shows that it runs where there is no card.
+The networks are built from the published configurations with random weights: diffusers' modules, or
+where diffusers is absent those of plain.py, and each line says which. --engine product is the card's
+own 8192³ matrix product by torch. --device cpu --tiny shows that it runs where there is no card.
 """
 
 import argparse
@@ -14,7 +15,10 @@ import torch
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import peers
+import plain
 
+SIDE = 8192  # of the product that everything is set beside
+WRITTEN = {"diffusers": peers, "plain": plain}
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -62,7 +66,8 @@ def network_of(name, batch, options):
     dtype = torch.bfloat16 if vae and options.family == "sdxl" else DTYPES[options.precision]
     torch.manual_seed(0)
     with torch.device(options.device):
-        module = peers.VaeDecode(family["vae"]) if vae else peers.UnetCall(family["unet"])
+        written = WRITTEN[options.networks]
+        module = written.VaeDecode(family["vae"]) if vae else written.UnetCall(family["unet"])
     inputs = peers.vae_inputs(options.side) if vae else peers.unet_inputs(family["unet"], 2 * batch, options.side)
     return module.eval().to(dtype=dtype, memory_format=torch.channels_last), placed(inputs, options.device, dtype)
 
@@ -71,19 +76,32 @@ def figures(options):
     """The UNet at each batch, then the decoding of one picture."""
     for network, batch in [("unet step", int(text)) for text in options.batches.split(",")] + [("vae decode", 1)]:
         first, seconds = measure(*network_of(network, batch, options), options)
-        yield {"network": network, "batch": batch, "seconds": seconds, "first_s": first}
+        yield {"network": network, "batch": batch, "seconds": seconds, "first_s": first, "networks": options.networks}
+
+
+def product(options):
+    """A matrix product of random numbers: zeros would flatter the card."""
+    side = 256 if options.tiny else SIDE
+    a, b = (torch.rand(side, side, device=options.device).mul_(2).sub_(1).to(DTYPES[options.precision])
+            for _ in range(2))
+    with torch.inference_mode():
+        seconds = timed(lambda: a @ b.T, options.device, runs=50)
+    yield {"network": f"{side}³ product", "batch": 1, "seconds": seconds, "tflops": 2 * side ** 3 / seconds / 1e12}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=("eager", "compile"), required=True)
-    parser.add_argument("--family", choices=tuple(peers.FAMILIES), required=True)
+    parser.add_argument("--engine", choices=("eager", "compile", "product"), required=True)
+    parser.add_argument("--family", choices=tuple(peers.FAMILIES), default="sd1.5")
+    parser.add_argument("--networks", choices=tuple(WRITTEN), default="diffusers" if peers.AutoencoderKL else "plain",
+                        help="whose modules; plain where diffusers is absent")
     parser.add_argument("--precision", choices=tuple(DTYPES), default="bf16")
     parser.add_argument("--side", type=int, default=512, help="of the picture")
     parser.add_argument("--batches", default="1,4", help="pictures; each is two rows of the UNet")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks: to see that it runs")
-    for figure in figures(parser.parse_args()):
+    options = parser.parse_args()
+    for figure in (product if options.engine == "product" else figures)(options):
         print(json.dumps(figure), flush=True)
 
 

@@ -8,7 +8,7 @@ import sys
 import tarfile
 
 import torch
-from diffusers import ControlNetModel, MultiAdapter, T2IAdapter
+from diffusers import ControlNetModel, ControlNetUnionModel, MultiAdapter, T2IAdapter
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -22,13 +22,17 @@ HINT = (4, 6, 8, 12)
 NAMES = {"controlnet_mid_block.": "middle_block_out.0.", "controlnet_cond_embedding.conv_in.": "input_hint_block.0."}
 
 
-def copy_of(model, seed, **more):
+def copy_of(model, seed, kind=ControlNetModel, **more):
     """A ControlNet of the model's UNet, with weights of its own."""
     unet = load.pipeline(model).unet
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=HINT, load_weights_from_unet=False)
+    net = kind.from_unet(unet, conditioning_embedding_out_channels=HINT, load_weights_from_unet=False)
     if more:
-        net = ControlNetModel.from_config({**net.config, **more})
-    return shared.randomize(net, seed, {"controlnet_down": 0.7, "controlnet_mid": 0.7, "cond_embedding.conv_out": 3.0})
+        # diffusers would take its own defaults again for what stands under "_use_default_values".
+        own = {name: value for name, value in net.config.items() if not name.startswith("_")}
+        net = kind.from_config({**own, **more})
+    gains = {"controlnet_down": 0.7, "controlnet_mid": 0.7, "cond_embedding.conv_out": 3.0}
+    gains |= {"spatial_ch_projs": 4.0, "control_add_embedding.linear_2": 4.0}
+    return shared.randomize(net, seed, gains)
 
 
 def adapter(seed, kind, channels, colours=3, **more):
@@ -97,12 +101,30 @@ SMALL = {
     "transformer_layers_per_block": 1,
 }
 
+# Its transformer is as wide as its model's first level.
+UNION = {
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "transformer_layers_per_block": 1,
+    "num_control_type": 5,
+    "num_trans_channel": 8,
+    "num_trans_head": 2,
+    "num_trans_layer": 2,
+    "num_proj_channel": 8,
+}
+
 # name: what it is, how it is saved, and in which type
 CONTROLS = {
     "sd1-canny": (lambda: copy_of("sd1-plain", 701), save_folder, torch.float16),
     "sd1-pose": (lambda: copy_of("sd1-plain", 703), save_original, torch.float16),
+    "sd1-pooled": (lambda: copy_of("sd1-plain", 721, global_pool_conditions=True), save_folder, torch.float16),
+    "sd1_shuffle": (lambda: copy_of("sd1-plain", 722, global_pool_conditions=True), save_original, torch.float16),
     "sd2-lines": (lambda: copy_of("sd2-small", 704), save_packed, torch.float16),
     "sdxl-canny": (lambda: copy_of("sdxl-small", 705, **SMALL), save_folder, torch.bfloat16),
+    "sdxl-union": (
+        lambda: copy_of("sdxl-small", 731, ControlNetUnionModel, **UNION),
+        save_folder,
+        torch.float16,
+    ),
     "sd1-sketch": (lambda: adapter(711, "full_adapter", [8, 16], 1), save_folder, torch.float16),
     "sd1-color": (lambda: adapter(712, "light_adapter", [32, 32, 32]), save_single, torch.float16),
     "sdxl-sketch": (
@@ -155,6 +177,43 @@ def arguments(controls):
         "control_guidance_end": field("end", 1.0),
         "guess_mode": any(control.get("guess_mode") for control in controls),
     }
+
+
+def is_union(net):
+    return isinstance(net, ControlNetUnionModel)
+
+
+class OneHint(torch.nn.Module):
+    """A union that sees one hint, for the pipelines that go with plain ControlNets."""
+
+    def __init__(self, union, mode):
+        super().__init__()
+        self.union, self.mode, self.config, self.dtype = union, mode, union.config, union.dtype
+
+    def forward(self, sample, controlnet_cond, conditioning_scale, **more):
+        modes = torch.zeros(sample.shape[0], self.config.num_control_type)
+        modes[:, self.mode] = 1
+        return self.union(
+            sample,
+            controlnet_cond=[controlnet_cond],
+            control_type=modes,
+            control_type_idx=[self.mode],
+            conditioning_scale=float(conditioning_scale),
+            **more,
+        )
+
+
+def union_arguments(controls):
+    """What the pipelines of ControlNet-Unions are told of one network, less the hints' name."""
+    fields = {
+        "controlnet_conditioning_scale": "scale",
+        "control_guidance_start": "start",
+        "control_guidance_end": "end",
+        "control_mode": "mode",
+    }
+    told = {name: [control[field] for control in controls] for name, field in fields.items()}
+    told["guess_mode"] = any(control["guess_mode"] for control in controls)
+    return [Image.open(shared.GOLDEN / control["image"]) for control in controls], told
 
 
 def main():

@@ -112,7 +112,7 @@ MODELS = {
         image("a black room", FIRST, 0.7, None, 4, 47),
     ],
     "sd1-single": [
-        text("a photo of an astronaut riding a horse", None, 3, 51, 64, 72),
+        text("a photo of an astronaut riding a horse", None, 3, 51, 64, 72, 3.0),
         text("日本語 😀 İstanbul é", "euler_a", 3, 52, guidance=1.5,
              negative_prompt="low quality, worst quality"),
         image("a castle, 8k", SECOND, 0.5, "dpm++ 2m", 4, 53, clip_skip=1),
@@ -149,6 +149,9 @@ THIN = {
         steps_of("dpm++ 2m sde", "ays", 10),
         masked("a boat", FIRST, 0.8, None, 4, 123, 3.0, crop=[4, 4]),
         masked("a boat", SECOND, 1.0, "unipc", 4, 127, 3.0, negative_prompt=""),
+        masked("a boat", FIRST, 1.0, None, 5, 128, 3.0, refiner=refiner(0.6)),
+        masked("a boat", SECOND, 0.8, "euler_a", 6, 129, 3.0, negative_prompt="dog", refiner=refiner(0.6)),
+        masked("a boat", FIRST, 0.9, "heun", 4, 130, 3.0, refiner=refiner(0.5), crop=[4, 4]),
     ],
     "sdxl-refiner": [
         image("a boat", FIRST, 0.5, None, 6, 124, 5.0, crop=[8, 24]),
@@ -362,8 +365,8 @@ SAID = {
 HINT = "jobs/hint-101x53.png"
 
 
-def control(name, hint=FIRST, scale=1.0, start=0.0, end=1.0, guess_mode=False):
-    return {"name": name, "image": hint, "scale": scale, "start": start, "end": end, "guess_mode": guess_mode}
+def control(name, hint=FIRST, scale=1.0, start=0.0, end=1.0, guess_mode=False, **more):
+    return {"name": name, "image": hint, "scale": scale, "start": start, "end": end, "guess_mode": guess_mode, **more}
 
 
 def guided(job, *controls):
@@ -386,6 +389,12 @@ GUIDED = {
         guided(text("a red cat", "euler", 3, 321, 72, 88, 4.0), control("sd1-sketch", HINT, 0.8)),
         guided(text("a house", "ddim", 3, 322, 64, 64, 3.0), control("sd1-sketch", HINT, 0.6),
                control("sd1-sketch", SECOND, 1.1)),
+        guided(text("a red cat", "ddim", 3, 325, 72, 64, 4.0), control("sd1-pooled", HINT, 0.9, 0.0, 0.7)),
+        guided(image("a boat", FIRST, 0.7, "euler", 4, 326, 1.0), control("sd1_shuffle", HINT, 0.8)),
+        guided(text("a red cat", "dpm++ 2m", 3, 327, 64, 72, 3.0, negative_prompt="dog"),
+               control("sd1-canny", HINT, 0.7, guess_mode=True), control("sd1_shuffle", SECOND, 1.2, guess_mode=True)),
+        guided(text("a red cat", "euler", 3, 328, 64, 64, 3.0),
+               control("sd1-canny", SECOND, 0.6), control("sd1-pooled", HINT, 0.8)),
     ],
     "sd1-single": [
         guided(text("a castle", "ddim", 3, 323, 72, 64, 3.0), control("sd1-color", HINT, 0.9)),
@@ -406,6 +415,15 @@ GUIDED = {
         guided(image("a boat", SECOND, 0.8, None, 4, 311, 3.0), control("sdxl-canny", FIRST, 0.8)),
         guided(text("a boat", None, 4, 312, 64, 64, 3.0, refiner=refiner(0.5)), control("sdxl-canny", HINT, 0.7, 0, 0.8)),
         guided(text("a boat", None, 4, 324, 64, 96, 3.0), control("sdxl-sketch", HINT, 0.8, 0.0, 0.6)),
+        guided(text("a house", None, 3, 349, 64, 72, 3.0), control("sdxl-union", HINT, 0.7, 0.0, 0.7, mode=3)),
+        guided(
+            text("a red cat", "euler", 4, 350, 64, 64, 3.0, negative_prompt="dog"),
+            control("sdxl-union", SECOND, 0.6, 0.0, 0.5, mode=4),
+            control("sdxl-union", HINT, 0.8, 0.25, 0.8, mode=0),
+        ),
+        guided(image("a boat", SECOND, 0.8, None, 4, 351, 3.0),
+               control("sdxl-union", FIRST, 0.6, guess_mode=True, mode=1),
+               control("sdxl-canny", HINT, 0.5, 0.25, 1.0, guess_mode=True)),
     ],
 }
 
@@ -421,8 +439,34 @@ ENLARGED = {
              hires=hires(88, 104, 0.5, "latent-bicubic", steps=4)),
         image("a small ship", FIRST, 0.6, "dpm++ 2m", 3, 333, 3.0, hires=hires(104, 72, 0.9, "latent-nearest")),
     ],
+    "sd1-plain": [
+        guided(text("a house", "ddim", 3, 335, guidance=4.0, hires=hires(80, 88, 0.7)), control("sd1-canny", HINT, 0.8)),
+        guided(
+            text("a house", "euler", 3, 336, 64, 72, 3.0, hires=hires(88, 80, 0.8, steps=5)),
+            control("sd1-canny", SECOND, 0.6, 0.0, 0.6),
+            control("sd1-pose", HINT, 0.9, 0.5, 1.0),
+        ),
+        masked("a red cat", FIRST, 1.0, "ddim", 3, 337, hires=hires(88, 80, 0.7)),
+        masked("a red cat", SECOND, 0.7, "euler_a", 4, 338, clip_skip=1, hires=hires(96, 104, 1.0, "latent-bicubic")),
+        guided(masked("a boat", FIRST, 0.8, "dpm++ 2m", 4, 339, hires=hires(80, 88, 0.6)), control("sd1-pose", HINT, 0.7)),
+    ],
+    "sd1-inpaint": [
+        masked("a red cat", FIRST, 1.0, "ddim", 3, 340, hires=hires(88, 80, 0.7)),
+        masked("a red cat", SECOND, 0.8, "euler", 3, 341, hires=hires(72, 104, 1.0)),
+        guided(masked("a house", FIRST, 1.0, "heun", 2, 342, hires=hires(80, 72, 0.8, steps=3)),
+               control("sd1-canny", HINT, 0.9, 0.0, 0.7)),
+    ],
     "sdxl-small": [
         text("a small ship", None, 3, 334, 64, 72, 4.0, crop=[8, 0], hires=hires(88, 96, 0.8, "latent-nearest-exact")),
+        guided(text("a small ship", None, 3, 343, 64, 64, 3.0, hires=hires(88, 72, 0.7)),
+               control("sdxl-canny", HINT, 0.6, 0.0, 0.7)),
+        text("a small ship", None, 3, 344, 64, 72, 3.0, hires=hires(80, 88, 0.9, steps=6), refiner=refiner(0.6)),
+        text("a small ship", "euler_a", 2, 345, guidance=3.0, hires=hires(72, 80, 0.7, steps=6), refiner=refiner(0.7)),
+        masked("a boat", FIRST, 1.0, "dpm++ 2m", 3, 346, 3.0, hires=hires(80, 88, 0.8, steps=4), crop=[8, 0]),
+        masked("a boat", SECOND, 0.8, "euler", 4, 347, 3.0, hires=hires(80, 96, 0.8, steps=6), refiner=refiner(0.6)),
+    ],
+    "sdxl-inpaint": [
+        masked("a red cat", FIRST, 1.0, None, 3, 348, 3.0, hires=hires(88, 80, 0.7)),
     ],
 }
 

@@ -20,6 +20,8 @@ import shared
 
 
 def to_bf16(value):
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_bf16(part) for part in value)
     if torch.is_tensor(value):
         return value.bfloat16() if value.is_floating_point() and value.ndim else value
     return value

@@ -7,13 +7,9 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     prompt_embeds, negative_prompt_embeds  f32 [77, hidden]
     pooled, negative_pooled                SDXL: f32 [projection]
     time_ids, negative_time_ids            SDXL: f32 [6]
-    init_image                             u8 [height, width, 3], image to image only
     init_latents                           f32 [4, h, w], the posterior's sample, scaled
     noise                                  f32 [4, h, w], before any scaling
-    timesteps                              f32 [calls]
-    model_output.0                         f32 [1 or 2, 4, h, w], the unconditional half first
     latents.<i>                            f32 [4, h, w], after call i
-    latents                                the last of them
     image                                  f32 [height, width, 3], 0 ... 1, before rounding
     refiner.<any of the above>             what the refiner is told; its latents go on counting
     hires.<any of the above>               likewise of the second pass
@@ -22,7 +18,7 @@ One line of tests/golden/jobs.jsonl per job; its `id` names the dump in tests/go
     image.thin                             in its place where a model has many jobs: each fourth pixel
                                            of each fourth row, from the third on
 
-Of a job that is marked `latents_only` the text's tensors, the pictures and the repeated last latents are left out.
+Of a job that is marked `latents_only` the text's tensors and the pictures are left out.
 """
 
 import contextlib
@@ -73,18 +69,17 @@ OPTIONS = {
 }
 CURVES = ["karras", "exponential", "beta"]
 OWN_OF_DIALECTS = ["prompt", "negative_prompt", "clip_skip"]
-NOT_OF_DIALECTS = ["noise", "timesteps", "model_output.0", "latents"]
-NOT_OF_TUNED = ["noise", "init_latents", "timesteps", "tokens", "negative_tokens", "tokens_2", "negative_tokens_2",
-                 "prompt_embeds", "negative_prompt_embeds", "pooled", "negative_pooled", "latents"]
-NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_prompt_embeds", "init_image", "latents",
-                   "image"]
+NOT_OF_DIALECTS = ["noise"]
+NOT_OF_TUNED = ["noise", "init_latents", "tokens", "negative_tokens", "tokens_2", "negative_tokens_2",
+                 "prompt_embeds", "negative_prompt_embeds", "pooled", "negative_pooled"]
+NOT_OF_SAMPLERS = ["tokens", "negative_tokens", "prompt_embeds", "negative_prompt_embeds", "image"]
 
 # What a job that is about its pictures' guides has of the text is as in other jobs.
 NOT_OF_GUIDES = ["tokens", "negative_tokens", "tokens_2", "negative_tokens_2", "prompt_embeds", "negative_prompt_embeds",
-                 "pooled", "negative_pooled", "time_ids", "negative_time_ids", "noise", "init_latents", "latents"]
+                 "pooled", "negative_pooled", "time_ids", "negative_time_ids", "noise", "init_latents"]
 
 # Its noise shows in the latents after the second pass's first call.
-NOT_OF_HIRES = NOT_OF_GUIDES + ["model_output.0", "hires.noise"]
+NOT_OF_HIRES = NOT_OF_GUIDES + ["hires.noise"]
 
 # transformers 5.6 dropped the wrapper that the pipelines' clip skip still asks for.
 transformers.CLIPTextModel.text_model = property(lambda self: self)
@@ -111,7 +106,6 @@ class Stages(dict):
         super().__init__()
         self.pipe = pipe
         self.latents = []
-        self.timesteps = []
 
     def see_tokens(self, name):
         def hook(_module, args, kwargs, _output):
@@ -127,10 +121,8 @@ class Stages(dict):
         if len(rows) == 2:
             self[f"negative_{name}"] = rows[0]
 
-    def see_call(self, _module, args, kwargs, output):
-        self.timesteps.append(float(args[1]))
-        if "model_output.0" not in self:
-            self["model_output.0"] = output[0]
+    def see_call(self, _module, _args, kwargs, _output):
+        if "prompt_embeds" not in self:
             self.keep_rows("prompt_embeds", kwargs["encoder_hidden_states"])
             added = kwargs.get("added_cond_kwargs") or {}
             if added:
@@ -176,8 +168,6 @@ class Stages(dict):
                 handle.remove()
 
     def finish(self, image):
-        self["latents"] = self.latents[-1][0]
-        self["timesteps"] = torch.tensor(self.timesteps)
         self["image"] = torch.from_numpy(image[0])
         if "negative_prompt_embeds" not in self:
             for name in [name for name in self if name.startswith("negative_")]:
@@ -214,8 +204,9 @@ def sdxl_arguments(job, pipe):
     return arguments
 
 
-def guide(job, pipe, arguments):
-    """The pipeline with the job's ControlNets or T2I-Adapters, and what it is told of them."""
+def guide(job, pipe, arguments, size=None):
+    """The pipeline with the job's ControlNets or T2I-Adapters, and what it is told of them; `size` is the
+    width and height of its picture, if that is not the first one's."""
     kind = type(pipe).__name__.removeprefix("StableDiffusion").removeprefix("XL").removesuffix("Pipeline")
     nets = [controls.network(control["name"]) for control in job["controlnets"]]
     if isinstance(nets[0], diffusers.T2IAdapter):
@@ -224,40 +215,57 @@ def guide(job, pipe, arguments):
             told["adapter_conditioning_factor"] = job["controlnets"][0]["end"]
         arguments.pop("clip_skip")
         return as_pipeline(pipe, "Adapter", adapter=net), {**arguments, **told}
-    hints, told = controls.arguments(job["controlnets"])
-    name = "control_image" if kind else "image"
+    if all(controls.is_union(net) for net in nets):
+        union, nets = "Union", nets[:1]
+        hints, told = controls.union_arguments(job["controlnets"])
+    else:
+        union = ""
+        hints, told = controls.arguments(job["controlnets"])
+        nets = [
+            controls.OneHint(net, control["mode"]) if controls.is_union(net) else net
+            for net, control in zip(nets, job["controlnets"])
+        ]
+    name = "control_image" if kind or union else "image"
     if kind:
-        told |= {"width": arguments["image"].width, "height": arguments["image"].height}
-    return as_pipeline(pipe, f"ControlNet{kind}", controlnet=nets if len(nets) > 1 else nets[0]), {
+        width, height = size or arguments["image"].size
+        told |= {"width": width, "height": height}
+    return as_pipeline(pipe, f"ControlNet{union}{kind}", controlnet=nets if len(nets) > 1 else nets[0]), {
         **arguments,
         **told,
         name: hints,
     }
 
 
-def refine(job, stages, latents, arguments):
-    """The rest of the steps, with the model that the job names for them."""
-    pipe = load.pipeline(job["refiner"]["model"])
-    if "Img2Img" not in type(pipe).__name__:
-        pipe = as_pipeline(pipe, "Img2Img")
-    names = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "eta", "clip_skip", "generator")
-    own = {name: arguments[name] for name in names} | sdxl_arguments(job, pipe)
+OF_ALL_PASSES = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "eta", "clip_skip", "generator")
+
+
+def draw_on(job, pipe, stages, arguments):
+    """Goes on drawing with a further pipeline, whose latents go on counting; also what else it was told."""
     pipe.scheduler = scheduler_for(job, pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
     told = Stages(pipe)
     told.latents = stages.latents
     with torch.no_grad(), told.watching():
-        image = pipe(
-            **own,
-            image=latents,
-            denoising_start=job["refiner"]["switch_at"],
-            output_type="np",
-            callback_on_step_end=told.see_step,
-        ).images
-    names = [name for name in told if not name.startswith(("latents", "model_output", "noise"))]
-    stages |= {f"refiner.{name}": told[name] for name in names}
+        image = pipe(**arguments, callback_on_step_end=told.see_step).images
     stages |= {name: told[name] for name in told if name.startswith("latents.")}
-    stages.timesteps += told.timesteps
+    return image, told
+
+
+def refine(job, stages, latents, arguments):
+    """The rest of the steps, with the model that the job names for them."""
+    pipe = load.pipeline(job["refiner"]["model"])
+    if "mask" in job:
+        pipe = as_pipeline(pipe, "Inpaint")
+    elif "Img2Img" not in type(pipe).__name__:
+        pipe = as_pipeline(pipe, "Img2Img")
+    own = {name: arguments[name] for name in OF_ALL_PASSES} | sdxl_arguments(job, pipe)
+    own |= {"image": latents, "denoising_start": job["refiner"]["switch_at"], "output_type": "np"}
+    if "mask" in job:
+        height, width = (8 * side for side in latents.shape[2:])
+        own |= {"mask_image": Image.open(shared.GOLDEN / job["mask"]), "width": width, "height": height}
+    image, told = draw_on(job, pipe, stages, own)
+    names = [name for name in told if not name.startswith(("latents", "noise"))]
+    stages |= {f"refiner.{name}": told[name] for name in names}
     return image
 
 
@@ -269,33 +277,43 @@ UPSCALERS = {
 }
 
 
+def redraw_masked(job, pipe, latents):
+    """What inpainting is told of the enlarged picture, whose redrawn part is what the first pass drew."""
+    height, width = (8 * side for side in latents.shape[2:])
+    picture, mask = (Image.open(shared.GOLDEN / job[name]) for name in ("init_image", "mask"))
+    redrawn = pipe.mask_processor.preprocess(mask, height=height, width=width)
+    redrawn = torch.nn.functional.interpolate(redrawn, size=latents.shape[2:])
+    encode = pipe._encode_vae_image
+
+    def encode_once(**told):
+        pipe._encode_vae_image = encode
+        return (1 - redrawn) * encode(**told) + redrawn * latents
+
+    if pipe.unet.config.in_channels == 4 or job["hires"]["strength"] < 1:
+        pipe._encode_vae_image = encode_once
+    return {"image": picture, "mask_image": mask, "width": width, "height": height}
+
+
 def second_pass(job, pipe, stages, latents, arguments):
-    """The latents in the job's final size, drawn over once more by the same model and generator."""
+    """The latents in the job's final size, drawn over once more by the same model and generator; what the
+    pass was told, too."""
     wanted = job["hires"]
-    width, height = wanted["width"], wanted["height"]
+    size = width, height = wanted["width"], wanted["height"]
     latents = torch.nn.functional.interpolate(latents, (height // 8, width // 8), **UPSCALERS[wanted["upscaler"]])
-    if "Img2Img" not in type(pipe).__name__:
-        pipe = as_pipeline(pipe, "Img2Img")
-    names = ("prompt", "negative_prompt", "guidance_scale", "eta", "clip_skip", "generator")
-    own = {name: arguments[name] for name in names} | sdxl_arguments(job, pipe)
-    pipe.scheduler = scheduler_for(job, pipe.scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    told = Stages(pipe)
-    told.latents = stages.latents
-    with torch.no_grad(), told.watching():
-        image = pipe(
-            **own,
-            image=latents,
-            strength=wanted["strength"],
-            num_inference_steps=wanted.get("steps", job["steps"]),
-            output_type="np",
-            callback_on_step_end=told.see_step,
-        ).images
+    pipe = as_pipeline(pipe, "Inpaint" if "mask" in job else "Img2Img")
+    own = {name: arguments[name] for name in OF_ALL_PASSES} | sdxl_arguments(job, pipe)
+    own |= {"strength": wanted["strength"], "num_inference_steps": wanted.get("steps", job["steps"])}
+    own |= {"image": latents, "output_type": "np"}
+    if "controlnets" in job:
+        pipe, own = guide(job, pipe, own, size)
+    if "mask" in job:
+        own |= redraw_masked(job, pipe, latents)
+    if "refiner" in job:
+        own |= {"denoising_end": job["refiner"]["switch_at"], "output_type": "latent"}
+    image, told = draw_on(job, pipe, stages, own)
     stages["hires.enlarged"] = latents[0]
     stages |= {f"hires.{name}": told[name] for name in ("noise", "time_ids", "negative_time_ids") if name in told}
-    stages |= {name: told[name] for name in told if name.startswith("latents.")}
-    stages.timesteps += told.timesteps
-    return image
+    return image, own
 
 
 def run(job):
@@ -345,10 +363,10 @@ def run(job):
     arguments |= sdxl_arguments(job, pipe)
     if "controlnets" in job:
         pipe, arguments = guide(job, pipe, arguments)
-    if "refiner" in job:
-        arguments |= {"denoising_end": job["refiner"]["switch_at"], "output_type": "latent"}
     if "hires" in job:
         arguments |= {"output_type": "latent"}
+    elif "refiner" in job:
+        arguments |= {"denoising_end": job["refiner"]["switch_at"], "output_type": "latent"}
     pipe.scheduler = scheduler
     pipe.set_progress_bar_config(disable=True)
     stages = Stages(pipe)
@@ -365,13 +383,11 @@ def run(job):
         else:
             arguments["callback_on_step_end"] = stages.see_step
         image = pipe(**arguments).images
+    if "hires" in job:
+        image, arguments = second_pass(job, pipe, stages, image, arguments)
     if "refiner" in job:
         image = refine(job, stages, image, arguments)
-    if "hires" in job:
-        image = second_pass(job, pipe, stages, image, arguments)
     stages.finish(image)
-    if picture and not job.get("thin"):
-        stages["init_image"] = torch.from_numpy(numpy.array(picture))
     if told:
         told.stages(stages)
         for name in NOT_OF_DIALECTS:

@@ -425,7 +425,7 @@ def sd1_single_parts():
         "unet": unet(402, [32, 32, 32, 32], 8, 32, 32),
         "vae": vae(403, [32, 32, 32, 32], 32),
     }
-    repeat_tables(parts)
+    repeat_all(parts)
     return parts
 
 

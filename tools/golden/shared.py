@@ -52,7 +52,7 @@ def randomize(module, seed, gains=None):
     for name, parameter in sorted(module.named_parameters()):
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim == 1:
-            is_gain = "norm" in name and name.endswith("weight")
+            is_gain = ("norm" in name or ".ln_" in name) and name.endswith("weight")
             value = 1 + 0.2 * noise if is_gain else 0.1 * noise
         elif "embedding" in name and "time_embedding" not in name:
             value = 0.7 * noise

@@ -1,13 +1,14 @@
-#include "worker/queue.h"
+#include "worker/bounded_queue.h"
+
+#include "common/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
-int queue_init(struct queue *queue, size_t max, struct err *err)
+int bounded_queue_init(struct bounded_queue *queue, size_t max, struct err *err)
 {
     pthread_condattr_t attributes;
-    *queue = (struct queue){.max = max};
+    *queue = (struct bounded_queue){.max = max};
     queue->items = calloc(max, sizeof(*queue->items));
     if (!queue->items)
         return err_set(err, ERR_MEMORY, ERR_RETRY, "out of memory for a queue of %zu", max);
@@ -19,17 +20,17 @@ int queue_init(struct queue *queue, size_t max, struct err *err)
     return 0;
 }
 
-void queue_release(struct queue *queue)
+void bounded_queue_release(struct bounded_queue *queue)
 {
     if (!queue->items)
         return;
     pthread_mutex_destroy(&queue->lock);
     pthread_cond_destroy(&queue->changed);
     free(queue->items);
-    *queue = (struct queue){0};
+    *queue = (struct bounded_queue){0};
 }
 
-bool queue_put(struct queue *queue, void *item)
+bool bounded_queue_put(struct bounded_queue *queue, void *item)
 {
     pthread_mutex_lock(&queue->lock);
     while (queue->count == queue->max && !queue->closed)
@@ -43,7 +44,7 @@ bool queue_put(struct queue *queue, void *item)
     return open;
 }
 
-static void *take_locked(struct queue *queue)
+static void *take_locked(struct bounded_queue *queue)
 {
     if (queue->count == 0)
         return NULL;
@@ -54,7 +55,7 @@ static void *take_locked(struct queue *queue)
     return item;
 }
 
-void *queue_take(struct queue *queue)
+void *bounded_queue_take(struct bounded_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
     while (queue->count == 0 && !queue->closed)
@@ -64,16 +65,9 @@ void *queue_take(struct queue *queue)
     return item;
 }
 
-void *queue_take_within(struct queue *queue, int timeout_ms)
+void *bounded_queue_take_within(struct bounded_queue *queue, int timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += timeout_ms % 1000 * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_deadline(timeout_ms);
     pthread_mutex_lock(&queue->lock);
     while (queue->count == 0 && !queue->closed && timeout_ms > 0)
         if (pthread_cond_timedwait(&queue->changed, &queue->lock, &until) == ETIMEDOUT)
@@ -83,7 +77,7 @@ void *queue_take_within(struct queue *queue, int timeout_ms)
     return item;
 }
 
-void queue_close(struct queue *queue)
+void bounded_queue_close(struct bounded_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
     queue->closed = true;

@@ -1,4 +1,4 @@
-#include "coordinator/names.h"
+#include "common/names.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,8 +2,8 @@
  * names.h: numbers for names: batches, tenants, workers, models. A name keeps its number for good;
  * numbers are dense from 0.
  */
-#ifndef ATELIER_COORDINATOR_NAMES_H
-#define ATELIER_COORDINATOR_NAMES_H
+#ifndef ATELIER_COMMON_NAMES_H
+#define ATELIER_COMMON_NAMES_H
 
 #include <stdint.h>
 

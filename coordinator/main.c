@@ -150,14 +150,20 @@ static void pause_a_second(void)
         sleep(AGAIN_S);
 }
 
-static int serve(struct cell *cell, struct err *err)
+static int stand(struct cell *cell, struct kafka_member **member, struct err *err)
 {
-    struct kafka_member *member;
-    int session_ms = (int)cell->options->session_s * 1000, refused = 0, rc = 0;
-    if (kafka_member_create(&member, &cell->kafka, cell->group_leader, cell->topics[SOURCE_CONTROL],
-                            session_ms, err) != 0)
+    kafka_member_free(*member);
+    if (kafka_member_create(member, &cell->kafka, cell->group_leader, cell->topics[SOURCE_CONTROL],
+                            (int)cell->options->session_s * 1000, err) != 0)
         return -1;
     log_event(cell->log, LOG_INFO, "standing_by", "name", cell->name, NULL);
+    return 0;
+}
+
+static int serve(struct cell *cell, struct err *err)
+{
+    struct kafka_member *member = NULL;
+    int refused = 0, rc = stand(cell, &member, err);
     while (!stopping && rc == 0) {
         if (cell->serve)
             serve_run(cell->serve);
@@ -174,6 +180,10 @@ static int serve(struct cell *cell, struct err *err)
         if (refused == REFUSED_MAX)
             rc = -1;
         pause_a_second();
+        /* Who was overtaken does not know yet that the group has put it out, and would overtake in
+         * turn, for ever: it joins anew, and holds what it is given then. */
+        if (rc == 0 && err->code == ERR_CONFLICT)
+            rc = stand(cell, &member, err);
     }
     kafka_member_free(member);
     return rc;

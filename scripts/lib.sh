@@ -10,7 +10,7 @@ BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build libdnnl-dev libspng-dev libjpeg-
     librdkafka-dev libhiredis-dev libmicrohttpd-dev
     libssl-dev libcurl4-openssl-dev)
 TEST_PACKAGES=("${BUILD_PACKAGES[@]}" g++ libcmocka-dev python3 python3-venv default-jre-headless maven
-    redis-server faketime)
+    redis-server)
 FUZZ_PACKAGES=(clang)
 CONFIGURE_WITH=()
 

@@ -183,6 +183,15 @@ static int open_device(struct engine *engine, const char *name, const struct eng
     return 0;
 }
 
+#if defined(ATELIER_CUDA)
+/* Whether a card is not there, and not one that is there amiss (device_open). */
+static bool is_absence(const struct err *err)
+{
+    static const char absent[] = "no CUDA device";
+    return strncmp(err->message, absent, sizeof(absent) - 1) == 0;
+}
+#endif
+
 /* "auto": a card if this build serves them and there is one, else the processor. */
 static int open_wanted(struct engine *engine, const struct engine_options *o, struct err *err)
 {
@@ -193,6 +202,11 @@ static int open_wanted(struct engine *engine, const struct engine_options *o, st
         return 0;
     if (any && err->code != ERR_DEVICE)
         return -1;
+    if (any && !is_absence(err)) {
+        char text[ERR_MESSAGE_MAX_BYTES + 64];
+        snprintf(text, sizeof(text), "the processor draws instead of the card: %s", err->message);
+        warn(engine, text);
+    }
 #endif
     if (any || strcmp(o->backend, "cpu") == 0)
         return open_device(engine, cpu_backend(), o, err);
@@ -205,14 +219,14 @@ int engine_create(struct engine **out, const struct engine_options *o, struct er
 
     if (engine == NULL)
         return err_set(err, ERR_MEMORY, ERR_FATAL, "no memory for an engine");
+    engine->warn = o->warn;
+    engine->user = o->user;
     if (open_wanted(engine, o, err) != 0) {
         free(engine);
         return -1;
     }
     fair_lock_init(&engine->lock);
     pthread_mutex_init(&engine->counts_lock, NULL);
-    engine->warn = o->warn;
-    engine->user = o->user;
     if (engine->backend->warning != NULL)
         warn(engine, engine->backend->warning);
     if (engine->info.precision == PRECISION_BF16 && strcmp(engine->info.backend, "dnnl") == 0 &&

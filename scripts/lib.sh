@@ -98,6 +98,8 @@ build_for_this_card()
     esac
     command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
     local CONFIGURE_WITH=(-DATELIER_WERROR=OFF)
+    # A build that another kind of card configured keeps that card's.
+    [[ -z ${CUDAARCHS:-} ]] || CONFIGURE_WITH+=("-DCMAKE_CUDA_ARCHITECTURES=$CUDAARCHS")
     build_preset cuda
 }
 

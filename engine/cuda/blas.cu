@@ -193,6 +193,7 @@ void blas_close(struct blas *b)
                 b->lt.DescDestroy(p->desc);
             free(p);
         }
+    device_use(b->device);
     if (b->handle != NULL)
         b->lt.Destroy(b->handle);
     if (b->library != NULL)
@@ -390,7 +391,7 @@ static int run_call(const struct command *command, void *stream)
         rc = lt->Matmul(p->blas->handle, p->desc, &one, a->w, l.w, a->x, l.x, &of_residual,
                         residual, l.residual, a->y, l.y, &p->algo, NULL, 0, (cudaStream_t)stream);
     layouts_free(lt, &l);
-    return rc == CUBLAS_STATUS_SUCCESS ? 0 : (int)cudaErrorUnknown;
+    return -(int)rc;
 }
 
 void blas_enqueue(struct queue *queue, const struct blas_product *product,

@@ -115,6 +115,7 @@ static void keep_pool(struct device *d)
                    cudaSuccess &&
                supported && cudaDeviceGetDefaultMemPool(&pool, d->number) == cudaSuccess &&
                cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
+    cudaGetLastError(); /* or the next launch would be blamed */
 }
 
 static bool make_buffers(struct device *d)
@@ -176,13 +177,13 @@ struct device *device_open(int number, struct device_info *info, char why[DEVICE
     }
     memset(info, 0, sizeof(*info));
     if ((rc = cudaSetDevice(number)) != cudaSuccess || !describe(number, info)) {
-        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "no CUDA device: number %d cannot be used: %s",
-                 number, cudaGetErrorString(rc != cudaSuccess ? rc : cudaGetLastError()));
+        snprintf(why, DEVICE_MESSAGE_MAX_BYTES, "CUDA device %d cannot be used: %s", number,
+                 cudaGetErrorString(rc != cudaSuccess ? rc : cudaGetLastError()));
         return NULL;
     }
     if (!has_kernels()) {
         snprintf(why, DEVICE_MESSAGE_MAX_BYTES,
-                 "no CUDA device: %s is %s, for which this build has no kernels; it may be built "
+                 "%s is %s, for which this build has no kernels; it may be built "
                  "for sm_80, sm_86 and sm_90 (CMAKE_CUDA_ARCHITECTURES)",
                  info->name, info->isa);
         return NULL;
@@ -299,9 +300,15 @@ void device_host_free(struct device *d, void *memory)
 
 static bool give_all(struct device *d, const struct queue *queue, cudaStream_t stream)
 {
-    for (const struct command *c = queue_next(queue, NULL); c != NULL; c = queue_next(queue, c))
-        if (!good(d, (cudaError_t)c->run(c, stream), "a launch"))
+    for (const struct command *c = queue_next(queue, NULL); c != NULL; c = queue_next(queue, c)) {
+        int rc = c->run(c, stream);
+        if (rc < 0 && d->error[0] == 0)
+            snprintf(d->error, sizeof(d->error),
+                     "cublasLt refused a product with status %d; ATELIER_CUBLAS=0 does without it",
+                     -rc);
+        if (rc < 0 || !good(d, (cudaError_t)rc, "a launch"))
             return false;
+    }
     return true;
 }
 
@@ -399,8 +406,10 @@ static bool graph_capture(struct device *d, cudaStream_t stream, struct graph *g
     cudaGraph_t graph = NULL;
     bool captured;
 
-    if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
+    if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+        cudaGetLastError();
         return false;
+    }
     captured = give_all(d, queue, stream);
     captured = cudaStreamEndCapture(stream, &graph) == cudaSuccess && captured &&
                cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess;

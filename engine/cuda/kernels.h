@@ -21,13 +21,14 @@ struct matrix {
     int64_t rows;
     int columns, ld;
     int dtype; /* enum dtype */
+    int gap;
 };
 
 /* What a group norm became: x·scale + shift, then perhaps SiLU. [n × channels]; scale may
  * be NULL, and so may shift. */
 struct pre {
     const float *scale, *shift;
-    int silu;
+    int silu, gap;
 };
 
 /* ---- products: 1×1 is a matrix product, 3×3 an implicit one ---- */
@@ -49,6 +50,7 @@ struct product {
     int act;
     int interleaved; /* w's rows: 8 values, their 8 gates, 8 values, … */
     int splits;      /* of the sum over taps and channels */
+    int gap;
 };
 
 /* Tiles of kernel_product_tensor: 128×128, 128×64 or 64×64; of kernel_product_group: 128×256,
@@ -84,6 +86,7 @@ struct attend {
     int n, tq, tk, heads, d;
     int causal;
     float scale;
+    int gap;
 };
 
 /* Tensor cores; q, k, v of one 16-bit dtype, d and ld multiples of 8, 16-byte aligned, y_ld even.

@@ -59,6 +59,7 @@ void kernel_apply(struct queue *queue, const struct matrix *x, const struct matr
 struct add {
     struct matrix x, y;
     float scale;
+    int gap;
 };
 
 __global__ void add_eights(struct add a)
@@ -94,7 +95,7 @@ __global__ void add_each(struct add a)
 
 void kernel_add(struct queue *queue, const struct matrix *x, float scale, const struct matrix *y)
 {
-    struct add a = {*x, *y, scale};
+    struct add a = {*x, *y, scale, 0};
     int64_t work = y->rows * y->columns;
 
     if (in_eights(x) && in_eights(y))
@@ -160,6 +161,7 @@ struct damping {
     struct matrix x;
     int height, width;
     float by;
+    int gap;
 };
 
 static __device__ __forceinline__ void waves_at(float waves[WAVES], const struct damping *d,
@@ -205,7 +207,7 @@ __global__ void damp_channel(struct damping d)
 
 void kernel_damp(struct queue *queue, const struct matrix *x, int height, int width, float by)
 {
-    struct damping d = {*x, height, width, by};
+    struct damping d = {*x, height, width, by, 0};
 
     enqueue<damp_channel>(queue, d, blocks_for(x->columns, BLOCK), 1, 1, BLOCK, 0);
 }

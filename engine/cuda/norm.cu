@@ -175,6 +175,7 @@ void kernel_group_norm(struct queue *queue, const struct matrix *x, int n, int g
 struct layer_norm {
     struct matrix x, y;
     float eps;
+    int gap;
     const float *gamma, *beta;
 };
 
@@ -245,7 +246,7 @@ __global__ void layer_norm_each(struct layer_norm l)
 void kernel_layer_norm(struct queue *queue, const struct matrix *x, const struct matrix *y,
                        float eps, const float *gamma, const float *beta)
 {
-    struct layer_norm l = {*x, *y, eps, gamma, beta};
+    struct layer_norm l = {*x, *y, eps, 0, gamma, beta};
     int64_t blocks = blocks_for(x->rows, BLOCK / WARP);
 
     if (in_eights(x) && in_eights(y))

@@ -5,6 +5,8 @@
  * everything about it: the function that launches it, the grid, the arguments with every address.
  * So a list of the same bytes does the same thing, and a CUDA graph captured from one list is right
  * for every equal one, whatever model, size or batch it came from, and can never be out of date.
+ * Arguments must have no padding, whose bytes would differ from one list to the next: their structs
+ * name it `gap` (test_cuda graphs).
  *
  *     queue_push(queue, &(struct command){.run = …, .threads = 256}, &args, sizeof(args));
  *     device_run(device, lane, queue);
@@ -26,7 +28,7 @@ extern "C" {
 #endif
 
 struct command {
-    /* Gives the command to a stream; 0 or the card's error code. */
+    /* Gives the command to a stream; 0, the card's error code, or minus a cublasStatus_t. */
     int (*run)(const struct command *command, void *stream);
     uint32_t bytes; /* of this and its arguments, a multiple of 16 */
     uint32_t grid[3];
@@ -41,7 +43,7 @@ struct queue {
     bool failed; /* a command was lost for want of memory: nothing may run */
 };
 
-/* Copies the command and its arguments, padding zeroed. */
+/* Copies the command and its arguments. */
 void queue_push(struct queue *queue, const struct command *command, const void *args, size_t bytes);
 
 /* The first command, or the one after `command`; NULL at the end. */

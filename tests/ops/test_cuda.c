@@ -5,7 +5,8 @@
  *
  *     test_cuda [OPERATOR]
  *
- * OPERATOR is one's name; `none` for the card alone; `cublas` for the published networks' layers
+ * OPERATOR is one's name; `none` for the card alone; `graphs` for whether a list of commands that
+ * is written again is known again and runs as a graph; `cublas` for the published networks' layers
  * that cublasLt has an algorithm for on this card; `list`, which names the operators and needs no
  * card. Exit status 2: the card cannot be opened.
  */
@@ -206,10 +207,105 @@ static int check_blas(struct backend *backend)
     return blas != NULL && served == 0;
 }
 
+/* Leaves other bytes where the next function's variables will be. */
+static __attribute__((noinline)) void dirty_stack(int with)
+{
+    volatile char bytes[16384];
+
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        bytes[i] = (char)with;
+}
+
+/* One of each kind of arguments, over 16 rows of 64 channels; all of it lies in `memory`. */
+static __attribute__((noinline)) void write_list(struct queue *q, float *memory)
+{
+    enum { ROWS = 16, CHANNELS = 64, AREA = ROWS * CHANNELS };
+    struct tensor t = {.data = memory, .n = 1, .h = 4, .w = 4, .c = CHANNELS, .ld = CHANNELS};
+    struct matrix x = matrix_of(&t), y, row, pair;
+    float *vectors = memory + 8 * AREA;
+    t.data = memory + AREA;
+    y = matrix_of(&t);
+    t.data = memory + 2 * AREA;
+    t.c = t.ld = 2 * CHANNELS;
+    pair = matrix_of(&t);
+    t.data = memory + 4 * AREA;
+    t.h = t.w = 1;
+    t.c = t.ld = CHANNELS;
+    row = matrix_of(&t);
+    kernel_group_norm(q, &x, 1, 8, 1e-5f, vectors, vectors, vectors + AREA, vectors + 2 * AREA,
+                      vectors + 3 * AREA);
+    kernel_layer_norm(q, &x, &y, 1e-5f, vectors, vectors);
+    kernel_apply(q, &x, &y, ROWS, &(struct pre){.silu = 1});
+    kernel_add(q, &x, 0.5f, &y);
+    kernel_damp(q, &y, 4, 4, 0.5f);
+    kernel_mean(q, &y, 4, 4, &row);
+    kernel_concat(q, &x, &y, &pair);
+    kernel_product_simple(q, &(struct product){.x = x.data,
+                                               .w = pair.data,
+                                               .y = y.data,
+                                               .x_ld = CHANNELS,
+                                               .y_ld = CHANNELS,
+                                               .n = 1,
+                                               .x_h = 4,
+                                               .x_w = 4,
+                                               .y_h = 4,
+                                               .y_w = 4,
+                                               .in = CHANNELS,
+                                               .out = 2 * ROWS,
+                                               .kernel = 1,
+                                               .stride = 1,
+                                               .splits = 1});
+    kernel_attention_simple(q, &(struct attend){.q = x.data,
+                                                .k = x.data,
+                                                .v = x.data,
+                                                .y = y.data,
+                                                .q_ld = CHANNELS,
+                                                .k_ld = CHANNELS,
+                                                .v_ld = CHANNELS,
+                                                .y_ld = CHANNELS,
+                                                .n = 1,
+                                                .tq = ROWS,
+                                                .tk = ROWS,
+                                                .heads = 1,
+                                                .d = CHANNELS,
+                                                .scale = 1});
+}
+
+/* The same commands, written again and again, must be the same bytes, or no graph is ever used. */
+static int check_graphs(struct backend *backend)
+{
+    enum { RUNS = 4, BYTES = 1 << 20 };
+    struct device *device = ((struct cuda_backend *)backend)->device;
+    struct queue queue = {0};
+    float *memory = device_alloc(device, BYTES);
+    long launched = 0, captured = 0, before_launched, before_captured;
+    int rc = memory == NULL;
+
+    device_graphs(device, &before_launched, &before_captured);
+    for (int i = 0; i < RUNS && rc == 0; i++) {
+        queue_clear(&queue);
+        for (int part = 0; part < 3; part++) {
+            dirty_stack(i * 85 + part);
+            write_list(&queue, memory);
+        }
+        rc = device_run(device, 0, &queue);
+    }
+    if (rc != 0)
+        printf("FAIL %s\n", memory == NULL ? "no memory" : device_error(device));
+    device_graphs(device, &launched, &captured);
+    launched -= before_launched;
+    captured -= before_captured;
+    printf("a list of %d commands, %d times: %ld captured, %ld launched as a graph\n", queue.count,
+           RUNS, captured, launched);
+    queue_release(&queue);
+    device_free(device, memory);
+    return rc != 0 || captured != 1 || launched != RUNS - 1;
+}
+
 #define NO_CARD "no CUDA device" /* how every such message begins */
 
 /* The card, what computes its products, and what is amiss with it. */
-static int describe(bool layers)
+static int describe(const char *wanted)
 {
     const struct backend_options options = {.compute = DTYPE_F32, .isa = "auto"};
     char blas[BLAS_TEXT_BYTES];
@@ -226,7 +322,9 @@ static int describe(bool layers)
     printf("%s, %s\n%s\n", backend->device, backend->isa, blas);
     if (backend->warning != NULL)
         printf("WARNING %s\n", backend->warning);
-    rc = layers ? check_blas(backend) : 0;
+    rc = strcmp(wanted, "cublas") == 0   ? check_blas(backend)
+         : strcmp(wanted, "graphs") == 0 ? check_graphs(backend)
+                                         : 0;
     backend->ops->destroy(backend);
     return rc;
 }
@@ -241,13 +339,14 @@ static int list(void)
 int main(int argc, char **argv)
 {
     const char *wanted = argc > 1 ? argv[1] : "";
-    bool layers = strcmp(wanted, "cublas") == 0;
+    bool alone = strcmp(wanted, "cublas") == 0 || strcmp(wanted, "graphs") == 0 ||
+                 strcmp(wanted, "none") == 0;
     int failed = 0, lines = 0, rc;
 
     if (strcmp(wanted, "list") == 0)
         return list();
-    rc = describe(layers);
-    if (rc != 0 || layers || strcmp(wanted, "none") == 0)
+    rc = describe(wanted);
+    if (rc != 0 || alone)
         return rc;
     for (size_t op = 0; op < sizeof(OPERATORS) / sizeof(OPERATORS[0]); op++)
         for (size_t type = 0; type < sizeof(TYPES) / sizeof(TYPES[0]); type++)

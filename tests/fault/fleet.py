@@ -115,6 +115,8 @@ class Fleet:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="atelier-fleet-"))
         self.services_dir = os.environ.get("ATELIER_SERVICES_DIR", str(self.dir / "services"))
         self.own_services = "ATELIER_SERVICES_DIR" not in os.environ
+        self.policy = self.dir / "routing.json"
+        self.write_policy(read_policy())
         self.processes, self.commands, self.sent, self.bad = {}, {}, {}, []
         self.extra = {}  # environment of single programs
         self.step_s = None  # of 64 x 64, once it was measured
@@ -196,10 +198,16 @@ class Fleet:
         common = ["--name", name, "--models", str(self.models)]
         if name.startswith("coordinator"):
             return [str(BUILD / "coordinator" / "atelier-coordinator"), *common,
-                    *self.coordinator_options]
+                    "--policy", str(self.policy), *self.coordinator_options]
         device_class = self.classes[(int(name.removeprefix("worker")) - 1) % len(self.classes)]
         return [str(BUILD / "worker" / "atelier-worker"), *common, "--device-class", device_class,
                 "--threads", "1", *self.worker_options]
+
+    def write_policy(self, policy):
+        """The coordinators read it again by themselves."""
+        fresh = self.policy.with_suffix(".new")
+        fresh.write_text(json.dumps(policy))
+        fresh.replace(self.policy)
 
     def environment(self):
         clean = {key: value for key, value in os.environ.items()

@@ -18,6 +18,9 @@
 #define VECTOR_PIECE 12288            /* values; few layers have as many channels */
 #define HEAD_MAX 512
 #define HEAD_NARROW 160
+#define FULL                                                                                       \
+    "the card has no memory left to launch a kernel; give the processes that share it less each "  \
+    "(--memory)"
 
 /* ---- weights ---- */
 
@@ -74,6 +77,8 @@ static int fill_weight(struct cuda_backend *cuda, struct weight *w, const struct
     for (int p = 0; p < spec->part_count && rc == 0; row += spec->parts[p++].out)
         rc = send_part(cuda, w, &spec->parts[p], row);
     pthread_mutex_unlock(&cuda->sending);
+    if (rc == DEVICE_FULL)
+        return err_set(err, ERR_MEMORY, ERR_RETRY, FULL);
     return rc == 0 ? 0 : err_set(err, ERR_DEVICE, ERR_FATAL, "%s", device_error(cuda->device));
 }
 
@@ -208,6 +213,8 @@ static bool run(struct pass *pass)
             cuda->base.wait_end(cuda->base.wait_user);
     }
     forget(lane);
+    if (rc == DEVICE_FULL)
+        return pass_fail(pass, ERR_MEMORY, ERR_RETRY, FULL);
     return rc == 0 || pass_fail(pass, ERR_DEVICE, ERR_FATAL, device_error(cuda->device));
 }
 

@@ -391,7 +391,7 @@ static int run_call(const struct command *command, void *stream)
         rc = lt->Matmul(p->blas->handle, p->desc, &one, a->w, l.w, a->x, l.x, &of_residual,
                         residual, l.residual, a->y, l.y, &p->algo, NULL, 0, (cudaStream_t)stream);
     layouts_free(lt, &l);
-    return -(int)rc;
+    return rc == CUBLAS_STATUS_ALLOC_FAILED ? (int)cudaErrorMemoryAllocation : -(int)rc;
 }
 
 void blas_enqueue(struct queue *queue, const struct blas_product *product,

@@ -40,7 +40,8 @@ struct device {
     cudaStream_t copy;
     struct host_copier *copier; /* of whoever sends */
     cudaEvent_t sent;           /* the last of the copy stream */
-    bool pools;                 /* stream-ordered allocation */
+    bool pools;                 /* stream-ordered allocation, from `pool` */
+    cudaMemPool_t pool;
     char *landing[SEND_BUFFERS], *pinned[SEND_BUFFERS];
     cudaEvent_t free[SEND_BUFFERS]; /* the pinned buffer has been read */
     int next;
@@ -104,18 +105,26 @@ static bool has_kernels()
     return has;
 }
 
-/* Memory that was freed stays with the process, so that the next model finds it. */
+/* Memory that was freed stays with the process, so that the next model finds it, until some is
+ * missing. */
 static void keep_pool(struct device *d)
 {
-    cudaMemPool_t pool;
     uint64_t all = UINT64_MAX;
     int supported = 0;
 
     d->pools = cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, d->number) ==
                    cudaSuccess &&
-               supported && cudaDeviceGetDefaultMemPool(&pool, d->number) == cudaSuccess &&
-               cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
+               supported && cudaDeviceGetDefaultMemPool(&d->pool, d->number) == cudaSuccess &&
+               cudaMemPoolSetAttribute(d->pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
     cudaGetLastError(); /* or the next launch would be blamed */
+}
+
+/* Memory that was freed goes back to the card. Waits for the copy stream, which frees it. */
+static void trim_pool(struct device *d)
+{
+    if (d->pools && cudaStreamSynchronize(d->copy) == cudaSuccess)
+        cudaMemPoolTrimTo(d->pool, 0);
+    cudaGetLastError();
 }
 
 static bool make_buffers(struct device *d)
@@ -225,6 +234,7 @@ void device_close(struct device *d)
         if (d->lanes[i].stream != NULL)
             cudaStreamDestroy(d->lanes[i].stream);
     }
+    trim_pool(d);
     for (int i = 0; i < SEND_BUFFERS; i++) {
         cudaFree(d->landing[i]);
         cudaFreeHost(d->pinned[i]);
@@ -249,12 +259,11 @@ static void note_sent(struct device *d)
         d->lanes[i].behind = true;
 }
 
-void *device_alloc(struct device *d, size_t bytes)
+static void *alloc(struct device *d, size_t bytes)
 {
     void *memory = NULL;
     cudaError_t rc;
 
-    device_use(d);
     pthread_mutex_lock(&d->lock);
     rc = d->pools ? cudaMallocAsync(&memory, bytes, d->copy) : cudaMalloc(&memory, bytes);
     /* The memory is there in the copy stream's order; the next run waits for that point. */
@@ -267,6 +276,18 @@ void *device_alloc(struct device *d, size_t bytes)
         cudaGetLastError(); /* a full card is no failure of it */
     pthread_mutex_unlock(&d->lock);
     return rc == cudaSuccess ? memory : NULL;
+}
+
+void *device_alloc(struct device *d, size_t bytes)
+{
+    void *memory;
+
+    device_use(d);
+    memory = alloc(d, bytes);
+    if (memory != NULL || !d->pools)
+        return memory;
+    trim_pool(d); /* the pool may have enough in pieces, another process's library may need it */
+    return alloc(d, bytes);
 }
 
 void device_free(struct device *d, void *memory)
@@ -298,7 +319,18 @@ void device_host_free(struct device *d, void *memory)
 
 /* ---- running ---- */
 
-static bool give_all(struct device *d, const struct queue *queue, cudaStream_t stream)
+/* 0, -1 or DEVICE_FULL. The lock is held. */
+static int launched(struct device *d, cudaError_t rc, const char *what)
+{
+    if (rc == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return DEVICE_FULL;
+    }
+    return good(d, rc, what) ? 0 : -1;
+}
+
+/* As launched(). */
+static int give_all(struct device *d, const struct queue *queue, cudaStream_t stream)
 {
     for (const struct command *c = queue_next(queue, NULL); c != NULL; c = queue_next(queue, c)) {
         int rc = c->run(c, stream);
@@ -306,10 +338,12 @@ static bool give_all(struct device *d, const struct queue *queue, cudaStream_t s
             snprintf(d->error, sizeof(d->error),
                      "cublasLt refused a product with status %d; ATELIER_CUBLAS=0 does without it",
                      -rc);
-        if (rc < 0 || !good(d, (cudaError_t)rc, "a launch"))
-            return false;
+        if (rc < 0)
+            return -1;
+        if ((rc = launched(d, (cudaError_t)rc, "a launch")) != 0)
+            return rc;
     }
-    return true;
+    return 0;
 }
 
 void *device_landing(struct device *d)
@@ -317,21 +351,23 @@ void *device_landing(struct device *d)
     return d->landing[d->next];
 }
 
-/* The lock is held. */
-static bool send(struct device *d, void *to, int i, size_t count, const struct queue *commands)
+/* As launched(). */
+static int send(struct device *d, void *to, int i, size_t count, const struct queue *commands)
 {
-    return good(d, cudaMemcpyAsync(to, d->pinned[i], count, cudaMemcpyHostToDevice, d->copy),
-                "a copy") &&
-           good(d, cudaEventRecord(d->free[i], d->copy), "an event") &&
-           (commands == NULL || give_all(d, commands, d->copy)) &&
-           good(d, cudaEventRecord(d->sent, d->copy), "an event");
+    int rc;
+
+    if (!good(d, cudaMemcpyAsync(to, d->pinned[i], count, cudaMemcpyHostToDevice, d->copy),
+              "a copy") ||
+        !good(d, cudaEventRecord(d->free[i], d->copy), "an event"))
+        return -1;
+    rc = commands != NULL ? give_all(d, commands, d->copy) : 0;
+    return good(d, cudaEventRecord(d->sent, d->copy), "an event") ? rc : -1;
 }
 
 int device_send(struct device *d, void *to, const void *bytes, size_t count,
                 const struct queue *commands)
 {
-    int i = d->next;
-    bool sent;
+    int i = d->next, rc;
 
     device_use(d);
     if (!waited(d, cudaEventSynchronize(d->free[i]), "waiting for a copy"))
@@ -339,10 +375,12 @@ int device_send(struct device *d, void *to, const void *bytes, size_t count,
     host_copy(d->copier, d->pinned[i], bytes, count);
     d->next = (i + 1) % SEND_BUFFERS;
     pthread_mutex_lock(&d->lock);
-    sent = d->error[0] == 0 && send(d, to, i, count, commands);
+    rc = d->error[0] == 0 ? send(d, to, i, count, commands) : -1;
     note_sent(d);
     pthread_mutex_unlock(&d->lock);
-    return sent ? 0 : -1;
+    if (rc == DEVICE_FULL)
+        trim_pool(d);
+    return rc;
 }
 
 static double now()
@@ -410,7 +448,7 @@ static bool graph_capture(struct device *d, cudaStream_t stream, struct graph *g
         cudaGetLastError();
         return false;
     }
-    captured = give_all(d, queue, stream);
+    captured = give_all(d, queue, stream) == 0;
     captured = cudaStreamEndCapture(stream, &graph) == cudaSuccess && captured &&
                cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess;
     if (graph != NULL)
@@ -426,7 +464,8 @@ static bool graph_capture(struct device *d, cudaStream_t stream, struct graph *g
     return false;
 }
 
-static bool give(struct device *d, struct lane *lane, const struct queue *queue)
+/* As launched(). */
+static int give(struct device *d, struct lane *lane, const struct queue *queue)
 {
     struct graph *g;
 
@@ -443,33 +482,46 @@ static bool give(struct device *d, struct lane *lane, const struct queue *queue)
     if (g->exec == NULL)
         return give_all(d, queue, lane->stream);
     d->launched++;
-    return good(d, cudaGraphLaunch(g->exec, lane->stream), "a graph");
+    return launched(d, cudaGraphLaunch(g->exec, lane->stream), "a graph");
 }
 
-/* The lock is held. */
-static bool start(struct device *d, struct lane *lane, const struct queue *queue)
+/* As launched(). */
+static int start(struct device *d, struct lane *lane, const struct queue *queue)
 {
     if (d->error[0] != 0)
-        return false;
+        return -1;
     if (queue->failed) {
         snprintf(d->error, sizeof(d->error), "no memory for a list of commands");
-        return false;
+        return -1;
     }
     if (lane->behind && !good(d, cudaStreamWaitEvent(lane->stream, d->sent, 0), "an event"))
-        return false;
+        return -1;
     lane->behind = false;
     return give(d, lane, queue);
 }
 
+/* Ends what the lane has begun and gives back what it can. */
+static int clear_lane(struct device *d, int lane)
+{
+    if (device_wait(d, lane) != 0)
+        return -1;
+    pthread_mutex_lock(&d->lock);
+    for (int i = 0; i < DEVICE_GRAPHS_MAX; i++)
+        graph_drop(&d->lanes[lane].graphs[i]);
+    pthread_mutex_unlock(&d->lock);
+    trim_pool(d);
+    return DEVICE_FULL;
+}
+
 int device_start(struct device *d, int lane, const struct queue *queue)
 {
-    bool started;
+    int rc;
 
     device_use(d);
     pthread_mutex_lock(&d->lock);
-    started = start(d, &d->lanes[lane], queue);
+    rc = start(d, &d->lanes[lane], queue);
     pthread_mutex_unlock(&d->lock);
-    return started ? 0 : -1;
+    return rc == DEVICE_FULL ? clear_lane(d, lane) : rc;
 }
 
 int device_wait(struct device *d, int lane)

@@ -25,6 +25,7 @@
 #endif
 #define DEVICE_LANES 2
 #define DEVICE_GRAPHS_MAX 32 /* captured lists kept of a lane; the one used longest ago goes */
+#define DEVICE_FULL (-2)     /* the card has no room to launch something, and is well otherwise */
 
 #ifdef __cplusplus
 extern "C" {
@@ -49,7 +50,7 @@ struct device *device_open(int number, struct device_info *info,
                            char why[DEVICE_MESSAGE_MAX_BYTES]);
 void device_close(struct device *device);
 
-/* 256-byte aligned; NULL when the card has no room. */
+/* 256-byte aligned; NULL when the card has no room, even with all that was freed given back. */
 void *device_alloc(struct device *device, size_t bytes);
 void device_free(struct device *device, void *memory);
 
@@ -62,20 +63,22 @@ void *device_landing(struct device *device);
 
 /* Copies `count` bytes (at most DEVICE_SEND_MAX_BYTES) of any host memory to `to` on the card and
  * then runs `commands` (may be NULL), all on the copy stream; the host memory is free to use on
- * return. 0, or -1 as device_start. */
+ * return. 0, or as device_start. */
 int device_send(struct device *device, void *to, const void *bytes, size_t count,
                 const struct queue *commands);
 
 /* Gives the list to a lane, which is idle; the queue is the caller's again. A list that the lane
  * ran before goes as a graph. 0, or -1: the card failed and device_error says how; nothing more can
- * be done with it. */
+ * be done with it. DEVICE_FULL: a part of the list may have run, the lane is idle, and what could be
+ * given back of the card's memory was: others share it. */
 int device_start(struct device *device, int lane, const struct queue *queue);
-/* Returns when what was given to the lane is done. 0, or -1 as above. */
+/* Returns when what was given to the lane is done. 0, or -1: the card failed. */
 int device_wait(struct device *device, int lane);
 
 static inline int device_run(struct device *device, int lane, const struct queue *queue)
 {
-    return device_start(device, lane, queue) != 0 ? -1 : device_wait(device, lane);
+    int rc = device_start(device, lane, queue);
+    return rc != 0 ? rc : device_wait(device, lane);
 }
 
 /* Bytes per second from pinned memory to the card, for measurements while nobody sends; 0: the card

@@ -10,7 +10,8 @@
  * ATELIER_EMULATED_ORDER=reverse runs threads from the last to the first,
  * ATELIER_EMULATED_COPIES=early copies to shared memory when asked and not when waited for,
  * ATELIER_EMULATED_BLAS=1 has a cublasLt (blas_emulated.cpp), ATELIER_EMULATED_MEMORY is a card's
- * memory in MiB, ATELIER_EMULATED_LOST=N loses all cards at the N-th launch.
+ * memory in MiB, ATELIER_EMULATED_LOST=N loses all cards at the N-th launch, and while
+ * ATELIER_EMULATED_FULL is set a launch finds no memory.
  */
 #include "tests/cuda/cuda_runtime.h"
 
@@ -70,6 +71,11 @@ static bool is_lost()
 
     lost = lost || (wish != nullptr && emulator_launches() >= atol(wish));
     return lost;
+}
+
+static bool is_full()
+{
+    return getenv("ATELIER_EMULATED_FULL") != nullptr;
 }
 
 /* ---- streams ---- */
@@ -136,6 +142,8 @@ int emulated_launch(const struct command *command, void *stream,
 {
     hold held(emulator);
     const char *bytes = (const char *)command;
+    if (is_full())
+        return cudaErrorMemoryAllocation;
     /* A launch keeps its arguments; whoever gave them may change them. */
     auto kept = std::make_shared<std::vector<uint64_t>>((command->bytes + 7) / 8);
 
@@ -242,6 +250,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, int)
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     hold held(emulator);
+    if (is_full())
+        return cudaErrorMemoryAllocation;
     for (const work &w : exec->nodes)
         if (give(stream, w) != cudaSuccess)
             return cudaErrorUnknown;
@@ -412,6 +422,11 @@ cudaError_t cudaDeviceGetAttribute(int *value, int, int)
 }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *, int)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t)
 {
     return cudaSuccess;
 }

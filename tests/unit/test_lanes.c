@@ -287,6 +287,35 @@ static void test_memory_for_one_lane(void **state)
 
 #if defined(ATELIER_CUDA_EMULATED)
 
+/* Others fill the card: what is asked of it meanwhile may be tried again, and then is the same. */
+static void test_a_card_is_full_for_a_while(void **state)
+{
+    struct session *session;
+    struct fixture f;
+    struct image undisturbed, image;
+    struct err err;
+
+    (void)state;
+    open_card(&f, "cuda", 0);
+    undisturbed = finish(&f, begin(&f, "a red cat"));
+    session = begin(&f, "a red cat");
+    step(&f, session);
+    for (int i = 0; i < 2; i++) { /* launched one by one, and as a graph */
+        setenv("ATELIER_EMULATED_FULL", "1", 1);
+        assert_int_equal(engine_step(f.model, &session, 1, &err), -1);
+        assert_int_equal(err.code, ERR_MEMORY);
+        assert_int_equal(err.class, ERR_RETRY);
+        assert_contains(err.message, "no memory left to launch");
+        unsetenv("ATELIER_EMULATED_FULL");
+        step(&f, session);
+    }
+    image = finish(&f, session);
+    assert_same(&undisturbed, &image);
+    image_release(&image);
+    image_release(&undisturbed);
+    engine_free(f.engine);
+}
+
 /* The last test: the card does not come back. */
 static void test_a_card_is_lost(void **state)
 {
@@ -320,6 +349,7 @@ int main(void)
 #if defined(ATELIER_CUDA_EMULATED)
         cmocka_unit_test(test_texts_and_pictures_are_made_within_a_step),
         cmocka_unit_test(test_two_cards),
+        cmocka_unit_test(test_a_card_is_full_for_a_while),
         cmocka_unit_test(test_a_card_is_lost),
 #endif
     };

@@ -112,10 +112,11 @@ static void keep_pool(struct device *d)
     uint64_t all = UINT64_MAX;
     int supported = 0;
 
-    d->pools = cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, d->number) ==
-                   cudaSuccess &&
-               supported && cudaDeviceGetDefaultMemPool(&d->pool, d->number) == cudaSuccess &&
-               cudaMemPoolSetAttribute(d->pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
+    d->pools =
+        cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, d->number) ==
+            cudaSuccess &&
+        supported && cudaDeviceGetDefaultMemPool(&d->pool, d->number) == cudaSuccess &&
+        cudaMemPoolSetAttribute(d->pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess;
     cudaGetLastError(); /* or the next launch would be blamed */
 }
 

@@ -69,8 +69,8 @@ int device_send(struct device *device, void *to, const void *bytes, size_t count
 
 /* Gives the list to a lane, which is idle; the queue is the caller's again. A list that the lane
  * ran before goes as a graph. 0, or -1: the card failed and device_error says how; nothing more can
- * be done with it. DEVICE_FULL: a part of the list may have run, the lane is idle, and what could be
- * given back of the card's memory was: others share it. */
+ * be done with it. DEVICE_FULL: a part of the list may have run, the lane is idle, and what could
+ * be given back of the card's memory was: others share it. */
 int device_start(struct device *device, int lane, const struct queue *queue);
 /* Returns when what was given to the lane is done. 0, or -1: the card failed. */
 int device_wait(struct device *device, int lane);
